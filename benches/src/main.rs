@@ -1,0 +1,3 @@
+//! Measurements, printed as distributions.
+
+fn main() {}

@@ -1,0 +1,5 @@
+//! Guest-physical memory: where things lie, and the mapping that holds them.
+
+mod ram;
+
+pub use ram::GuestRam;
