@@ -1,3 +1,16 @@
 //! Device models. All input here comes from the guest and is treated as hostile.
 
+pub mod block;
+mod bus;
+mod console;
+mod keyboard;
+pub mod rng;
+mod serial;
 pub mod virtio;
+pub mod vsock;
+
+pub(crate) use bus::Bus;
+pub(crate) use console::Console;
+pub use console::ConsoleSnapshot;
+pub(crate) use keyboard::KeyboardController;
+pub(crate) use serial::Com1;

@@ -4,9 +4,47 @@
 //! console, and virtio-mmio block, vsock and entropy devices) and gives the embedding program
 //! function calls where other monitors have a process, an API socket and files.
 //!
-//! [`Machine`] is the one type most programs hold. Dependencies inside the crate point one way:
-//! `machine` uses `kvm`, `boot` and `devices`; those use `memory`; nothing points back.
+//! [`Machine`] is the one type most programs hold:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let machine = vmm::Machine::create(vmm::MachineConfig {
+//!     vcpus: 1,
+//!     memory_mib: 128,
+//!     kernel: Arc::new(vmm::KernelImage::open("vmlinux".as_ref())?),
+//!     cmdline: "console=ttyS0 quiet panic=-1 reboot=t root=/dev/vda rw".into(),
+//!     disk: Some(Arc::new(vmm::DiskImage::open("rootfs.ext4".as_ref())?)),
+//!     guest_cid: 3,
+//!     console_bytes: 64 << 10,
+//! })?;
+//! // Listen first: the guest may call as soon as it runs.
+//! let listener = machine.vsock().listen(52000)?;
+//! machine.boot()?;
+//! let _stream = listener.accept(Some(Duration::from_secs(10)))?;
+//! machine.shutdown();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Dependencies inside the crate point one way: `machine` uses `kvm`, `boot` and `devices`; those
+//! use `memory`; nothing points back.
 #![warn(missing_docs)]
 
+pub mod boot;
 pub mod devices;
+pub mod kvm;
+pub mod machine;
 pub mod memory;
+
+pub use boot::{BootError, KernelError, KernelImage};
+pub use devices::ConsoleSnapshot;
+pub use devices::block::{DiskError, DiskImage};
+pub use devices::virtio::DeviceFault;
+pub use devices::vsock::{VsockError, VsockHost, VsockListener, VsockStream};
+pub use kvm::{Capability, HostProbe, KvmError, KvmKind, MpState, VcpuStatus, probe};
+pub use machine::{
+    BootTimings, ConfigError, Machine, MachineConfig, MachineError, MachineState, StopReason,
+};

@@ -1,5 +1,6 @@
 //! Guest-physical memory: where things lie, and the mapping that holds them.
 
+pub mod layout;
 mod ram;
 
-pub use ram::GuestRam;
+pub use ram::{GuestRam, MAX_MEMORY_MIB, MIN_MEMORY_MIB, MemoryError, allocate, host_address};

@@ -4,6 +4,7 @@
 
 mod fault;
 mod interrupt;
+mod mmio;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::memory::GuestRam;
 
 pub use fault::{DeviceFault, FaultLatch, FaultSink};
 pub use interrupt::{Interrupt, IrqLine};
+pub use mmio::MmioTransport;
 
 /// What the transport hands to a device when the driver sets `DRIVER_OK`.
 pub struct Activation {

@@ -1,0 +1,50 @@
+//! Getting a kernel to its first instruction: image, boot parameters, MP table, CPU entry state.
+//!
+//! Both image forms enter through the 64-bit Linux boot protocol: long mode, an identity map of
+//! the first GiB, `boot_params` in RSI. An ELF `vmlinux` needs no decompression and starts
+//! fastest.
+
+mod command_line;
+mod kernel;
+mod long_mode;
+mod mp_table;
+mod params;
+
+pub use command_line::CommandLineError;
+pub(crate) use command_line::with_devices;
+#[cfg(test)]
+pub(crate) use kernel::fixtures;
+pub use kernel::{KernelError, KernelImage, LoadedKernel};
+pub(crate) use long_mode::{enter_long_mode, write_tables};
+pub(crate) use mp_table::write_mp_table;
+pub(crate) use params::write_boot_params;
+
+use thiserror::Error;
+
+/// Why a guest could not be prepared for its first instruction.
+#[derive(Debug, Error)]
+pub enum BootError {
+    /// The kernel image is unusable or does not fit.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The command line is unusable.
+    #[error(transparent)]
+    CommandLine(#[from] CommandLineError),
+    /// A boot structure could not be written.
+    #[error("cannot write {what} into guest memory: {reason}")]
+    Write {
+        /// The structure.
+        what: &'static str,
+        /// The failed access.
+        reason: String,
+    },
+}
+
+impl BootError {
+    fn write(what: &'static str) -> impl FnOnce(vm_memory::GuestMemoryError) -> Self {
+        move |e| Self::Write {
+            what,
+            reason: e.to_string(),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Routes port and memory-mapped accesses to devices. What nobody owns reads as all ones and
+//! swallows writes, as on a real bus.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::Com1;
+use super::keyboard::KeyboardController;
+use super::virtio::MmioTransport;
+use crate::memory::layout;
+
+/// All devices the guest can reach by address.
+pub struct Bus {
+    com1: Mutex<Com1>,
+    keyboard: KeyboardController,
+    virtio: Vec<Mutex<MmioTransport>>,
+}
+
+impl Bus {
+    /// A bus with virtio-mmio devices in slot order.
+    pub fn new(com1: Com1, keyboard: KeyboardController, virtio: Vec<MmioTransport>) -> Self {
+        let virtio = virtio.into_iter().map(Mutex::new).collect();
+        Self {
+            com1: Mutex::new(com1),
+            keyboard,
+            virtio,
+        }
+    }
+
+    /// A memory-mapped read.
+    pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
+        match self.device_at(address) {
+            Some((device, offset)) => {
+                device
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .read(offset, data);
+            }
+            None => data.fill(0xff),
+        }
+    }
+
+    /// A memory-mapped write.
+    pub fn mmio_write(&self, address: u64, data: &[u8]) {
+        if let Some((device, offset)) = self.device_at(address) {
+            device
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .write(offset, data);
+        }
+    }
+
+    /// A port read. String instructions read the same register again and again.
+    pub fn pio_read(&self, port: u16, data: &mut [u8]) {
+        if Com1::owns(port) {
+            let mut com1 = self.com1.lock().unwrap_or_else(PoisonError::into_inner);
+            for byte in data {
+                *byte = com1.read(port);
+            }
+        } else if KeyboardController::owns(port) {
+            data.fill(0);
+        } else {
+            data.fill(0xff);
+        }
+    }
+
+    /// A port write.
+    pub fn pio_write(&self, port: u16, data: &[u8]) {
+        if Com1::owns(port) {
+            let mut com1 = self.com1.lock().unwrap_or_else(PoisonError::into_inner);
+            for byte in data {
+                com1.write(port, *byte);
+            }
+        } else {
+            for byte in data {
+                self.keyboard.write(port, *byte);
+            }
+        }
+    }
+
+    fn device_at(&self, address: u64) -> Option<(&Mutex<MmioTransport>, u64)> {
+        let relative = address.checked_sub(layout::VIRTIO_MMIO)?;
+        let slot = usize::try_from(relative / layout::VIRTIO_MMIO_STRIDE).ok()?;
+        Some((
+            self.virtio.get(slot)?,
+            relative % layout::VIRTIO_MMIO_STRIDE,
+        ))
+    }
+}

@@ -1,0 +1,89 @@
+//! One entry into the guest and what came of it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use kvm_ioctls::VcpuExit;
+
+use super::Vcpu;
+use crate::devices::Bus;
+
+/// Why the guest came back and cannot simply continue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExitOutcome {
+    /// The access was handled; enter again.
+    Continue,
+    /// A signal or `immediate_exit`.
+    Kicked,
+    /// The guest asked for a reset through the keyboard controller.
+    GuestReset,
+    /// `KVM_EXIT_SHUTDOWN`: a triple fault.
+    TripleFault,
+    /// KVM cannot go on.
+    Error(String),
+}
+
+/// Enters the guest once and handles the exit on `bus`.
+pub fn run_once(vcpu: &mut Vcpu, bus: &Bus, reset: &AtomicBool) -> ExitOutcome {
+    let outcome = match vcpu.fd.run() {
+        Ok(VcpuExit::MmioRead(address, data)) => {
+            bus.mmio_read(address, data);
+            ExitOutcome::Continue
+        }
+        Ok(VcpuExit::MmioWrite(address, data)) => {
+            bus.mmio_write(address, data);
+            ExitOutcome::Continue
+        }
+        Ok(VcpuExit::IoIn(port, data)) => {
+            bus.pio_read(port, data);
+            ExitOutcome::Continue
+        }
+        Ok(VcpuExit::IoOut(port, data)) => {
+            bus.pio_write(port, data);
+            if reset.load(Ordering::Acquire) {
+                ExitOutcome::GuestReset
+            } else {
+                ExitOutcome::Continue
+            }
+        }
+        Ok(VcpuExit::Intr) => ExitOutcome::Kicked,
+        Ok(VcpuExit::Shutdown) => ExitOutcome::TripleFault,
+        Ok(VcpuExit::SystemEvent(kind, _)) => {
+            ExitOutcome::Error(format!("unexpected system event {kind}"))
+        }
+        Ok(VcpuExit::FailEntry(reason, cpu)) => ExitOutcome::Error(format!(
+            "the processor refused to enter the guest: reason {reason:#x} on CPU {cpu}"
+        )),
+        Ok(VcpuExit::InternalError) => ExitOutcome::Error(String::new()),
+        Ok(other) => ExitOutcome::Error(format!("unexpected exit {other:?}")),
+        Err(e) => match e.errno() {
+            // EAGAIN: an application processor was woken without being started yet.
+            libc::EINTR | libc::EAGAIN => ExitOutcome::Kicked,
+            errno => ExitOutcome::Error(format!(
+                "KVM_RUN failed: {}",
+                std::io::Error::from_raw_os_error(errno)
+            )),
+        },
+    };
+    match outcome {
+        ExitOutcome::Error(reason) if reason.is_empty() => ExitOutcome::Error(internal_error(vcpu)),
+        outcome => outcome,
+    }
+}
+
+/// `KVM_EXIT_INTERNAL_ERROR` (api.rst 5): names the sub-error.
+fn internal_error(vcpu: &mut Vcpu) -> String {
+    let run = vcpu.fd.get_kvm_run();
+    // SAFETY: KVM has just filled this member of the union: the exit reason is
+    // KVM_EXIT_INTERNAL_ERROR. Every bit pattern is a valid u32.
+    let suberror = unsafe { run.__bindgen_anon_1.internal.suberror };
+    let rip = vcpu.fd.get_regs().map(|regs| regs.rip).unwrap_or_default();
+    match suberror {
+        1 => format!(
+            "KVM could not emulate an instruction at {rip:#x}: this KVM has no hardware \
+             virtualisation behind it; run Linux guests on a host with VT-x or AMD-V"
+        ),
+        2 => format!("KVM met simultaneous exceptions at {rip:#x}"),
+        3 => format!("KVM failed to deliver an event at {rip:#x}"),
+        other => format!("KVM internal error {other} at {rip:#x}"),
+    }
+}

@@ -1,0 +1,31 @@
+//! Interrupt lines of the in-kernel I/O APIC.
+
+use std::io;
+use std::sync::Arc;
+
+use kvm_ioctls::VmFd;
+
+use crate::devices::virtio::IrqLine;
+
+/// One input of the in-kernel I/O APIC, driven with `KVM_IRQ_LINE`: unlike an irqfd, which may go
+/// through a work queue, the interrupt is in the controller when the call returns, so stopping the
+/// vCPUs leaves nothing in flight.
+pub struct VmIrqLine {
+    vm: Arc<VmFd>,
+    gsi: u32,
+}
+
+impl VmIrqLine {
+    /// Line `gsi` of `vm`.
+    pub fn new(vm: Arc<VmFd>, gsi: u32) -> Self {
+        Self { vm, gsi }
+    }
+}
+
+impl IrqLine for VmIrqLine {
+    fn pulse(&self) -> io::Result<()> {
+        self.vm.set_irq_line(self.gsi, true)?;
+        self.vm.set_irq_line(self.gsi, false)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! What this host's KVM can do.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::{Cap, Kvm};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::vcpu_thread::Next;
+use super::{CpuidTemplate, KvmError, Vcpu, VcpuControl, VcpuThread, Vm};
+use crate::boot;
+use crate::memory::{self, layout};
+
+/// Iterations of the counting loop: hardware needs about 5 ms, software KVM about 11 s.
+const LOOP_COUNT: u32 = 10_000_000;
+/// Longer than any hardware needs, far shorter than an interpreter.
+const LOOP_LIMIT: Duration = Duration::from_millis(100);
+/// Where the loop is placed.
+const LOOP_ADDRESS: u64 = layout::HIGH_MEMORY;
+
+/// What executes guest kernel code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KvmKind {
+    /// The processor. Linux guests run.
+    Hardware,
+    /// An interpreter: KVM's ioctls work at native speed, but a Linux kernel does not boot.
+    Software,
+}
+
+/// One KVM capability this library makes use of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capability {
+    /// Name as in the kernel's documentation.
+    pub name: &'static str,
+    /// Value of `KVM_CHECK_EXTENSION`: 0 means absent.
+    pub value: i32,
+    /// Machines cannot run without it.
+    pub required: bool,
+}
+
+/// What [`probe`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostProbe {
+    /// `KVM_GET_API_VERSION`.
+    pub api_version: i32,
+    /// What executes guest kernel code, told apart by behaviour: a counting loop in long mode.
+    pub kind: KvmKind,
+    /// How long the counting loop took, in microseconds; at the limit for software.
+    pub loop_us: u64,
+    /// Capabilities and their values.
+    pub capabilities: Vec<Capability>,
+}
+
+impl HostProbe {
+    /// Names of required capabilities that are absent.
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.capabilities
+            .iter()
+            .filter(|c| c.required && c.value == 0)
+            .map(|c| c.name)
+            .collect()
+    }
+}
+
+/// Asks KVM what it can do and times a counting loop of 10 million iterations.
+pub fn probe() -> Result<HostProbe, KvmError> {
+    let kvm = super::open()?;
+    let (kind, took) = time_loop(&kvm)?;
+    let capabilities = [
+        ("KVM_CAP_IRQCHIP", Cap::Irqchip, true),
+        ("KVM_CAP_PIT2", Cap::Pit2, true),
+        ("KVM_CAP_USER_MEMORY", Cap::UserMemory, true),
+        ("KVM_CAP_EXT_CPUID", Cap::ExtCpuid, true),
+        ("KVM_CAP_IMMEDIATE_EXIT", Cap::ImmediateExit, true),
+        ("KVM_CAP_SYNC_REGS", Cap::SyncRegs, false),
+        ("KVM_CAP_TSC_DEADLINE_TIMER", Cap::TscDeadlineTimer, false),
+        ("KVM_CAP_XCRS", Cap::Xcrs, false),
+        ("KVM_CAP_XSAVE2", Cap::Xsave2, false),
+        ("KVM_CAP_X86_MSR_FILTER", Cap::X86MsrFilter, false),
+        ("KVM_CAP_DIRTY_LOG_RING", Cap::DirtyLogRing, false),
+        ("KVM_CAP_MAX_VCPUS", Cap::MaxVcpus, false),
+        ("KVM_CAP_NR_MEMSLOTS", Cap::NrMemslots, false),
+    ]
+    .map(|(name, cap, required)| Capability {
+        name,
+        value: kvm.check_extension_int(cap),
+        required,
+    })
+    .to_vec();
+    Ok(HostProbe {
+        api_version: kvm.get_api_version(),
+        kind,
+        loop_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        capabilities,
+    })
+}
+
+fn time_loop(kvm: &Kvm) -> Result<(KvmKind, Duration), KvmError> {
+    let setup = |e: String| KvmError::Ioctl {
+        ioctl: "preparing the probe's guest",
+        source: std::io::Error::other(e),
+    };
+    let ram = Arc::new(memory::allocate(memory::MIN_MEMORY_MIB).map_err(|e| setup(e.to_string()))?);
+    boot::write_tables(&ram).map_err(|e| setup(e.to_string()))?;
+    ram.write_slice(&counting_loop(), GuestAddress(LOOP_ADDRESS))
+        .map_err(|e| setup(e.to_string()))?;
+    let vm = Vm::create(kvm, ram)?;
+    let vcpu = Vcpu::create(&vm, 0, &CpuidTemplate::for_host(kvm, 1)?)?;
+    vcpu.enter_at(LOOP_ADDRESS, 0)?;
+
+    let control = VcpuControl::new(vcpu);
+    // Any exit but a kick means that the loop is over, well or badly.
+    let step = |vcpu: &mut Vcpu| match vcpu.fd.run() {
+        Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => Next::Kicked,
+        _ => Next::Stop,
+    };
+    let _thread = VcpuThread::spawn("kvm-probe".into(), Arc::clone(&control), step, || {})?;
+    let start = Instant::now();
+    control.run();
+    let finished = control.wait_parked(start + LOOP_LIMIT);
+    let took = start.elapsed();
+    Ok((
+        if finished {
+            KvmKind::Hardware
+        } else {
+            KvmKind::Software
+        },
+        took,
+    ))
+}
+
+/// `mov ecx, LOOP_COUNT; 1: dec ecx; jnz 1b; out 0x10, al`
+fn counting_loop() -> Vec<u8> {
+    let mut code = vec![0xb9];
+    code.extend(LOOP_COUNT.to_le_bytes());
+    code.extend([0xff, 0xc9, 0x75, 0xfc, 0xe6, 0x10]);
+    code
+}

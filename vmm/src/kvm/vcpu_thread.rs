@@ -1,0 +1,271 @@
+//! Threads that run vCPUs, and how others make them stop.
+//!
+//! A kick must not be lost between the moment a thread decides to enter the guest and the moment
+//! it has entered. Two things together see to that: the request is written before
+//! `kvm_run.immediate_exit` is set, and the thread clears `immediate_exit` before it reads the
+//! request (api.rst 5, `immediate_exit`). The signal only interrupts a vCPU that is in the guest.
+
+use std::io;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+use super::{KvmError, Vcpu};
+
+/// What a vCPU thread is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Request {
+    Run,
+    Park,
+    Exit,
+}
+
+struct Inner {
+    request: Request,
+    parked: bool,
+    /// Kernel id of the thread while it exists: cleared before the thread ends, under the lock
+    /// that kicks hold, so that a kick never hits a stranger.
+    thread: Option<libc::pid_t>,
+}
+
+/// The remote control of one vCPU thread.
+pub struct VcpuControl {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+    immediate_exit: ImmediateExit,
+    vcpu: Arc<Mutex<Vcpu>>,
+}
+
+/// `kvm_run.immediate_exit`, shared with the kernel and with kicking threads.
+struct ImmediateExit(*const AtomicU8);
+
+// SAFETY: the byte lies in the vCPU's shared `kvm_run` mapping, which `VcpuControl` keeps alive
+// through its `Arc<Mutex<Vcpu>>`, and is only accessed atomically.
+unsafe impl Send for ImmediateExit {}
+// SAFETY: as above.
+unsafe impl Sync for ImmediateExit {}
+
+impl ImmediateExit {
+    fn of(vcpu: &mut Vcpu) -> Self {
+        Self((&raw mut vcpu.fd.get_kvm_run().immediate_exit).cast::<AtomicU8>())
+    }
+
+    fn set(&self, value: u8) {
+        // SAFETY: see the `Send` implementation.
+        unsafe { &*self.0 }.store(value, Ordering::SeqCst);
+    }
+}
+
+impl VcpuControl {
+    /// Takes over `vcpu`, which starts parked.
+    pub fn new(mut vcpu: Vcpu) -> Arc<Self> {
+        let immediate_exit = ImmediateExit::of(&mut vcpu);
+        Arc::new(Self {
+            inner: Mutex::new(Inner {
+                request: Request::Park,
+                parked: false,
+                thread: None,
+            }),
+            changed: Condvar::new(),
+            immediate_exit,
+            vcpu: Arc::new(Mutex::new(vcpu)),
+        })
+    }
+
+    /// Lets the vCPU run.
+    pub fn run(&self) {
+        self.ask(Request::Run);
+    }
+
+    /// Asks the vCPU to leave the guest and wait. Returns at once.
+    pub fn park(&self) {
+        self.ask(Request::Park);
+    }
+
+    /// Asks the thread to end. Returns at once; there is no way back.
+    pub fn exit(&self) {
+        self.ask(Request::Exit);
+    }
+
+    /// Waits until the vCPU is parked or its thread has ended. False when `deadline` passes first.
+    pub fn wait_parked(&self, deadline: Instant) -> bool {
+        let mut inner = self.lock();
+        while !inner.parked {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                return false;
+            };
+            (inner, _) = self
+                .changed
+                .wait_timeout(inner, left.max(Duration::from_micros(1)))
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        true
+    }
+
+    /// The vCPU. Its thread holds this lock while it runs, so callers park it first.
+    pub fn vcpu(&self) -> MutexGuard<'_, Vcpu> {
+        self.vcpu.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(&self, request: Request) {
+        let mut inner = self.lock();
+        if inner.request == Request::Exit {
+            return;
+        }
+        inner.request = request;
+        if request == Request::Run {
+            inner.parked = false;
+        } else {
+            self.immediate_exit.set(1);
+            if let Some(thread) = inner.thread {
+                signal(thread);
+            }
+        }
+        drop(inner);
+        self.changed.notify_all();
+    }
+
+    /// True when the guest may be entered. Clears a kick before looking for its reason.
+    fn may_run(&self) -> bool {
+        self.immediate_exit.set(0);
+        self.lock().request == Request::Run
+    }
+
+    /// Waits for a request other than `Park`. False when it is `Exit`.
+    fn wait_for_work(&self) -> bool {
+        let mut inner = self.lock();
+        loop {
+            match inner.request {
+                Request::Run => return true,
+                Request::Exit => return false,
+                Request::Park => {
+                    inner.parked = true;
+                    self.changed.notify_all();
+                    inner = self
+                        .changed
+                        .wait(inner)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+}
+
+/// What the code that handles exits wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Enter the guest again.
+    Enter,
+    /// The vCPU was kicked out: look at the request.
+    Kicked,
+    /// The machine is over.
+    Stop,
+}
+
+/// A thread that runs one vCPU.
+pub struct VcpuThread {
+    control: Arc<VcpuControl>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl VcpuThread {
+    /// Starts a parked thread. `step` enters the guest once and handles the exit; `at_end` runs
+    /// when the thread is about to end, with no lock held.
+    pub fn spawn(
+        name: String,
+        control: Arc<VcpuControl>,
+        mut step: impl FnMut(&mut Vcpu) -> Next + Send + 'static,
+        at_end: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, KvmError> {
+        install_kick_handler()?;
+        let worker = Arc::clone(&control);
+        let body = move || {
+            worker.lock().thread = Some(current_thread());
+            while worker.wait_for_work() {
+                let mut vcpu = worker.vcpu();
+                while worker.may_run() {
+                    let mut next = step(&mut vcpu);
+                    while next == Next::Enter {
+                        next = step(&mut vcpu);
+                    }
+                    if next == Next::Stop {
+                        worker.exit();
+                    }
+                }
+            }
+            at_end();
+            let mut inner = worker.lock();
+            inner.thread = None;
+            inner.parked = true;
+            drop(inner);
+            worker.changed.notify_all();
+        };
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(body)
+            .map_err(thread_error)?;
+        Ok(Self {
+            control,
+            thread: Some(thread),
+        })
+    }
+
+    /// The thread's remote control.
+    pub fn control(&self) -> &Arc<VcpuControl> {
+        &self.control
+    }
+
+    /// Ends the thread and waits for it.
+    pub fn join(&mut self) {
+        self.control.exit();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread was reported when it happened; there is nothing to add here.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for VcpuThread {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+fn thread_error(source: io::Error) -> KvmError {
+    KvmError::Ioctl {
+        ioctl: "starting a vCPU thread",
+        source,
+    }
+}
+
+extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+/// The handler does nothing: arriving is all the signal has to do.
+fn install_kick_handler() -> Result<(), KvmError> {
+    static ONCE: Once = Once::new();
+    let mut result = Ok(());
+    ONCE.call_once(|| {
+        result = register_signal_handler(SIGRTMIN(), on_kick).map_err(|e| KvmError::Ioctl {
+            ioctl: "installing the vCPU kick signal",
+            source: io::Error::from_raw_os_error(e.errno()),
+        });
+    });
+    result
+}
+
+fn current_thread() -> libc::pid_t {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+fn signal(thread: libc::pid_t) {
+    // SAFETY: tgkill takes three integers and touches no memory. The thread belongs to this
+    // process and still exists: it clears its id under the lock the caller holds.
+    unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, SIGRTMIN()) };
+}

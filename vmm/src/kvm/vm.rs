@@ -1,0 +1,75 @@
+//! The VM descriptor: interrupt controllers, timer and memory slots.
+
+use std::sync::Arc;
+
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_ioctls::{Kvm, VmFd};
+use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
+
+use super::KvmError;
+use crate::memory::{self, GuestRam, layout};
+
+/// A KVM virtual machine with in-kernel interrupt controllers and its RAM attached.
+pub struct Vm {
+    fd: Arc<VmFd>,
+    /// KVM reads and writes this mapping for as long as the VM exists.
+    ram: Arc<GuestRam>,
+}
+
+impl Vm {
+    /// Creates the VM, its PIC, I/O APIC, local APICs and PIT, and maps `ram` into it.
+    pub fn create(kvm: &Kvm, ram: Arc<GuestRam>) -> Result<Self, KvmError> {
+        let fd = kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
+        // Both addresses must be set before the first vCPU exists (api.rst 4.14, 4.60).
+        fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
+            .map_err(KvmError::ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        fd.set_tss_address(layout::KVM_TSS)
+            .map_err(KvmError::ioctl("KVM_SET_TSS_ADDR"))?;
+        fd.create_irq_chip()
+            .map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))?;
+        let pit = kvm_pit_config {
+            flags: KVM_PIT_SPEAKER_DUMMY,
+            ..Default::default()
+        };
+        fd.create_pit2(pit)
+            .map_err(KvmError::ioctl("KVM_CREATE_PIT2"))?;
+        let vm = Self {
+            fd: Arc::new(fd),
+            ram,
+        };
+        vm.map_memory()?;
+        Ok(vm)
+    }
+
+    /// The VM descriptor, shared with interrupt lines.
+    pub fn fd(&self) -> &Arc<VmFd> {
+        &self.fd
+    }
+
+    /// The guest's RAM.
+    pub fn ram(&self) -> &Arc<GuestRam> {
+        &self.ram
+    }
+
+    fn map_memory(&self) -> Result<(), KvmError> {
+        for (slot, region) in self.ram.iter().enumerate() {
+            let start = region.start_addr();
+            let address = memory::host_address(&self.ram, start).map_err(|e| KvmError::Ioctl {
+                ioctl: "KVM_SET_USER_MEMORY_REGION",
+                source: std::io::Error::other(e),
+            })?;
+            let slot = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: start.raw_value(),
+                memory_size: region.len(),
+                userspace_addr: address,
+            };
+            // SAFETY: the range is a mapping owned by `self.ram`, which this struct keeps alive
+            // for as long as the VM descriptor, and slots do not overlap.
+            unsafe { self.fd.set_user_memory_region(slot) }
+                .map_err(KvmError::ioctl("KVM_SET_USER_MEMORY_REGION"))?;
+        }
+        Ok(())
+    }
+}
