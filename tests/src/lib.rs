@@ -1,1 +1,7 @@
-//! Helpers shared by the integration tests.
+//! What the integration tests share: where the image is, and a guest spoken to frame by frame.
+
+mod image;
+mod raw_guest;
+
+pub use image::{agent_binary, cmdline, image_dir, kernel, rootfs};
+pub use raw_guest::{RawConnection, RawGuest, Received, default_config, dispatch};

@@ -1,0 +1,44 @@
+//! Where the artifacts under test are.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use vmm::{DiskImage, KernelImage};
+
+/// The image directory: `BSM_IMAGE_DIR`, or `target/image` of the workspace.
+pub fn image_dir() -> PathBuf {
+    std::env::var_os("BSM_IMAGE_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/image"),
+        PathBuf::from,
+    )
+}
+
+/// The agent's binary: `BSM_AGENT_BIN`, which `cargo xtask test` sets.
+pub fn agent_binary() -> PathBuf {
+    std::env::var_os("BSM_AGENT_BIN")
+        .map(PathBuf::from)
+        .expect("BSM_AGENT_BIN is not set: run the tests with `cargo xtask test`")
+}
+
+/// The guest kernel.
+pub fn kernel() -> Arc<KernelImage> {
+    let path = image_dir().join("vmlinux");
+    Arc::new(KernelImage::open(&path).expect("no kernel: run `cargo xtask image`"))
+}
+
+/// The root file system.
+pub fn rootfs() -> Arc<DiskImage> {
+    let path = image_dir().join("rootfs.ext4");
+    Arc::new(DiskImage::open(&path).expect("no root file system: run `cargo xtask image`"))
+}
+
+/// The kernel command line of the manifest.
+pub fn cmdline() -> String {
+    let text = std::fs::read_to_string(image_dir().join("manifest.json")).expect("no manifest");
+    let manifest: Value = serde_json::from_str(&text).expect("manifest is not JSON");
+    manifest["kernel_cmdline"]
+        .as_str()
+        .expect("no kernel_cmdline")
+        .to_owned()
+}
