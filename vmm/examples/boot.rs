@@ -42,11 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         stdout().flush()?;
         printed = console.len();
         if let Some(reason) = stopped {
-            println!(
-                "\n{reason}, after {:?}; {:?}",
-                started.elapsed(),
-                machine.timings()
-            );
+            println!("\n{reason}, after {:?}; {:?}", started.elapsed(), machine.timings());
             return Ok(());
         }
         if started.elapsed() > LIMIT {

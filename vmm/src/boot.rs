@@ -42,9 +42,6 @@ pub enum BootError {
 
 impl BootError {
     fn write(what: &'static str) -> impl FnOnce(vm_memory::GuestMemoryError) -> Self {
-        move |e| Self::Write {
-            what,
-            reason: e.to_string(),
-        }
+        move |e| Self::Write { what, reason: e.to_string() }
     }
 }

@@ -62,10 +62,7 @@ pub enum KvmError {
 impl KvmError {
     /// For `map_err`: names the ioctl that failed.
     pub(crate) fn ioctl(ioctl: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
-        move |e| Self::Ioctl {
-            ioctl,
-            source: io::Error::from_raw_os_error(e.errno()),
-        }
+        move |e| Self::Ioctl { ioctl, source: io::Error::from_raw_os_error(e.errno()) }
     }
 }
 

@@ -217,10 +217,7 @@ impl Machine {
     ) -> Result<(), MachineError> {
         let mut phase = self.lock();
         if self.fate.reason().is_some() {
-            return Err(MachineError::WrongState {
-                operation,
-                state: "stopped",
-            });
+            return Err(MachineError::WrongState { operation, state: "stopped" });
         }
         let (next, result) = step(std::mem::replace(&mut *phase, Phase::Ended));
         *phase = next;

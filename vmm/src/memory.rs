@@ -2,5 +2,7 @@
 
 pub mod layout;
 mod ram;
+mod sealed;
 
 pub use ram::{GuestRam, MAX_MEMORY_MIB, MIN_MEMORY_MIB, MemoryError, allocate, host_address};
+pub use sealed::SealedMemory;

@@ -27,11 +27,7 @@ pub enum CommandLineError {
 
 /// Appends one `virtio_mmio.device=` parameter for each of `devices` virtio-mmio devices.
 pub fn with_devices(base: &str, devices: u32) -> Result<String, CommandLineError> {
-    if let Some((at, byte)) = base
-        .bytes()
-        .enumerate()
-        .find(|(_, b)| !(0x20..0x7f).contains(b))
-    {
+    if let Some((at, byte)) = base.bytes().enumerate().find(|(_, b)| !(0x20..0x7f).contains(b)) {
         return Err(CommandLineError::NotAscii { byte, at });
     }
     let mut line = base.trim().to_owned();
@@ -71,9 +67,6 @@ mod tests {
 
     #[test]
     fn control_bytes_are_refused() {
-        assert_eq!(
-            with_devices("a\0b", 0),
-            Err(CommandLineError::NotAscii { byte: 0, at: 1 })
-        );
+        assert_eq!(with_devices("a\0b", 0), Err(CommandLineError::NotAscii { byte: 0, at: 1 }));
     }
 }

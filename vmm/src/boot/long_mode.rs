@@ -30,20 +30,15 @@ const EFER_LMA: u64 = 1 << 10;
 
 /// Writes the descriptor table and page tables that [`enter_long_mode`] points at.
 pub fn write_tables(ram: &GuestRam) -> Result<(), BootError> {
-    for (index, descriptor) in [0, 0, CODE_DESCRIPTOR, DATA_DESCRIPTOR, TASK_DESCRIPTOR, 0]
-        .into_iter()
-        .enumerate()
+    for (index, descriptor) in
+        [0, 0, CODE_DESCRIPTOR, DATA_DESCRIPTOR, TASK_DESCRIPTOR, 0].into_iter().enumerate()
     {
         write(ram, layout::BOOT_GDT + 8 * index as u64, descriptor)?;
     }
     write(ram, layout::PML4, layout::PDPT | TABLE_FLAGS)?;
     write(ram, layout::PDPT, layout::PAGE_DIRECTORY | TABLE_FLAGS)?;
     for page in 0..512 {
-        write(
-            ram,
-            layout::PAGE_DIRECTORY + 8 * page,
-            (page << 21) | LARGE_PAGE_FLAGS,
-        )?;
+        write(ram, layout::PAGE_DIRECTORY + 8 * page, (page << 21) | LARGE_PAGE_FLAGS)?;
     }
     Ok(())
 }
@@ -62,11 +57,7 @@ pub fn enter_long_mode(sregs: &mut kvm_sregs) {
     sregs.fs = data;
     sregs.gs = data;
     sregs.ss = data;
-    sregs.tr = kvm_segment {
-        s: 0,
-        type_: 11,
-        ..segment(TASK_SELECTOR, 11, true)
-    };
+    sregs.tr = kvm_segment { s: 0, type_: 11, ..segment(TASK_SELECTOR, 11, true) };
     sregs.gdt.base = layout::BOOT_GDT;
     sregs.gdt.limit = 6 * 8 - 1;
     sregs.idt.base = layout::BOOT_IDT;

@@ -100,10 +100,7 @@ mod tests {
             assert_eq!(sum(pointer), 0);
             assert_eq!(sum(table), 0);
             assert_eq!(&table[..4], b"PCMP");
-            assert_eq!(
-                u16::from_le_bytes([table[4], table[5]]) as usize,
-                table.len()
-            );
+            assert_eq!(u16::from_le_bytes([table[4], table[5]]) as usize, table.len());
             assert!(bytes.len() as u64 <= layout::MP_TABLE_MAX);
         }
     }

@@ -28,10 +28,7 @@ pub fn write_boot_params(
     ram.write_slice(&line, GuestAddress(layout::COMMAND_LINE))
         .map_err(BootError::write("the command line"))?;
 
-    let mut params = boot_params {
-        hdr: setup.unwrap_or_default(),
-        ..Default::default()
-    };
+    let mut params = boot_params { hdr: setup.unwrap_or_default(), ..Default::default() };
     params.hdr.boot_flag = BOOT_FLAG;
     params.hdr.header = HEADER_MAGIC;
     params.hdr.type_of_loader = LOADER_TYPE;
@@ -46,18 +43,11 @@ pub fn write_boot_params(
         &BootParams::new(&params, GuestAddress(layout::ZERO_PAGE)),
         ram,
     )
-    .map_err(|e| BootError::Write {
-        what: "boot_params",
-        reason: e.to_string(),
-    })
+    .map_err(|e| BootError::Write { what: "boot_params", reason: e.to_string() })
 }
 
 fn e820(memory_bytes: u64) -> Vec<boot_e820_entry> {
-    let entry = |addr, size, kind| boot_e820_entry {
-        addr,
-        size,
-        r#type: kind,
-    };
+    let entry = |addr, size, kind| boot_e820_entry { addr, size, r#type: kind };
     let mut map = vec![
         entry(0, layout::MP_TABLE, E820_RAM),
         entry(layout::MP_TABLE, layout::MP_TABLE_MAX, E820_RESERVED),
@@ -77,11 +67,8 @@ mod tests {
     fn the_map_covers_all_ram_but_the_legacy_hole() {
         for mib in [64_u64, 3072, 4096, 8192] {
             let bytes = mib << 20;
-            let usable: u64 = e820(bytes)
-                .iter()
-                .filter(|e| { e.r#type } == E820_RAM)
-                .map(|e| e.size)
-                .sum();
+            let usable: u64 =
+                e820(bytes).iter().filter(|e| { e.r#type } == E820_RAM).map(|e| e.size).sum();
             assert_eq!(usable, bytes - (layout::HIGH_MEMORY - layout::MP_TABLE));
         }
     }

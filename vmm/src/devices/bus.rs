@@ -19,21 +19,14 @@ impl Bus {
     /// A bus with virtio-mmio devices in slot order.
     pub fn new(com1: Com1, keyboard: KeyboardController, virtio: Vec<MmioTransport>) -> Self {
         let virtio = virtio.into_iter().map(Mutex::new).collect();
-        Self {
-            com1: Mutex::new(com1),
-            keyboard,
-            virtio,
-        }
+        Self { com1: Mutex::new(com1), keyboard, virtio }
     }
 
     /// A memory-mapped read.
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
         match self.device_at(address) {
             Some((device, offset)) => {
-                device
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .read(offset, data);
+                device.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
             }
             None => data.fill(0xff),
         }
@@ -42,10 +35,7 @@ impl Bus {
     /// A memory-mapped write.
     pub fn mmio_write(&self, address: u64, data: &[u8]) {
         if let Some((device, offset)) = self.device_at(address) {
-            device
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .write(offset, data);
+            device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
         }
     }
 
@@ -80,9 +70,6 @@ impl Bus {
     fn device_at(&self, address: u64) -> Option<(&Mutex<MmioTransport>, u64)> {
         let relative = address.checked_sub(layout::VIRTIO_MMIO)?;
         let slot = usize::try_from(relative / layout::VIRTIO_MMIO_STRIDE).ok()?;
-        Some((
-            self.virtio.get(slot)?,
-            relative % layout::VIRTIO_MMIO_STRIDE,
-        ))
+        Some((self.virtio.get(slot)?, relative % layout::VIRTIO_MMIO_STRIDE))
     }
 }

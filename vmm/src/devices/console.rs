@@ -31,23 +31,14 @@ pub struct ConsoleSnapshot {
 impl Console {
     /// A ring of `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
-        let ring = Ring {
-            bytes: VecDeque::new(),
-            capacity,
-            dropped: 0,
-        };
-        Self {
-            ring: Arc::new(Mutex::new(ring)),
-        }
+        let ring = Ring { bytes: VecDeque::new(), capacity, dropped: 0 };
+        Self { ring: Arc::new(Mutex::new(ring)) }
     }
 
     /// A copy of what the ring holds.
     pub fn snapshot(&self) -> ConsoleSnapshot {
         let ring = self.lock();
-        ConsoleSnapshot {
-            bytes: ring.bytes.iter().copied().collect(),
-            dropped: ring.dropped,
-        }
+        ConsoleSnapshot { bytes: ring.bytes.iter().copied().collect(), dropped: ring.dropped }
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -76,32 +67,20 @@ impl ConsoleSnapshot {
     /// The last `count` lines that are not empty, with what is not printable replaced.
     pub fn last_lines(&self, count: usize) -> Vec<String> {
         let text = String::from_utf8_lossy(&self.bytes);
-        let lines: Vec<String> = text
-            .lines()
-            .map(printable)
-            .filter(|l| !l.is_empty())
-            .collect();
-        lines
-            .get(lines.len().saturating_sub(count)..)
-            .unwrap_or_default()
-            .to_vec()
+        let lines: Vec<String> = text.lines().map(printable).filter(|l| !l.is_empty()).collect();
+        lines.get(lines.len().saturating_sub(count)..).unwrap_or_default().to_vec()
     }
 
     /// The line with which the kernel announced its panic, if it did.
     pub fn panic_line(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.bytes);
-        text.lines()
-            .find(|line| line.contains(PANIC))
-            .map(printable)
+        text.lines().find(|line| line.contains(PANIC)).map(printable)
     }
 }
 
 /// Guest text must not drive the operator's terminal.
 fn printable(line: &str) -> String {
-    line.trim_end()
-        .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
+    line.trim_end().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -113,21 +92,9 @@ mod tests {
         let mut console = Console::new(4);
         console.write_all(b"abc").unwrap();
         console.write_all(b"def").unwrap();
-        assert_eq!(
-            console.snapshot(),
-            ConsoleSnapshot {
-                bytes: b"cdef".to_vec(),
-                dropped: 2
-            }
-        );
+        assert_eq!(console.snapshot(), ConsoleSnapshot { bytes: b"cdef".to_vec(), dropped: 2 });
         console.write_all(b"0123456789").unwrap();
-        assert_eq!(
-            console.snapshot(),
-            ConsoleSnapshot {
-                bytes: b"6789".to_vec(),
-                dropped: 12
-            }
-        );
+        assert_eq!(console.snapshot(), ConsoleSnapshot { bytes: b"6789".to_vec(), dropped: 12 });
     }
 
     #[test]

@@ -33,9 +33,7 @@ impl Com1 {
 
     /// A port that writes to `console` and interrupts through `line`.
     pub fn new(console: Console, line: Box<dyn IrqLine>) -> Self {
-        Self {
-            uart: Serial::new(Line(line), console),
-        }
+        Self { uart: Serial::new(Line(line), console) }
     }
 
     /// True when `port` is one of this device's registers.

@@ -75,10 +75,7 @@ impl CpuidTemplate {
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::ioctl("KVM_GET_SUPPORTED_CPUID"))?;
         let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(Self {
-            entries: reduce(supported.as_slice(), deadline),
-            vcpus,
-        })
+        Ok(Self { entries: reduce(supported.as_slice(), deadline), vcpus })
     }
 
     /// The entries for the vCPU with APIC id `id`.
@@ -184,11 +181,7 @@ fn topology(id: u8, vcpus: u8) -> [kvm_cpuid_entry2; 3] {
         edx: u32::from(id),
         ..Default::default()
     };
-    [
-        level(0, 0, 1, 1),
-        level(1, id_width(vcpus), u32::from(vcpus), 2),
-        level(2, 0, 0, 0),
-    ]
+    [level(0, 0, 1, 1), level(1, id_width(vcpus), u32::from(vcpus), 2), level(2, 0, 0, 0)]
 }
 
 /// Bits needed to number `vcpus` processors.
@@ -234,20 +227,13 @@ mod tests {
 
     #[test]
     fn each_vcpu_gets_its_own_apic_id() {
-        let template = CpuidTemplate {
-            entries: reduce(&[full(1, 0)], false),
-            vcpus: 4,
-        };
+        let template = CpuidTemplate { entries: reduce(&[full(1, 0)], false), vcpus: 4 };
         for id in 0..4 {
             let cpuid = template.for_vcpu(id).unwrap();
             let leaf1 = cpuid.as_slice().iter().find(|e| e.function == 1).unwrap();
             assert_eq!(leaf1.ebx >> 24, u32::from(id));
             assert_eq!((leaf1.ebx >> 16) & 0xff, 4);
-            let core = cpuid
-                .as_slice()
-                .iter()
-                .find(|e| e.function == 0xb && e.index == 1)
-                .unwrap();
+            let core = cpuid.as_slice().iter().find(|e| e.function == 0xb && e.index == 1).unwrap();
             assert_eq!((core.eax, core.ebx, core.edx), (2, 4, u32::from(id)));
         }
     }

@@ -54,11 +54,7 @@ pub struct HostProbe {
 impl HostProbe {
     /// Names of required capabilities that are absent.
     pub fn missing(&self) -> Vec<&'static str> {
-        self.capabilities
-            .iter()
-            .filter(|c| c.required && c.value == 0)
-            .map(|c| c.name)
-            .collect()
+        self.capabilities.iter().filter(|c| c.required && c.value == 0).map(|c| c.name).collect()
     }
 }
 
@@ -81,11 +77,7 @@ pub fn probe() -> Result<HostProbe, KvmError> {
         ("KVM_CAP_MAX_VCPUS", Cap::MaxVcpus, false),
         ("KVM_CAP_NR_MEMSLOTS", Cap::NrMemslots, false),
     ]
-    .map(|(name, cap, required)| Capability {
-        name,
-        value: kvm.check_extension_int(cap),
-        required,
-    })
+    .map(|(name, cap, required)| Capability { name, value: kvm.check_extension_int(cap), required })
     .to_vec();
     Ok(HostProbe {
         api_version: kvm.get_api_version(),
@@ -119,14 +111,7 @@ fn time_loop(kvm: &Kvm) -> Result<(KvmKind, Duration), KvmError> {
     control.run();
     let finished = control.wait_parked(start + LOOP_LIMIT);
     let took = start.elapsed();
-    Ok((
-        if finished {
-            KvmKind::Hardware
-        } else {
-            KvmKind::Software
-        },
-        took,
-    ))
+    Ok((if finished { KvmKind::Hardware } else { KvmKind::Software }, took))
 }
 
 /// `mov ecx, LOOP_COUNT; 1: dec ecx; jnz 1b; out 0x10, al`

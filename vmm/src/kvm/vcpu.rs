@@ -74,12 +74,9 @@ pub struct Vcpu {
 impl Vcpu {
     /// Creates vCPU `index` of `vm` and gives it its CPUID.
     pub fn create(vm: &Vm, index: u8, cpuid: &CpuidTemplate) -> Result<Self, KvmError> {
-        let fd = vm
-            .fd()
-            .create_vcpu(u64::from(index))
-            .map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
-        fd.set_cpuid2(&cpuid.for_vcpu(index)?)
-            .map_err(KvmError::ioctl("KVM_SET_CPUID2"))?;
+        let fd =
+            vm.fd().create_vcpu(u64::from(index)).map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
+        fd.set_cpuid2(&cpuid.for_vcpu(index)?).map_err(KvmError::ioctl("KVM_SET_CPUID2"))?;
         Ok(Self { fd, index })
     }
 
@@ -97,14 +94,9 @@ impl Vcpu {
 
     /// Starts this vCPU in long mode at `entry` with `rsi` in RSI.
     pub fn enter_at(&self, entry: u64, rsi: u64) -> Result<(), KvmError> {
-        let mut sregs = self
-            .fd
-            .get_sregs()
-            .map_err(KvmError::ioctl("KVM_GET_SREGS"))?;
+        let mut sregs = self.fd.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))?;
         boot::enter_long_mode(&mut sregs);
-        self.fd
-            .set_sregs(&sregs)
-            .map_err(KvmError::ioctl("KVM_SET_SREGS"))?;
+        self.fd.set_sregs(&sregs).map_err(KvmError::ioctl("KVM_SET_SREGS"))?;
         let regs = kvm_regs {
             rip: entry,
             rsi,
@@ -113,22 +105,14 @@ impl Vcpu {
             rflags: RFLAGS_AT_ENTRY,
             ..Default::default()
         };
-        self.fd
-            .set_regs(&regs)
-            .map_err(KvmError::ioctl("KVM_SET_REGS"))
+        self.fd.set_regs(&regs).map_err(KvmError::ioctl("KVM_SET_REGS"))
     }
 
     /// Reads the vCPU's state from KVM. The vCPU must not be in `KVM_RUN`: KVM would make the
     /// caller wait for it.
     pub fn status(&self) -> Result<VcpuStatus, KvmError> {
-        let mp_state = self
-            .fd
-            .get_mp_state()
-            .map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
-        let regs = self
-            .fd
-            .get_regs()
-            .map_err(KvmError::ioctl("KVM_GET_REGS"))?;
+        let mp_state = self.fd.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
+        let regs = self.fd.get_regs().map_err(KvmError::ioctl("KVM_GET_REGS"))?;
         Ok(VcpuStatus {
             index: self.index,
             mp_state: MpState::from(mp_state.mp_state),
@@ -140,20 +124,13 @@ impl Vcpu {
     fn set_msrs(&self, values: &[(u32, u64)]) -> Result<(), KvmError> {
         let entries: Vec<kvm_msr_entry> = values
             .iter()
-            .map(|(index, data)| kvm_msr_entry {
-                index: *index,
-                data: *data,
-                ..Default::default()
-            })
+            .map(|(index, data)| kvm_msr_entry { index: *index, data: *data, ..Default::default() })
             .collect();
         let msrs = Msrs::from_entries(&entries).map_err(|e| KvmError::Ioctl {
             ioctl: "KVM_SET_MSRS",
             source: std::io::Error::other(format!("{e:?}")),
         })?;
-        let set = self
-            .fd
-            .set_msrs(&msrs)
-            .map_err(KvmError::ioctl("KVM_SET_MSRS"))?;
+        let set = self.fd.set_msrs(&msrs).map_err(KvmError::ioctl("KVM_SET_MSRS"))?;
         // The ioctl stops at the first MSR it does not know and says how far it came.
         match values.get(set) {
             Some((refused, _)) => Err(KvmError::Msr(*refused)),
@@ -162,24 +139,20 @@ impl Vcpu {
     }
 
     fn wire_local_interrupts(&self) -> Result<(), KvmError> {
-        let mut lapic = self
-            .fd
-            .get_lapic()
-            .map_err(KvmError::ioctl("KVM_GET_LAPIC"))?;
+        let mut lapic = self.fd.get_lapic().map_err(KvmError::ioctl("KVM_GET_LAPIC"))?;
         set_delivery_mode(&mut lapic, APIC_LVT0, APIC_MODE_EXT_INT);
         set_delivery_mode(&mut lapic, APIC_LVT1, APIC_MODE_NMI);
-        self.fd
-            .set_lapic(&lapic)
-            .map_err(KvmError::ioctl("KVM_SET_LAPIC"))
+        self.fd.set_lapic(&lapic).map_err(KvmError::ioctl("KVM_SET_LAPIC"))
     }
 }
 
 /// Bits 8 to 10 of a local vector table register.
 fn set_delivery_mode(lapic: &mut kvm_lapic_state, register: usize, mode: u32) {
     if let Some(bytes) = lapic.regs.get_mut(register..register + 4) {
-        let value = bytes.iter().rev().fold(0_u32, |value, byte| {
-            (value << 8) | u32::from(byte.cast_unsigned())
-        });
+        let value = bytes
+            .iter()
+            .rev()
+            .fold(0_u32, |value, byte| (value << 8) | u32::from(byte.cast_unsigned()));
         let value = (value & !0x700) | (mode << 8);
         for (slot, byte) in bytes.iter_mut().zip(value.to_le_bytes()) {
             *slot = byte.cast_signed();

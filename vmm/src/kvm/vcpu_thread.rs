@@ -64,11 +64,7 @@ impl VcpuControl {
     pub fn new(mut vcpu: Vcpu) -> Arc<Self> {
         let immediate_exit = ImmediateExit::of(&mut vcpu);
         Arc::new(Self {
-            inner: Mutex::new(Inner {
-                request: Request::Park,
-                parked: false,
-                thread: None,
-            }),
+            inner: Mutex::new(Inner { request: Request::Park, parked: false, thread: None }),
             changed: Condvar::new(),
             immediate_exit,
             vcpu: Arc::new(Mutex::new(vcpu)),
@@ -148,10 +144,7 @@ impl VcpuControl {
                 Request::Park => {
                     inner.parked = true;
                     self.changed.notify_all();
-                    inner = self
-                        .changed
-                        .wait(inner)
-                        .unwrap_or_else(PoisonError::into_inner);
+                    inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
@@ -207,14 +200,8 @@ impl VcpuThread {
             drop(inner);
             worker.changed.notify_all();
         };
-        let thread = thread::Builder::new()
-            .name(name)
-            .spawn(body)
-            .map_err(thread_error)?;
-        Ok(Self {
-            control,
-            thread: Some(thread),
-        })
+        let thread = thread::Builder::new().name(name).spawn(body).map_err(thread_error)?;
+        Ok(Self { control, thread: Some(thread) })
     }
 
     /// The thread's remote control.
@@ -239,10 +226,7 @@ impl Drop for VcpuThread {
 }
 
 fn thread_error(source: io::Error) -> KvmError {
-    KvmError::Ioctl {
-        ioctl: "starting a vCPU thread",
-        source,
-    }
+    KvmError::Ioctl { ioctl: "starting a vCPU thread", source }
 }
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}

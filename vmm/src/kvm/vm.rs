@@ -23,21 +23,14 @@ impl Vm {
         // Both addresses must be set before the first vCPU exists (api.rst 4.14, 4.60).
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(KvmError::ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        fd.set_tss_address(layout::KVM_TSS)
-            .map_err(KvmError::ioctl("KVM_SET_TSS_ADDR"))?;
-        fd.create_irq_chip()
-            .map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))?;
-        let pit = kvm_pit_config {
-            flags: KVM_PIT_SPEAKER_DUMMY,
-            ..Default::default()
-        };
-        fd.create_pit2(pit)
-            .map_err(KvmError::ioctl("KVM_CREATE_PIT2"))?;
-        let vm = Self {
-            fd: Arc::new(fd),
-            ram,
-        };
+        fd.set_tss_address(layout::KVM_TSS).map_err(KvmError::ioctl("KVM_SET_TSS_ADDR"))?;
+        let vm = Self { fd: Arc::new(fd), ram };
+        // Before the interrupt controllers: registering their I/O ranges starts an RCU grace
+        // period that a new memory slot would have to wait for, about 8 ms.
         vm.map_memory()?;
+        vm.fd.create_irq_chip().map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))?;
+        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+        vm.fd.create_pit2(pit).map_err(KvmError::ioctl("KVM_CREATE_PIT2"))?;
         Ok(vm)
     }
 

@@ -36,40 +36,27 @@ pub fn assemble(
     let kvm = kvm::open()?;
     let ram = timed(&mut timings.memory, || memory::allocate(config.memory_mib))?;
     let ram = Arc::new(ram);
-    let vm = timed(&mut timings.kvm_setup, || {
-        Vm::create(&kvm, Arc::clone(&ram))
-    })?;
+    let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram)))?;
 
     let reset = Arc::new(AtomicBool::new(false));
     let devices = timed(&mut timings.devices, || devices(config, vsock))?;
     let device_count = devices.len() as u32;
     let bus = Arc::new(wire(&vm, devices, console, fate, &reset));
 
-    let entry = timed(&mut timings.kernel_load, || {
-        load(config, &ram, device_count)
-    })?;
+    let entry = timed(&mut timings.kernel_load, || load(config, &ram, device_count))?;
     let vcpus = timed(&mut timings.vcpus, || {
         let cpuid = CpuidTemplate::for_host(&kvm, config.vcpus)?;
         (0..config.vcpus)
             .map(|index| {
                 let vcpu = Vcpu::create(&vm, index, &cpuid)?;
-                let role = if index == 0 {
-                    VcpuRole::Bootstrap { entry }
-                } else {
-                    VcpuRole::Application
-                };
+                let role =
+                    if index == 0 { VcpuRole::Bootstrap { entry } } else { VcpuRole::Application };
                 vcpu.prepare(role)?;
                 Ok(vcpu)
             })
             .collect::<Result<Vec<_>, kvm::KvmError>>()
     })?;
-    Ok(Assembly {
-        vm,
-        vcpus,
-        bus,
-        reset,
-        timings,
-    })
+    Ok(Assembly { vm, vcpus, bus, reset, timings })
 }
 
 type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
@@ -78,10 +65,8 @@ type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
 fn devices(config: &MachineConfig, vsock: VsockDevice) -> Result<Vec<SharedDevice>, MachineError> {
     let mut devices: Vec<SharedDevice> = Vec::new();
     if let Some(image) = &config.disk {
-        let overlay = Overlay::new(Arc::clone(image)).map_err(|e| MachineError::Device {
-            device: "disk",
-            reason: e.to_string(),
-        })?;
+        let overlay = Overlay::new(Arc::clone(image))
+            .map_err(|e| MachineError::Device { device: "disk", reason: e.to_string() })?;
         devices.push(Arc::new(Mutex::new(Block::new(overlay))));
     }
     devices.push(Arc::new(Mutex::new(vsock)));

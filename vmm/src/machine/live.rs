@@ -34,13 +34,8 @@ impl Live {
         fate: &Arc<Fate>,
     ) -> Result<Self, MachineError> {
         let started = Instant::now();
-        let Assembly {
-            vm,
-            vcpus,
-            bus,
-            reset,
-            mut timings,
-        } = assembly::assemble(config, vsock, console, fate)?;
+        let Assembly { vm, vcpus, bus, reset, mut timings } =
+            assembly::assemble(config, vsock, console, fate)?;
         let first_run = Arc::new(OnceLock::new());
         let spawning = Instant::now();
         let mut threads = Vec::new();
@@ -57,21 +52,9 @@ impl Live {
                 at_end,
             )?);
         }
-        fate.set_vcpus(
-            threads
-                .iter()
-                .map(|thread| Arc::clone(thread.control()))
-                .collect(),
-        );
+        fate.set_vcpus(threads.iter().map(|thread| Arc::clone(thread.control())).collect());
         timings.vcpus += spawning.elapsed();
-        let live = Self {
-            threads,
-            first_run,
-            started,
-            timings,
-            _bus: bus,
-            _vm: vm,
-        };
+        let live = Self { threads, first_run, started, timings, _bus: bus, _vm: vm };
         live.run();
         Ok(live)
     }
@@ -91,10 +74,7 @@ impl Live {
         let deadline = Instant::now() + PARK_LIMIT;
         for (index, thread) in self.threads.iter().enumerate() {
             if !thread.control().wait_parked(deadline) {
-                return Err(MachineError::VcpuStuck {
-                    index,
-                    limit: PARK_LIMIT,
-                });
+                return Err(MachineError::VcpuStuck { index, limit: PARK_LIMIT });
             }
         }
         Ok(())
@@ -110,15 +90,9 @@ impl Live {
 
     /// What the boot cost.
     pub fn timings(&self) -> BootTimings {
-        let first_run = self
-            .first_run
-            .get()
-            .map(|at| at.duration_since(self.started))
-            .unwrap_or_default();
-        BootTimings {
-            first_run,
-            ..self.timings
-        }
+        let first_run =
+            self.first_run.get().map(|at| at.duration_since(self.started)).unwrap_or_default();
+        BootTimings { first_run, ..self.timings }
     }
 }
 

@@ -30,7 +30,7 @@ fn config(code: &[u8]) -> MachineConfig {
     MachineConfig {
         vcpus: 1,
         memory_mib: 64,
-        kernel: Arc::new(KernelImage::from_bytes(image).unwrap()),
+        kernel: Arc::new(KernelImage::from_bytes(&image).unwrap()),
         cmdline: String::new(),
         disk: None,
         guest_cid: 3,
@@ -58,9 +58,7 @@ fn output_reaches_the_console_and_the_state_comes_from_kvm() {
     assert_eq!(machine.state().unwrap(), MachineState::Created);
     machine.boot().unwrap();
     wait_for_output(&machine, "hello");
-    let MachineState::Running(vcpus) = machine.state().unwrap() else {
-        panic!("not running")
-    };
+    let MachineState::Running(vcpus) = machine.state().unwrap() else { panic!("not running") };
     assert_eq!(vcpus[0].mp_state, MpState::Runnable);
     let spin = ENTRY + 5 * 7;
     assert!((spin..spin + 4).contains(&vcpus[0].rip), "{vcpus:x?}");
@@ -83,10 +81,7 @@ fn a_paused_machine_stands_still() {
 fn calls_in_the_wrong_order_are_typed_errors() {
     let machine = machine(&SPIN);
     let wrong = |result: Result<(), MachineError>| {
-        assert!(
-            matches!(result, Err(MachineError::WrongState { .. })),
-            "{result:?}"
-        );
+        assert!(matches!(result, Err(MachineError::WrongState { .. })), "{result:?}");
     };
     wrong(machine.pause());
     wrong(machine.resume());
@@ -101,10 +96,7 @@ fn calls_in_the_wrong_order_are_typed_errors() {
     wrong(machine.boot());
     wrong(machine.pause());
     wrong(machine.resume());
-    assert_eq!(
-        machine.state().unwrap(),
-        MachineState::Stopped(StopReason::Shutdown)
-    );
+    assert_eq!(machine.state().unwrap(), MachineState::Stopped(StopReason::Shutdown));
 }
 
 #[test]
@@ -119,10 +111,7 @@ fn a_panic_is_told_from_a_triple_fault_by_the_console() {
     let line = "Kernel panic - not syncing: test";
     let machine = machine(&[print(line), FAULT.to_vec()].concat());
     machine.boot().unwrap();
-    assert_eq!(
-        machine.wait_stopped(LIMIT),
-        Some(StopReason::GuestPanic(line.into()))
-    );
+    assert_eq!(machine.wait_stopped(LIMIT), Some(StopReason::GuestPanic(line.into())));
 }
 
 #[test]
@@ -143,85 +132,33 @@ fn a_stopped_machine_fails_everyone_who_waits_for_the_guest() {
 
 #[test]
 fn application_processors_wait_to_be_started() {
-    let machine = Machine::create(MachineConfig {
-        vcpus: 3,
-        ..config(&SPIN)
-    })
-    .unwrap();
+    let machine = Machine::create(MachineConfig { vcpus: 3, ..config(&SPIN) }).unwrap();
     machine.boot().unwrap();
-    let MachineState::Running(vcpus) = machine.state().unwrap() else {
-        panic!("not running")
-    };
+    let MachineState::Running(vcpus) = machine.state().unwrap() else { panic!("not running") };
     let states: Vec<_> = vcpus.iter().map(|vcpu| vcpu.mp_state).collect();
-    assert_eq!(
-        states,
-        [
-            MpState::Runnable,
-            MpState::Uninitialized,
-            MpState::Uninitialized
-        ]
-    );
+    assert_eq!(states, [MpState::Runnable, MpState::Uninitialized, MpState::Uninitialized]);
 }
 
 #[test]
 fn a_kernel_too_large_for_the_guest_ends_the_machine_with_a_reason() {
     let image = fixtures::elf(ENTRY, &SPIN, 65 << 20);
-    let kernel = Arc::new(KernelImage::from_bytes(image).unwrap());
-    let machine = Machine::create(MachineConfig {
-        kernel,
-        ..config(&SPIN)
-    })
-    .unwrap();
+    let kernel = Arc::new(KernelImage::from_bytes(&image).unwrap());
+    let machine = Machine::create(MachineConfig { kernel, ..config(&SPIN) }).unwrap();
     assert!(matches!(machine.boot(), Err(MachineError::Boot(_))));
-    assert!(matches!(
-        machine.stop_reason(),
-        Some(StopReason::BootFailed(_))
-    ));
+    assert!(matches!(machine.stop_reason(), Some(StopReason::BootFailed(_))));
 }
 
 #[test]
 fn numbers_out_of_range_are_refused_by_name() {
     let base = config(&SPIN);
     for (bad, error) in [
-        (
-            MachineConfig {
-                vcpus: 0,
-                ..base.clone()
-            },
-            ConfigError::Vcpus(0),
-        ),
-        (
-            MachineConfig {
-                vcpus: 9,
-                ..base.clone()
-            },
-            ConfigError::Vcpus(9),
-        ),
-        (
-            MachineConfig {
-                memory_mib: 63,
-                ..base.clone()
-            },
-            ConfigError::Memory(63),
-        ),
-        (
-            MachineConfig {
-                memory_mib: 8193,
-                ..base.clone()
-            },
-            ConfigError::Memory(8193),
-        ),
-        (
-            MachineConfig {
-                guest_cid: 2,
-                ..base.clone()
-            },
-            ConfigError::GuestCid(2),
-        ),
+        (MachineConfig { vcpus: 0, ..base.clone() }, ConfigError::Vcpus(0)),
+        (MachineConfig { vcpus: 9, ..base.clone() }, ConfigError::Vcpus(9)),
+        (MachineConfig { memory_mib: 63, ..base.clone() }, ConfigError::Memory(63)),
+        (MachineConfig { memory_mib: 8193, ..base.clone() }, ConfigError::Memory(8193)),
+        (MachineConfig { guest_cid: 2, ..base.clone() }, ConfigError::GuestCid(2)),
     ] {
-        let Err(MachineError::Config(found)) = Machine::create(bad) else {
-            panic!("accepted")
-        };
+        let Err(MachineError::Config(found)) = Machine::create(bad) else { panic!("accepted") };
         assert_eq!(found, error);
     }
 }

@@ -64,9 +64,6 @@ mod tests {
         let ram = allocate(MAX_MEMORY_MIB).unwrap();
         assert_eq!(ram.num_regions(), 2);
         assert_eq!(ram.iter().map(GuestMemoryRegion::len).sum::<u64>(), 8 << 30);
-        assert!(
-            ram.get_host_address(GuestAddress(layout::HOLE_START))
-                .is_err()
-        );
+        assert!(ram.get_host_address(GuestAddress(layout::HOLE_START)).is_err());
     }
 }

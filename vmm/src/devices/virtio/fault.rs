@@ -54,11 +54,7 @@ pub struct FaultLatch {
 impl FaultLatch {
     /// A latch that has not been raised.
     pub fn new(interrupt: Arc<Interrupt>, sink: FaultSink) -> Self {
-        Self {
-            raised: AtomicBool::new(false),
-            interrupt,
-            sink,
-        }
+        Self { raised: AtomicBool::new(false), interrupt, sink }
     }
 
     /// Latches the fault. Only the first one since the last clear is reported to the sink.

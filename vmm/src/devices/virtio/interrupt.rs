@@ -23,10 +23,7 @@ pub struct Interrupt {
 impl Interrupt {
     /// An interrupt with an empty status register.
     pub fn new(line: Box<dyn IrqLine>) -> Self {
-        Self {
-            status: AtomicU32::new(0),
-            line,
-        }
+        Self { status: AtomicU32::new(0), line }
     }
 
     /// Tells the driver that buffers were used.

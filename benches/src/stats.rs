@@ -1,0 +1,55 @@
+//! Distributions.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// A distribution in microseconds, percentiles by nearest rank.
+#[derive(Debug, Clone, Serialize, PartialEq)]
+pub struct Distribution {
+    /// Number of samples.
+    pub n: usize,
+    /// Median.
+    pub p50_us: f64,
+    /// 90th percentile.
+    pub p90_us: f64,
+    /// 99th percentile.
+    pub p99_us: f64,
+    /// Largest sample.
+    pub max_us: f64,
+}
+
+impl Distribution {
+    /// The distribution of `samples`; `None` when there are none.
+    pub fn of(samples: &[Duration]) -> Option<Self> {
+        let mut sorted: Vec<f64> = samples.iter().map(|d| d.as_secs_f64() * 1e6).collect();
+        sorted.sort_by(f64::total_cmp);
+        let rank = |percent: usize| {
+            let at = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+            sorted.get(at).copied()
+        };
+        Some(Self {
+            n: sorted.len(),
+            p50_us: rank(50)?,
+            p90_us: rank(90)?,
+            p99_us: rank(99)?,
+            max_us: *sorted.last()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_by_nearest_rank() {
+        let samples: Vec<Duration> = (1..=100).rev().map(Duration::from_micros).collect();
+        let distribution = Distribution::of(&samples).unwrap();
+        let rounded =
+            [distribution.p50_us, distribution.p90_us, distribution.p99_us, distribution.max_us]
+                .map(f64::round);
+        assert_eq!(rounded, [50.0, 90.0, 99.0, 100.0]);
+        assert_eq!(Distribution::of(&[]), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! Memory that nobody can change any more.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::ptr;
+
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
+};
+
+/// A memfd sealed against writing, growing and shrinking: the kernel refuses changes from
+/// everybody, this process included. Private mappings of it share its pages until they write.
+#[derive(Debug)]
+pub struct SealedMemory {
+    file: File,
+    length: usize,
+}
+
+const SEALS: SealFlags =
+    SealFlags::WRITE.union(SealFlags::GROW).union(SealFlags::SHRINK).union(SealFlags::SEAL);
+
+impl SealedMemory {
+    /// Creates `length` zero bytes, lets `fill` change them, and seals what came of it. `fill`
+    /// must not leave a writable mapping behind.
+    pub fn create<E: From<io::Error>>(
+        name: &str,
+        length: usize,
+        fill: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memory: OwnedFd = memfd_create(name, flags).map_err(io::Error::from)?;
+        ftruncate(&memory, length as u64).map_err(io::Error::from)?;
+        let file = File::from(memory);
+        fill(&file)?;
+        fcntl_add_seals(&file, SEALS).map_err(io::Error::from)?;
+        Ok(Self { file, length })
+    }
+
+    /// Size in bytes.
+    pub fn length(&self) -> usize {
+        self.length
+    }
+
+    /// The descriptor.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// True while every seal is in place, as the kernel says.
+    pub fn is_sealed(&self) -> io::Result<bool> {
+        Ok(fcntl_get_seals(&self.file)?.contains(SEALS))
+    }
+
+    /// Replaces `length` bytes of an existing mapping at `target` by a private, writable mapping
+    /// of this memory from its first byte.
+    ///
+    /// # Safety
+    ///
+    /// `target..target + length` must lie in a mapping that the caller owns, be page aligned, and
+    /// hold nothing that anybody has a Rust reference to. The mapping's owner unmaps it as before.
+    pub unsafe fn map_over(&self, target: *mut u8, length: usize) -> io::Result<()> {
+        if length > self.length.next_multiple_of(0x1000) {
+            return Err(io::Error::other("the mapping would reach past the sealed memory"));
+        }
+        // SAFETY: the caller vouches for the range; MAP_FIXED replaces exactly that.
+        let mapped = unsafe {
+            libc::mmap(
+                target.cast(),
+                length,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                self.file.as_raw_fd(),
+                0,
+            )
+        };
+        if ptr::eq(mapped, libc::MAP_FAILED) { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    #[test]
+    fn sealed_memory_cannot_be_changed() {
+        let memory =
+            SealedMemory::create("test", 4096, |mut file| file.write_all(b"golden")).unwrap();
+        assert!(memory.is_sealed().unwrap());
+        assert!(memory.file().write_at(b"x", 0).is_err());
+        assert!(memory.file().set_len(0).is_err());
+        assert!(memory.file().set_len(8192).is_err());
+        let mut found = [0; 6];
+        memory.file().read_exact_at(&mut found, 0).unwrap();
+        assert_eq!(&found, b"golden");
+    }
+
+    #[test]
+    fn writes_to_a_private_mapping_stay_private() {
+        let memory =
+            SealedMemory::create("test", 4096, |mut file| file.write_all(b"golden")).unwrap();
+        let ram = crate::memory::allocate(64).unwrap();
+        let target =
+            vm_memory::GuestMemoryBackend::get_host_address(&ram, vm_memory::GuestAddress(0x1000))
+                .unwrap();
+        // SAFETY: the page belongs to `ram` and nothing refers to it.
+        unsafe { memory.map_over(target, 4096) }.unwrap();
+        let mut found = [0; 6];
+        vm_memory::Bytes::read_slice(&ram, &mut found, vm_memory::GuestAddress(0x1000)).unwrap();
+        assert_eq!(&found, b"golden");
+        vm_memory::Bytes::write_slice(&ram, b"dirty!", vm_memory::GuestAddress(0x1000)).unwrap();
+        memory.file().read_exact_at(&mut found, 0).unwrap();
+        assert_eq!(&found, b"golden");
+        // SAFETY: as above.
+        assert!(unsafe { memory.map_over(target, 8192) }.is_err());
+    }
+}
