@@ -1,0 +1,118 @@
+//! Shows the product at work: tools that run in a real guest, with their real output.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::nested::job::{Finished, Job, Observer, Stream};
+use crate::nested::pass_on::pass_on;
+use crate::nested::{Choice, On, Place};
+use crate::run_tests::GuestFiles;
+
+/// Arguments of `cargo xtask demo`.
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Where the guests run, instead of where a probe of KVM says
+    #[arg(long, value_enum, env = "BSM_RUN_ON")]
+    on: Option<On>,
+    /// Minutes after which a nested machine is ended
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    limit: u64,
+}
+
+/// One command line of the agent, and what a newcomer should see in it.
+struct Step {
+    arguments: &'static [&'static str],
+    explanation: &'static str,
+}
+
+const STEPS: &[Step] = &[
+    Step {
+        arguments: &["exec", "uname"],
+        explanation: "Boots a microVM, runs one tool in it, prints what the tool printed: \
+                      the guest's kernel, not this machine's.",
+    },
+    Step {
+        arguments: &["exec", "disk_usage"],
+        explanation: "A fresh microVM with its own disk, which is thrown away afterwards.",
+    },
+    Step {
+        arguments: &["exec", "uname", "--json"],
+        explanation: "The same for programs: exit status, output, and the hash chain over it.",
+    },
+];
+
+/// Builds the image and the agent and runs the steps. Fails where a step does.
+pub fn run(arguments: &DemoArgs) -> Result<()> {
+    let workspace = crate::workspace::root()?;
+    let files = GuestFiles::build(&workspace)?;
+    let choice = Choice::make(arguments.on);
+    let place = Place::prepare(choice.on, Duration::from_secs(60 * arguments.limit))?;
+    println!("Guests run {}: {}.", place.describe(), choice.reason);
+    if choice.on == On::Nested {
+        println!(
+            "Everything in there is emulated: expect seconds where hardware takes a fraction."
+        );
+    }
+    let jobs: Vec<Job> = STEPS
+        .iter()
+        .map(|step| {
+            let agent = files.agent.display().to_string();
+            let image = files.image.display().to_string();
+            let mut argv = vec![agent, "--image-dir".into(), image];
+            argv.extend(step.arguments.iter().map(|&argument| argument.to_owned()));
+            Job {
+                label: format!("brainstorm-agent {}", step.arguments.join(" ")),
+                argv,
+                directory: workspace.clone(),
+                environment: files.environment().collect(),
+            }
+        })
+        .collect();
+    let mut narrator = Narrator { jobs: &jobs, at_line_start: true, failed: Vec::new() };
+    place.run(&jobs, &mut narrator)?;
+    if narrator.failed.is_empty() {
+        println!("\nThat was the demonstration; every command above succeeded.");
+        Ok(())
+    } else {
+        bail!("failed: {}", narrator.failed.join(", "))
+    }
+}
+
+/// Prints each command before its output and its time after it.
+struct Narrator<'a> {
+    jobs: &'a [Job],
+    at_line_start: bool,
+    failed: Vec<String>,
+}
+
+impl Observer for Narrator<'_> {
+    fn started(&mut self, index: usize) {
+        let explanation = STEPS.get(index).map_or("", |step| step.explanation);
+        println!("\n# {explanation}\n$ {}", self.label(index));
+        self.at_line_start = true;
+    }
+
+    fn output(&mut self, _: usize, stream: Stream, bytes: &[u8]) {
+        pass_on(stream, bytes);
+        if let Some(last) = bytes.last() {
+            self.at_line_start = *last == b'\n';
+        }
+    }
+
+    fn finished(&mut self, index: usize, finished: &Finished) {
+        if !self.at_line_start {
+            println!();
+        }
+        println!("({}, {:.2} s)", finished.ended, finished.took.as_secs_f64());
+        if !finished.ended.is_success() {
+            self.failed.push(self.label(index).to_owned());
+        }
+    }
+}
+
+impl Narrator<'_> {
+    fn label(&self, index: usize) -> &str {
+        self.jobs.get(index).map_or("unknown", |job| &job.label)
+    }
+}

@@ -1,0 +1,222 @@
+//! The nested machine: a real `/dev/kvm` for hosts whose own KVM cannot boot Linux.
+//!
+//! QEMU emulates an AMD processor with SVM in software and boots Debian's kernel, which offers
+//! a hardware-style KVM. The host's root file system is mounted inside, so programs run at the
+//! very paths where they were built. Nothing here needs privileges or an accelerator.
+
+mod bzimage;
+mod command;
+mod cpio;
+mod emulator;
+mod execute;
+pub mod job;
+mod kernel;
+mod modules;
+pub mod pass_on;
+mod place;
+mod runner;
+mod wire;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+pub use self::command::{NestedArgs, run as run_command};
+use self::cpio::Archive;
+use self::emulator::Emulator;
+use self::job::{Job, Observer};
+use self::kernel::KernelPackage;
+pub use self::place::{Choice, On, Place};
+pub use self::runner::run as run_inside;
+
+/// Programs the machine is made of and run with.
+const PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static", "xz-utils"];
+const QEMU: &str = "qemu-system-x86_64";
+const BUSYBOX: &str = "/bin/busybox";
+const INIT: &str = include_str!("nested/init.sh");
+/// Raised where the code here builds something else from the same inputs.
+const RECIPE: &str = "1";
+/// Directories of the host that the machine covers with its own.
+const COVERED: &[&str] = &["/dev", "/proc", "/run", "/sys"];
+
+/// A prepared machine: a kernel and an initramfs on disk.
+#[derive(Debug)]
+pub struct NestedMachine {
+    directory: PathBuf,
+    kernel_version: String,
+}
+
+impl NestedMachine {
+    /// Builds the machine's files, or takes those built from the same inputs before.
+    pub fn prepare() -> Result<Self> {
+        crate::packages::ensure(PACKAGES)?;
+        let package =
+            KernelPackage::resolve().context("looking for the nested machine's kernel")?;
+        let busybox = fs::read(BUSYBOX).with_context(|| format!("reading {BUSYBOX}"))?;
+        let kernel_version = format!("{} {}", package.name, package.version);
+        let digest = digest_of(&[
+            RECIPE.as_bytes(),
+            kernel_version.as_bytes(),
+            package.sha256.as_bytes(),
+            &busybox,
+            INIT.as_bytes(),
+            modules::WANTED.join(" ").as_bytes(),
+        ]);
+        let parent = crate::workspace::cache_dir()?.join("nested");
+        let directory = parent.join(digest);
+        if !directory.is_dir() {
+            fs::create_dir_all(&parent)
+                .with_context(|| format!("creating {}", parent.display()))?;
+            build(&package, &busybox, &parent, &directory)
+                .with_context(|| format!("building the nested machine with {kernel_version}"))?;
+        }
+        Ok(Self { directory, kernel_version })
+    }
+
+    /// Package and version of the machine's kernel.
+    pub fn kernel_version(&self) -> &str {
+        &self.kernel_version
+    }
+
+    /// Runs the jobs one after the other. Fails where not all of them came to an end; what a job
+    /// that did end says is the observer's business.
+    pub fn run(&self, jobs: &[Job], limit: Duration, observer: &mut dyn Observer) -> Result<()> {
+        let runner = std::env::current_exe().context("finding this program's own file")?;
+        for path in jobs.iter().map(|job| job.directory.as_path()).chain([runner.as_path()]) {
+            refuse_covered(path)?;
+        }
+        let logs = tempfile::Builder::new()
+            .prefix("nested-")
+            .tempdir()
+            .context("creating a directory for the nested machine's logs")?;
+        let initrd = logs.path().join("initrd.cpio");
+        self.write_initrd(&initrd, &runner, jobs)?;
+        let emulator = Emulator {
+            program: QEMU.into(),
+            kernel: self.directory.join("vmlinux"),
+            initrd,
+            logs: logs.path().to_owned(),
+        };
+        match emulator.run(jobs, limit, observer) {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                // The error names the logs.
+                let _ = logs.keep();
+                Err(e.into())
+            }
+        }
+    }
+
+    /// The prepared initramfs and behind it a small one with this run's program and jobs.
+    fn write_initrd(&self, path: &Path, runner: &Path, jobs: &[Job]) -> Result<()> {
+        let prepared = self.directory.join("initramfs.cpio");
+        let mut bytes =
+            fs::read(&prepared).with_context(|| format!("reading {}", prepared.display()))?;
+        let runner = runner.to_str().context("this program's path is no UTF-8")?;
+        let mut archive = Archive::default();
+        archive.file("runner", 0o644, runner.as_bytes());
+        archive.file("jobs.json", 0o644, &serde_json::to_vec(jobs)?);
+        bytes.extend(archive.finish());
+        fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+/// Builds in a scratch directory, which becomes `directory` only when it is complete.
+fn build(package: &KernelPackage, busybox: &[u8], parent: &Path, directory: &Path) -> Result<()> {
+    let scratch = tempfile::tempdir_in(parent).context("creating a scratch directory")?;
+    let finished = scratch.path().join("finished");
+    fs::create_dir(&finished).context("creating a scratch directory")?;
+    let kernel = package.fetch(scratch.path())?;
+    let mut archive = Archive::default();
+    for path in ["bin", "dev", "host", "modules", "proc", "sys"] {
+        archive.directory(path);
+    }
+    archive.file("bin/busybox", 0o755, busybox);
+    archive.file("init", 0o755, INIT.as_bytes());
+    for (index, module) in kernel.modules.iter().enumerate() {
+        // Numbered, because the shell lists files in alphabetical order.
+        archive.file(&format!("modules/{index:02}-{}.ko", module.name), 0o644, &module.content);
+    }
+    fs::write(finished.join("vmlinux"), kernel.vmlinux).context("writing the kernel")?;
+    fs::write(finished.join("initramfs.cpio"), archive.finish())
+        .context("writing the initramfs")?;
+    let version = format!("{} {}\n", package.name, package.version);
+    fs::write(finished.join("kernel-version"), version).context("writing the kernel's version")?;
+    match fs::rename(&finished, directory) {
+        // Somebody else built the same at the same time.
+        Err(_) if directory.is_dir() => Ok(()),
+        result => result.context("moving the nested machine's files into place"),
+    }
+}
+
+fn refuse_covered(path: &Path) -> Result<()> {
+    if let Some(covered) = COVERED.iter().find(|covered| path.starts_with(covered)) {
+        bail!(
+            "{} is not visible in the nested machine, which has a {covered} of its own: put the \
+             build directory elsewhere",
+            path.display()
+        );
+    }
+    Ok(())
+}
+
+/// Digest of a list of inputs, each preceded by its length so that none runs into the next.
+fn digest_of(inputs: &[&[u8]]) -> String {
+    let mut hasher = Sha256::new();
+    for input in inputs {
+        hasher.update((input.len() as u64).to_be_bytes());
+        hasher.update(input);
+    }
+    let mut hex = String::new();
+    for byte in hasher.finalize().iter().take(16) {
+        // Writing to a string cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
+    hex
+}
+
+/// Runs a program without input and returns what it printed; its complaints are the error.
+fn output_of(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command
+        .stdin(std::process::Stdio::null())
+        .output()
+        .with_context(|| format!("starting {name}"))?;
+    ensure!(
+        output.status.success(),
+        "{name} failed ({}): {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    String::from_utf8(output.stdout).with_context(|| format!("{name} printed no UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_input_counts_in_the_digest() {
+        let digest = digest_of(&[b"ab", b"c"]);
+        assert_eq!(digest, digest_of(&[b"ab", b"c"]));
+        assert_ne!(digest, digest_of(&[b"a", b"bc"]));
+        assert_ne!(digest, digest_of(&[b"ab", b"d"]));
+    }
+
+    #[test]
+    fn covered_directories_are_refused() {
+        assert!(refuse_covered(Path::new("/run/build/tests")).is_err());
+        assert!(refuse_covered(Path::new("/runs/build/tests")).is_ok());
+    }
+
+    #[test]
+    fn failing_programs_are_reported_with_their_words() {
+        let error = output_of(Command::new("sh").args(["-c", "echo no >&2; exit 3"])).unwrap_err();
+        assert!(error.to_string().contains("no"), "{error}");
+    }
+}

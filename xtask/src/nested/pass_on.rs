@@ -1,0 +1,34 @@
+//! Passes jobs' output on to this program's own streams.
+
+use std::io::{self, Write};
+
+use super::job::{Finished, Observer, Stream};
+
+/// Writes output to the stream of ours that corresponds. Where nobody listens any more it is lost,
+/// which is no reason to stop.
+pub fn pass_on(stream: Stream, bytes: &[u8]) {
+    let _ = match stream {
+        Stream::Stdout => {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(bytes).and_then(|()| stdout.flush())
+        }
+        Stream::Stderr => io::stderr().lock().write_all(bytes),
+    };
+}
+
+/// Passes all output on and remembers how each job ended.
+#[derive(Debug, Default)]
+pub struct PassOn {
+    /// Jobs that ended, in their order.
+    pub finished: Vec<Finished>,
+}
+
+impl Observer for PassOn {
+    fn output(&mut self, _: usize, stream: Stream, bytes: &[u8]) {
+        pass_on(stream, bytes);
+    }
+
+    fn finished(&mut self, _: usize, finished: &Finished) {
+        self.finished.push(finished.clone());
+    }
+}

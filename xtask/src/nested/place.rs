@@ -1,0 +1,167 @@
+//! Decides where programs that boot Linux guests run.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::NestedMachine;
+use super::execute::execute;
+use super::job::{Job, Observer};
+
+/// Where to run Linux guests, for people who want to force it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum On {
+    /// On this host's own KVM.
+    Native,
+    /// In the nested machine.
+    Nested,
+}
+
+/// Where Linux guests run, and why there.
+#[derive(Debug)]
+pub struct Choice {
+    pub on: On,
+    pub reason: String,
+}
+
+/// A place where jobs can run.
+#[derive(Debug)]
+pub enum Place {
+    Native,
+    Nested { machine: NestedMachine, limit: Duration },
+}
+
+impl Choice {
+    /// Takes what was asked for, else asks KVM: by what it does, not by its name.
+    pub fn make(asked: Option<On>) -> Self {
+        match asked {
+            Some(on) => Self { on, reason: "asked for".into() },
+            None => from_probe(vmm::probe().map_err(|e| e.to_string())),
+        }
+    }
+}
+
+fn from_probe(probe: Result<vmm::HostProbe, String>) -> Choice {
+    match probe {
+        Ok(probe) => match probe.kind {
+            vmm::KvmKind::Hardware => {
+                Choice { on: On::Native, reason: "this host's KVM runs Linux guests".into() }
+            }
+            vmm::KvmKind::Software => Choice {
+                on: On::Nested,
+                reason: "this host's KVM interprets guest kernels and cannot boot Linux".into(),
+            },
+        },
+        Err(e) => Choice { on: On::Nested, reason: format!("this host has no usable KVM: {e}") },
+    }
+}
+
+impl Place {
+    /// Makes the place ready. `limit` bounds each run in the nested machine.
+    pub fn prepare(on: On, limit: Duration) -> Result<Self> {
+        match on {
+            On::Native => Ok(Self::Native),
+            On::Nested => Ok(Self::Nested { machine: NestedMachine::prepare()?, limit }),
+        }
+    }
+
+    /// The place in a word.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Native => "here",
+            Self::Nested { .. } => "nested machine",
+        }
+    }
+
+    /// The place in a few words.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Native => "here, on this host's KVM".into(),
+            Self::Nested { machine, .. } => {
+                format!("in the nested machine ({})", machine.kernel_version())
+            }
+        }
+    }
+
+    /// Runs jobs one after the other. Fails where not all of them came to an end.
+    pub fn run(&self, jobs: &[Job], observer: &mut dyn Observer) -> Result<()> {
+        match self {
+            Self::Native => {
+                for (index, job) in jobs.iter().enumerate() {
+                    observer.started(index);
+                    let finished =
+                        execute(job, |stream, bytes| observer.output(index, stream, bytes));
+                    observer.finished(index, &finished);
+                }
+                Ok(())
+            }
+            Self::Nested { machine, limit } => machine.run(jobs, *limit, observer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nested::job::{Ended, Finished, Stream};
+
+    fn probe(kind: vmm::KvmKind) -> vmm::HostProbe {
+        vmm::HostProbe { api_version: 12, kind, loop_us: 1, capabilities: Vec::new() }
+    }
+
+    #[test]
+    fn behaviour_decides() {
+        assert_eq!(from_probe(Ok(probe(vmm::KvmKind::Hardware))).on, On::Native);
+        assert_eq!(from_probe(Ok(probe(vmm::KvmKind::Software))).on, On::Nested);
+        let none = from_probe(Err("no such device".into()));
+        assert_eq!(none.on, On::Nested);
+        assert!(none.reason.contains("no such device"));
+    }
+
+    #[test]
+    fn a_wish_overrides_behaviour() {
+        assert_eq!(Choice::make(Some(On::Native)).on, On::Native);
+        assert_eq!(Choice::make(Some(On::Nested)).on, On::Nested);
+    }
+
+    #[derive(Default)]
+    struct Record(Vec<String>);
+
+    impl Observer for Record {
+        fn started(&mut self, index: usize) {
+            self.0.push(format!("{index} starts"));
+        }
+
+        fn output(&mut self, index: usize, _: Stream, bytes: &[u8]) {
+            self.0.push(format!("{index} prints {}", String::from_utf8_lossy(bytes)));
+        }
+
+        fn finished(&mut self, index: usize, finished: &Finished) {
+            self.0.push(format!("{index} ends with {}", finished.ended));
+        }
+    }
+
+    #[test]
+    fn native_jobs_run_in_order_and_past_a_failure() {
+        let job = |script: &str| Job {
+            label: script.into(),
+            argv: vec!["/bin/sh".into(), "-c".into(), script.into()],
+            directory: "/".into(),
+            environment: [].into(),
+        };
+        let mut record = Record::default();
+        Place::Native.run(&[job("printf one; exit 1"), job("printf two")], &mut record).unwrap();
+        assert_eq!(
+            record.0,
+            [
+                "0 starts",
+                "0 prints one",
+                "0 ends with exit status 1",
+                "1 starts",
+                "1 prints two",
+                "1 ends with exit status 0",
+            ]
+        );
+        assert!(Ended::Exited(0).is_success());
+    }
+}

@@ -1,0 +1,91 @@
+//! The side inside the nested machine: runs the host's jobs one after the other and reports.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::execute::execute;
+use super::job::Job;
+use super::wire::{self, Message, Notice};
+
+/// Name of the virtio port to the host, as given to QEMU.
+pub const PORT_NAME: &str = "results";
+/// Where the kernel lists ports with their names.
+const PORTS: &str = "/sys/class/virtio-ports";
+/// The host names the port shortly after the driver has found the device.
+const PORT_LIMIT: Duration = Duration::from_secs(10);
+
+/// Runs the jobs of the file `jobs`. Whatever goes wrong once the port is open is reported
+/// through it; an error comes back only where that was impossible.
+pub fn run(jobs: &Path) -> Result<()> {
+    let mut port = open_port()?;
+    let jobs = match check_kvm().and_then(|kvm| Ok((kvm, read_jobs(jobs)?))) {
+        Ok((kvm, jobs)) => {
+            notify(&mut port, Notice::Ready { kvm })?;
+            jobs
+        }
+        Err(e) => return notify(&mut port, Notice::Unusable { why: format!("{e:#}") }),
+    };
+    for (index, job) in jobs.iter().enumerate() {
+        notify(&mut port, Notice::Started { index })?;
+        let mut lost = None;
+        let finished = execute(job, |stream, bytes| {
+            let message = Message::Output(stream, bytes.to_vec());
+            if let Err(e) = wire::send(&mut port, &message) {
+                lost = Some(e);
+            }
+        });
+        if let Some(e) = lost {
+            return Err(e).with_context(|| format!("output of {} was lost", job.label));
+        }
+        notify(&mut port, Notice::Finished { index, finished })?;
+    }
+    // The host ends the machine as soon as it hears `Done`.
+    let _ = Command::new("sync").status().context("flushing files")?;
+    notify(&mut port, Notice::Done)
+}
+
+/// What makes the machine worth its start: a KVM behind which a processor is.
+fn check_kvm() -> Result<String> {
+    let probe = vmm::probe().context("the nested machine offers no usable /dev/kvm")?;
+    Ok(format!(
+        "KVM API {}, 10 million guest loop iterations in {} ms",
+        probe.api_version,
+        probe.loop_us / 1000
+    ))
+}
+
+fn read_jobs(path: &Path) -> Result<Vec<Job>> {
+    let text = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_slice(&text).context("the list of jobs is damaged")
+}
+
+fn notify(port: &mut File, notice: Notice) -> Result<()> {
+    wire::send(port, &Message::Notice(notice)).context("writing to the host")
+}
+
+fn open_port() -> Result<File> {
+    let deadline = Instant::now() + PORT_LIMIT;
+    loop {
+        if let Some(device) = find_port() {
+            return OpenOptions::new()
+                .write(true)
+                .open(&device)
+                .with_context(|| format!("opening {}", device.display()));
+        }
+        if Instant::now() > deadline {
+            bail!("no port named {PORT_NAME} in {PORTS}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn find_port() -> Option<PathBuf> {
+    fs::read_dir(PORTS).ok()?.flatten().find_map(|port| {
+        let name = fs::read_to_string(port.path().join("name")).ok()?;
+        (name.trim_end() == PORT_NAME).then(|| Path::new("/dev").join(port.file_name()))
+    })
+}

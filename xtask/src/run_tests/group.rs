@@ -1,0 +1,132 @@
+//! Runs one group of test programs and keeps its result.
+
+use std::time::{Duration, Instant};
+
+use super::tally::{SummaryReader, Tally};
+use crate::nested::Place;
+use crate::nested::job::{Finished, Job, Observer, Stream};
+use crate::nested::pass_on::pass_on;
+
+/// What became of one group of tests.
+#[derive(Debug)]
+pub struct Report {
+    pub name: &'static str,
+    /// Where it ran, in a word.
+    pub place: &'static str,
+    pub tally: Tally,
+    pub took: Duration,
+    /// What failed: programs with how they ended, or why the group could not run to its end.
+    pub troubles: Vec<String>,
+}
+
+impl Report {
+    /// Whether everything ran and passed.
+    pub fn is_success(&self) -> bool {
+        self.tally.failed == 0 && self.troubles.is_empty()
+    }
+}
+
+/// Runs the jobs in `place`, passing on their output.
+pub fn run(name: &'static str, place: &Place, jobs: &[Job]) -> Report {
+    run_showing(name, place, jobs, &mut pass_on)
+}
+
+fn run_showing(
+    name: &'static str,
+    place: &Place,
+    jobs: &[Job],
+    show: &mut dyn FnMut(Stream, &[u8]),
+) -> Report {
+    let start = Instant::now();
+    let mut follower =
+        Follower { jobs, tally: Tally::default(), troubles: vec![], reader: None, show };
+    let result = place.run(jobs, &mut follower);
+    follower.abandon();
+    let Follower { tally, mut troubles, .. } = follower;
+    if let Err(e) = result {
+        troubles.push(format!("{e:#}"));
+    }
+    Report { name, place: place.name(), tally, took: start.elapsed(), troubles }
+}
+
+struct Follower<'a> {
+    jobs: &'a [Job],
+    tally: Tally,
+    troubles: Vec<String>,
+    /// Reads the running job's output.
+    reader: Option<SummaryReader>,
+    /// Shows output to the user.
+    show: &'a mut dyn FnMut(Stream, &[u8]),
+}
+
+impl Follower<'_> {
+    fn label(&self, index: usize) -> &str {
+        self.jobs.get(index).map_or("unknown", |job| &job.label)
+    }
+
+    /// Counts a job that never finished.
+    fn abandon(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            self.tally += reader.finish(false);
+        }
+    }
+}
+
+impl Observer for Follower<'_> {
+    fn started(&mut self, index: usize) {
+        eprintln!("\n     Running {}", self.label(index));
+        self.reader = Some(SummaryReader::default());
+    }
+
+    fn output(&mut self, _: usize, stream: Stream, bytes: &[u8]) {
+        if let (Stream::Stdout, Some(reader)) = (stream, &mut self.reader) {
+            reader.read(bytes);
+        }
+        (self.show)(stream, bytes);
+    }
+
+    fn finished(&mut self, index: usize, finished: &Finished) {
+        let success = finished.ended.is_success();
+        if !success {
+            self.troubles.push(format!("{}: {}", self.label(index), finished.ended));
+        }
+        if let Some(reader) = self.reader.take() {
+            self.tally += reader.finish(success);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Job {
+        Job {
+            label: format!("<{script}>"),
+            argv: vec!["/bin/sh".into(), "-c".into(), script.into()],
+            directory: "/".into(),
+            environment: [].into(),
+        }
+    }
+
+    /// Runs without showing: a summary shown here would count in this program's own.
+    fn quietly(jobs: &[Job]) -> Report {
+        run_showing("some", &Place::Native, jobs, &mut |_, _| {})
+    }
+
+    #[test]
+    fn results_add_up_over_programs() {
+        let ok = "echo 'test result: ok. 2 passed; 0 failed; 1 ignored'";
+        let report = quietly(&[shell(ok), shell(ok)]);
+        assert_eq!(report.tally, Tally { passed: 4, failed: 0, ignored: 2 });
+        assert!(report.is_success());
+    }
+
+    #[test]
+    fn failure_names_the_program_and_does_not_stop_the_rest() {
+        let report = quietly(&[shell("exit 101"), shell("true")]);
+        assert_eq!(report.tally, Tally { passed: 1, failed: 1, ignored: 0 });
+        assert_eq!(report.troubles, ["<exit 101>: exit status 101"]);
+        assert!(!report.is_success());
+    }
+}
