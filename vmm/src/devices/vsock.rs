@@ -1,88 +1,52 @@
-//! virtio socket device.
-use std::io::{self, Read, Write};
-use std::time::Duration;
+//! virtio socket device (virtio 1.2, section 5.10) whose host side is this process.
+//!
+//! There is no host socket, no file and no thread behind it. One mutex per machine guards the
+//! queues, the connections and the host's buffers. A notification from the guest is handled on
+//! the vCPU thread that made it; a host call works on the caller's thread down to the guest's
+//! buffers and the interrupt.
+//!
+//! What the guest can break, and what happens then:
+//!
+//! - a ring or chain that makes no sense (a loop, a descriptor outside RAM or of the wrong
+//!   direction, fewer bytes than a header, a payload longer than its chain) is a
+//!   [`DeviceFault`](super::virtio::DeviceFault): the driver is broken and a stream could have
+//!   lost bytes unnoticed;
+//! - a well-formed packet that breaks the protocol (unknown type or operation, no such
+//!   connection, no credit, no listener) is answered with a reset of that connection and counted;
+//! - a packet that claims another source than the guest is dropped and counted.
+//!
+//! Memory is bounded: [`MAX_CONNECTIONS`] connections with two buffers of [`BUFFER_BYTES`] each,
+//! and a bounded queue of answers. While that queue is full, the device takes no more packets
+//! from the guest until the guest has taken answers. Work per notification is bounded too.
 
-use super::virtio::{Activation, DeviceFault, VirtioDevice};
+mod chain;
+mod connection;
+mod counters;
+mod device;
+mod error;
+mod host;
+mod listener;
+mod muxer;
+mod packet;
+mod queue;
+mod registry;
+mod shared;
+mod state;
+mod stream;
+#[cfg(feature = "tokio")]
+mod stream_async;
 
-/// A vsock error.
-#[derive(Debug, thiserror::Error)]
-pub enum VsockError {
-    /// The machine stopped.
-    #[error("the machine stopped")]
-    MachineStopped,
-}
-/// Host side.
-#[derive(Clone)]
-pub struct VsockHost;
-impl VsockHost {
-    /// Closes all.
-    pub fn close_all(&self, _: &str) {}
-    /// Connects.
-    pub fn connect(&self, _: u32, _: Duration) -> Result<VsockStream, VsockError> {
-        Err(VsockError::MachineStopped)
-    }
-    /// Listens.
-    pub fn listen(&self, _: u32) -> Result<VsockListener, VsockError> {
-        Err(VsockError::MachineStopped)
-    }
-}
-/// A listener.
-pub struct VsockListener;
-impl VsockListener {
-    /// Accepts.
-    pub fn accept(&self, _: Option<Duration>) -> Result<VsockStream, VsockError> {
-        Err(VsockError::MachineStopped)
-    }
-}
-/// A stream.
-pub struct VsockStream;
-impl VsockStream {
-    /// Clones.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self)
-    }
-    /// Sets the timeout.
-    pub fn set_read_timeout(&self, _: Option<Duration>) {}
-    /// Sets the timeout.
-    pub fn set_write_timeout(&self, _: Option<Duration>) {}
-}
-impl Read for VsockStream {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Ok(0)
-    }
-}
-impl Write for VsockStream {
-    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        Ok(0)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-/// The device.
-pub struct VsockDevice;
-impl VsockDevice {
-    /// New.
-    pub fn new(_: u64) -> (Self, VsockHost) {
-        (Self, VsockHost)
-    }
-}
-impl VirtioDevice for VsockDevice {
-    fn device_type(&self) -> u32 {
-        2
-    }
-    fn features(&self) -> u64 {
-        0
-    }
-    fn queue_max_sizes(&self) -> &[u16] {
-        &[]
-    }
-    fn read_config(&self, _: u64, _: &mut [u8]) {}
-    fn activate(&mut self, _: Activation) -> Result<(), DeviceFault> {
-        Ok(())
-    }
-    fn notify(&mut self, _: u16) -> Result<(), DeviceFault> {
-        Ok(())
-    }
-    fn reset(&mut self) {}
-}
+#[cfg(test)]
+mod tests;
+
+pub use connection::BUFFER_BYTES;
+pub use counters::VsockCounters;
+pub use device::VsockDevice;
+pub use error::VsockError;
+pub use host::VsockHost;
+pub use listener::VsockListener;
+pub use muxer::{BACKLOG, MAX_CONNECTIONS, MAX_LINGERING};
+pub use state::VsockState;
+pub use stream::VsockStream;
+#[cfg(feature = "tokio")]
+pub use stream_async::AsyncVsockStream;

@@ -1,0 +1,141 @@
+//! The host's side of a machine's vsock device.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::connection::{Ending, Phase, Ports};
+use super::counters::VsockCounters;
+use super::error::VsockError;
+use super::listener::VsockListener;
+use super::registry::Listening;
+use super::shared::Shared;
+use super::state::VsockState;
+use super::stream::VsockStream;
+
+/// Opens connections to a guest and accepts those it opens. Clones are the same host.
+#[derive(Clone)]
+pub struct VsockHost {
+    shared: Arc<Shared>,
+}
+
+impl VsockHost {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Connects to a port of the guest. Works before the guest has booted; the guest then finds
+    /// the request when its driver starts.
+    pub fn connect(&self, guest_port: u32, timeout: Duration) -> Result<VsockStream, VsockError> {
+        let stream = self.shared.with(|core| {
+            core.check()?;
+            let (id, ports) = core.muxer.connect(guest_port, &mut core.registry)?;
+            let bell = core.registry.open(id);
+            Ok(VsockStream::new(Arc::clone(&self.shared), id, ports, bell))
+        })?;
+        // On every error below, dropping the stream takes the request back.
+        let id = stream.id();
+        self.shared
+            .block(
+                stream.bell(),
+                |_| Some(timeout),
+                |core| {
+                    if let Err(error) = core.check() {
+                        return Some(Err(error));
+                    }
+                    match core.muxer.get(id).map(|connection| connection.phase) {
+                        None => Some(Err(VsockError::Gone)),
+                        Some(Phase::Connecting) => None,
+                        Some(Phase::Closed(Ending::Refused)) => {
+                            Some(Err(VsockError::Refused(guest_port)))
+                        }
+                        // The guest may have closed it again already; it may also have sent.
+                        Some(Phase::Established | Phase::Closed(_)) => Some(Ok(())),
+                    }
+                },
+            )
+            .unwrap_or(Err(VsockError::TimedOut))?;
+        Ok(stream)
+    }
+
+    /// Listens on a host port. Connections the guest opens wait there, at most
+    /// [`BACKLOG`](super::BACKLOG) of them; on every other port the guest is refused.
+    pub fn listen(&self, host_port: u32) -> Result<VsockListener, VsockError> {
+        self.shared.with(|core| {
+            core.check()?;
+            if core.registry.listeners.contains_key(&host_port) {
+                return Err(VsockError::PortInUse(host_port));
+            }
+            let id = core.registry.fresh_id();
+            let bell = Arc::default();
+            let listening = Listening { id, bell: Arc::clone(&bell) };
+            core.registry.listeners.insert(host_port, listening);
+            let shared = Arc::clone(&self.shared);
+            Ok(VsockListener::new(shared, host_port, id, bell))
+        })
+    }
+
+    /// A stream for a connection that exists already: after a restore brought back a connection
+    /// whose streams were dropped, or in a machine that was made from another one's state.
+    pub fn reattach(&self, guest_port: u32, host_port: u32) -> Result<VsockStream, VsockError> {
+        let ports = Ports { guest: guest_port, host: host_port };
+        self.shared.with(|core| {
+            core.check()?;
+            let id = core.muxer.find(ports).ok_or(VsockError::Gone)?;
+            let bell = core.registry.open(id);
+            Ok(VsockStream::new(Arc::clone(&self.shared), id, ports, bell))
+        })
+    }
+
+    /// Makes every stream, listener and pending call fail at once with
+    /// [`VsockError::MachineStopped`], and lets go of the guest's memory. The first reason stays.
+    pub fn close_all(&self, reason: &str) {
+        self.shared.with(|core| core.stop(reason));
+    }
+
+    /// On return no thread touches guest memory for this device until [`VsockHost::resume`].
+    /// Streams go on working on their buffers.
+    pub fn quiesce(&self) {
+        self.shared.with(|core| core.held = true);
+    }
+
+    /// Undoes [`VsockHost::quiesce`] and moves what has gathered since.
+    pub fn resume(&self) {
+        self.shared.with_guest(|core| core.held = false);
+    }
+
+    /// The host's half of every connection, and the positions of the queues. The machine must be
+    /// paused and the device quiesced, and no call of [`VsockHost::connect`] under way.
+    pub fn capture(&self) -> VsockState {
+        self.shared.with(|core| VsockState::capture(core))
+    }
+
+    /// Goes back to a captured state, together with guest memory. Streams of connections in that
+    /// state go on from there; all others fail with [`VsockError::Gone`]. Listeners stay as they
+    /// are. The machine must be paused and the device quiesced.
+    pub fn restore(&self, state: &VsockState) -> Result<(), VsockError> {
+        self.shared.with(|core| state.restore(core))
+    }
+
+    /// Tells the guest that all its connections are lost (section 5.10.6.7), and ends the host's
+    /// half of them. For a guest whose other half came from somewhere else.
+    pub fn send_transport_reset(&self) {
+        self.shared.with_guest(|core| {
+            core.muxer.forget_guest(&mut core.registry);
+            core.muxer.reset_event_due = true;
+            // The guest's packets before the event still have to be taken off the queue.
+            core.muxer.transmit_waiting = true;
+        });
+    }
+
+    /// What the guest has done so far.
+    pub fn counters(&self) -> VsockCounters {
+        self.shared.with(|core| core.registry.counters)
+    }
+}
+
+impl fmt::Debug for VsockHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VsockHost").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,559 @@
+//! All connections of one machine: which packet belongs to which, and who may send next.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::task::Poll;
+
+use super::connection::{BUFFER_BYTES, Connection, ConnectionId, Ending, Outgoing, Phase, Ports};
+use super::error::VsockError;
+use super::packet::{
+    HOST_CID, Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM,
+};
+use super::registry::Registry;
+
+/// Most connections of one machine, closed ones included that a handle still holds.
+pub const MAX_CONNECTIONS: usize = 1024;
+/// Most connections the guest may open on one host port before they are accepted.
+pub const BACKLOG: usize = 64;
+/// Most connections without a handle that wait for the guest to take their last bytes and let go.
+pub const MAX_LINGERING: usize = 256;
+/// Answers that may wait for guest buffers before the device stops taking packets.
+pub const MAX_ANSWERS: usize = 256;
+/// First host port of connections the host opens.
+const FIRST_EPHEMERAL: u32 = 1 << 30;
+/// Last host port of such connections: the number after it means "any".
+const LAST_EPHEMERAL: u32 = u32::MAX - 1;
+
+/// Where the next packet for the guest comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The queue of answers.
+    Answer,
+    /// A connection.
+    Connection(ConnectionId),
+}
+
+/// The host's half of every connection. Plain data: a clone of it is a captured state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Muxer {
+    guest_cid: u64,
+    connections: BTreeMap<ConnectionId, Connection>,
+    /// The connections the guest knows.
+    by_ports: BTreeMap<Ports, ConnectionId>,
+    /// Not yet accepted, by host port.
+    backlogs: BTreeMap<u32, VecDeque<ConnectionId>>,
+    /// Oldest first.
+    lingering: VecDeque<ConnectionId>,
+    /// Connections with something to send, in turn.
+    ready: VecDeque<ConnectionId>,
+    /// Resets that belong to no connection any more.
+    answers: VecDeque<Header>,
+    answers_turn: bool,
+    next_port: u32,
+    /// Packets from the guest may be waiting in the transmit queue.
+    pub transmit_waiting: bool,
+    /// A transport reset event is owed.
+    pub reset_event_due: bool,
+}
+
+impl Muxer {
+    /// No connections.
+    pub fn new(guest_cid: u64) -> Self {
+        Self {
+            guest_cid,
+            connections: BTreeMap::new(),
+            by_ports: BTreeMap::new(),
+            backlogs: BTreeMap::new(),
+            lingering: VecDeque::new(),
+            ready: VecDeque::new(),
+            answers: VecDeque::new(),
+            answers_turn: false,
+            next_port: FIRST_EPHEMERAL,
+            transmit_waiting: false,
+            reset_event_due: false,
+        }
+    }
+
+    /// True while another packet from the guest can be answered.
+    pub fn can_receive(&self) -> bool {
+        self.answers.len() < MAX_ANSWERS
+    }
+
+    /// A connection.
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(&id)
+    }
+
+    /// A connection.
+    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        self.connections.get(&id)
+    }
+
+    /// The connection the guest knows by these ports.
+    pub fn find(&self, ports: Ports) -> Option<ConnectionId> {
+        self.by_ports.get(&ports).copied()
+    }
+
+    /// The highest number given to a connection.
+    pub fn last_id(&self) -> Option<ConnectionId> {
+        self.connections.keys().next_back().copied()
+    }
+
+    /// Takes a packet from the guest. Returns the connection that its payload belongs to; the
+    /// payload has been checked to fit.
+    pub fn receive(&mut self, header: &Header, host: &mut Registry) -> Option<ConnectionId> {
+        host.counters.packets_from_guest += 1;
+        if header.src_cid != self.guest_cid {
+            host.counters.spoofed_source += 1;
+            return None;
+        }
+        if header.dst_cid != HOST_CID {
+            host.counters.wrong_destination += 1;
+            self.answer(header);
+            return None;
+        }
+        if header.kind != TYPE_STREAM {
+            host.counters.unknown_type += 1;
+            self.answer(header);
+            return None;
+        }
+        let ports = Ports { guest: header.src_port, host: header.dst_port };
+        let Some(op) = Op::from_raw(header.op) else {
+            host.counters.unknown_operation += 1;
+            match self.find(ports) {
+                Some(id) => self.abort(id, host),
+                None => self.answer(header),
+            }
+            return None;
+        };
+        match (self.find(ports), op) {
+            (Some(id), op) => self.receive_known(id, op, header, host),
+            (None, Op::Request) => {
+                self.accept(ports, header, host);
+                None
+            }
+            // A reset is never answered, or two sides could go on for ever.
+            (None, Op::Reset) => None,
+            (None, _) => {
+                host.counters.unknown_connection += 1;
+                self.answer(header);
+                None
+            }
+        }
+    }
+
+    fn receive_known(
+        &mut self,
+        id: ConnectionId,
+        op: Op,
+        header: &Header,
+        host: &mut Registry,
+    ) -> Option<ConnectionId> {
+        let connection = self.connections.get_mut(&id)?;
+        connection.hear_credit(header);
+        let established = connection.phase == Phase::Established;
+        match op {
+            Op::Reset => {
+                let ending = connection.ending_by_reset();
+                self.end(id, ending, host);
+                return None;
+            }
+            Op::Response if connection.phase == Phase::Connecting && connection.requested => {
+                connection.phase = Phase::Established;
+                host.wake(id);
+            }
+            Op::Payload
+                if established
+                    && !connection.owes_response
+                    && connection.peer_shutdown & SHUTDOWN_SEND == 0 =>
+            {
+                let length = header.len as usize;
+                if length > connection.room() {
+                    host.counters.credit_violations += 1;
+                    self.abort(id, host);
+                    return None;
+                }
+                if !connection.deaf() {
+                    self.queue(id);
+                    return Some(id);
+                }
+                connection.forward(length);
+            }
+            Op::CreditUpdate if established => {}
+            Op::CreditRequest if established => connection.owes_credit = true,
+            Op::Shutdown if established => {
+                connection.peer_shutdown |= header.flags & SHUTDOWN_BOTH;
+                if connection.peer_shutdown & SHUTDOWN_RECEIVE != 0 {
+                    connection.send = VecDeque::new();
+                }
+                if connection.peer_shutdown == SHUTDOWN_BOTH {
+                    // Lets the guest forget the connection now; the host can go on reading.
+                    self.reset_peer(id);
+                    self.end(id, Ending::Finished, host);
+                    return None;
+                }
+                host.wake(id);
+            }
+            _ => {
+                host.counters.protocol_violations += 1;
+                self.abort(id, host);
+                return None;
+            }
+        }
+        self.queue(id);
+        None
+    }
+
+    /// The guest wants to connect.
+    fn accept(&mut self, ports: Ports, header: &Header, host: &mut Registry) {
+        let Some(listener) = host.listeners.get(&ports.host) else {
+            host.counters.refused_no_listener += 1;
+            self.answer(header);
+            return;
+        };
+        let waiting = self.backlogs.get(&ports.host).map_or(0, VecDeque::len);
+        if waiting >= BACKLOG {
+            host.counters.refused_backlog_full += 1;
+            self.answer(header);
+            return;
+        }
+        let bell = Arc::clone(&listener.bell);
+        if !self.make_room(host) {
+            host.counters.refused_limit += 1;
+            self.answer(header);
+            return;
+        }
+        let id = ConnectionId(host.fresh_id());
+        self.insert(id, Connection::accepted(ports, header));
+        self.backlogs.entry(ports.host).or_default().push_back(id);
+        bell.ring();
+    }
+
+    /// The next connection on a host port that nobody has accepted.
+    pub fn next_accepted(&mut self, port: u32) -> Option<(ConnectionId, Ports)> {
+        let backlog = self.backlogs.get_mut(&port)?;
+        loop {
+            let id = backlog.pop_front()?;
+            if let Some(connection) = self.connections.get(&id) {
+                return Some((id, connection.ports));
+            }
+        }
+    }
+
+    /// Resets what nobody will accept.
+    pub fn drop_backlog(&mut self, port: u32, host: &mut Registry) {
+        for id in self.backlogs.remove(&port).into_iter().flatten() {
+            if host.handles.contains_key(&id) {
+                continue;
+            }
+            self.abort(id, host);
+            self.remove(id);
+        }
+    }
+
+    /// Host ports with connections nobody has accepted.
+    pub fn backlog_ports(&self) -> Vec<u32> {
+        self.backlogs.keys().copied().collect()
+    }
+
+    /// Starts a connection to a guest port.
+    pub fn connect(
+        &mut self,
+        guest_port: u32,
+        host: &mut Registry,
+    ) -> Result<(ConnectionId, Ports), VsockError> {
+        if !self.make_room(host) {
+            return Err(VsockError::TooMany);
+        }
+        // There are more ports than connections and listeners, so one of these is free.
+        for _ in 0..=(MAX_CONNECTIONS + host.listeners.len()) {
+            let port = self.next_port;
+            self.next_port = match port {
+                FIRST_EPHEMERAL..LAST_EPHEMERAL => port + 1,
+                _ => FIRST_EPHEMERAL,
+            };
+            let ports = Ports { guest: guest_port, host: port };
+            if !host.listeners.contains_key(&port) && !self.by_ports.contains_key(&ports) {
+                let id = ConnectionId(host.fresh_id());
+                self.insert(id, Connection::connecting(ports));
+                return Ok((id, ports));
+            }
+        }
+        Err(VsockError::TooMany)
+    }
+
+    /// Reads for the host.
+    pub fn read(&mut self, id: ConnectionId, data: &mut [u8]) -> Poll<Result<usize, VsockError>> {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Poll::Ready(Err(VsockError::Gone));
+        };
+        let outcome = connection.read(data);
+        self.queue(id);
+        outcome
+    }
+
+    /// Writes for the host.
+    pub fn write(&mut self, id: ConnectionId, data: &[u8]) -> Poll<Result<usize, VsockError>> {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return Poll::Ready(Err(VsockError::Gone));
+        };
+        let outcome = connection.write(data);
+        self.queue(id);
+        outcome
+    }
+
+    /// Closes directions for the host.
+    pub fn shutdown(
+        &mut self,
+        id: ConnectionId,
+        flags: u32,
+        host: &mut Registry,
+    ) -> Result<(), VsockError> {
+        let connection = self.connections.get_mut(&id).ok_or(VsockError::Gone)?;
+        connection.close(flags);
+        host.wake(id);
+        self.queue(id);
+        Ok(())
+    }
+
+    /// The last handle is gone: what was written is still delivered, then the connection ends.
+    pub fn release(&mut self, id: ConnectionId, host: &mut Registry) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        match connection.phase {
+            Phase::Closed(_) => self.remove(id),
+            Phase::Connecting => {
+                if connection.requested {
+                    self.reset_peer(id);
+                }
+                self.remove(id);
+            }
+            Phase::Established if connection.lingering => {}
+            Phase::Established => {
+                connection.lingering = true;
+                connection.close(SHUTDOWN_BOTH);
+                self.lingering.push_back(id);
+                self.queue(id);
+                if self.lingering.len() > MAX_LINGERING {
+                    self.evict(host);
+                }
+            }
+        }
+    }
+
+    /// The guest's driver has forgotten everything: so does the host, except for what the guest
+    /// has not heard of yet.
+    pub fn forget_guest(&mut self, host: &mut Registry) {
+        let known: Vec<ConnectionId> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| match connection.phase {
+                Phase::Connecting => connection.requested,
+                Phase::Established => true,
+                Phase::Closed(_) => false,
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in known {
+            self.end(id, Ending::Reset, host);
+        }
+        for id in std::mem::take(&mut self.backlogs).into_values().flatten() {
+            if !host.handles.contains_key(&id) {
+                self.remove(id);
+            }
+        }
+        self.answers.clear();
+        self.transmit_waiting = false;
+        self.reset_event_due = false;
+    }
+
+    /// Forgets every connection.
+    pub fn clear(&mut self) {
+        *self = Self { next_port: self.next_port, ..Self::new(self.guest_cid) };
+    }
+
+    /// Where the next packet comes from. Answers and connections take turns, so that a guest
+    /// process that asks for resets cannot silence the rest.
+    pub fn next_source(&mut self) -> Option<Source> {
+        let connection = loop {
+            let Some(id) = self.ready.front().copied() else {
+                break None;
+            };
+            match self.connections.get_mut(&id) {
+                Some(connection) if connection.next(1).is_some() => {
+                    break Some(Source::Connection(id));
+                }
+                Some(connection) => connection.queued = false,
+                None => {}
+            }
+            self.ready.pop_front();
+        };
+        let answer = (!self.answers.is_empty()).then_some(Source::Answer);
+        if self.answers_turn { answer.or(connection) } else { connection.or(answer) }
+    }
+
+    /// The packet from `source`, with at most `room` bytes of payload.
+    pub fn packet(&self, source: Source, room: usize) -> Option<(Header, Option<Outgoing>)> {
+        match source {
+            Source::Answer => Some((*self.answers.front()?, None)),
+            Source::Connection(id) => {
+                let connection = self.connections.get(&id)?;
+                let outgoing = connection.next(room)?;
+                let header = Header {
+                    src_cid: HOST_CID,
+                    dst_cid: self.guest_cid,
+                    src_port: connection.ports.host,
+                    dst_port: connection.ports.guest,
+                    len: outgoing.len as u32,
+                    kind: TYPE_STREAM,
+                    op: outgoing.op as u16,
+                    flags: outgoing.flags,
+                    buf_alloc: BUFFER_BYTES,
+                    fwd_cnt: connection.forwarded,
+                };
+                Some((header, Some(outgoing)))
+            }
+        }
+    }
+
+    /// The guest has the packet from `source`.
+    pub fn told(&mut self, source: Source, outgoing: Option<&Outgoing>, host: &mut Registry) {
+        host.counters.packets_to_guest += 1;
+        match source {
+            Source::Answer => {
+                self.answers.pop_front();
+                self.answers_turn = false;
+            }
+            Source::Connection(id) => {
+                self.answers_turn = true;
+                self.ready.pop_front();
+                let Some(connection) = self.connections.get_mut(&id) else {
+                    return;
+                };
+                connection.queued = false;
+                if let Some(outgoing) = outgoing {
+                    connection.told(outgoing);
+                    if outgoing.len > 0 {
+                        host.counters.bytes_to_guest += outgoing.len as u64;
+                        host.wake(id);
+                    }
+                }
+                self.queue(id);
+            }
+        }
+    }
+
+    /// Takes a turn for `id` if it has something to send.
+    fn queue(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && !connection.queued
+            && connection.next(1).is_some()
+        {
+            connection.queued = true;
+            self.ready.push_back(id);
+        }
+    }
+
+    fn insert(&mut self, id: ConnectionId, connection: Connection) {
+        self.by_ports.insert(connection.ports, id);
+        self.connections.insert(id, connection);
+        self.queue(id);
+    }
+
+    /// Breaks a connection off, for both sides.
+    fn abort(&mut self, id: ConnectionId, host: &mut Registry) {
+        self.reset_peer(id);
+        self.end(id, Ending::Reset, host);
+    }
+
+    /// Owes the guest a reset of a connection it knows.
+    fn reset_peer(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get(&id)
+            && self.by_ports.get(&connection.ports) == Some(&id)
+        {
+            let header = Header {
+                src_cid: HOST_CID,
+                dst_cid: self.guest_cid,
+                src_port: connection.ports.host,
+                dst_port: connection.ports.guest,
+                kind: TYPE_STREAM,
+                op: Op::Reset as u16,
+                ..Header::default()
+            };
+            self.push_answer(header);
+        }
+    }
+
+    fn answer(&mut self, header: &Header) {
+        if header.op != Op::Reset as u16 {
+            self.push_answer(header.reset());
+        }
+    }
+
+    /// The guest cannot get past [`MAX_ANSWERS`], the host cannot get past one reset for each of
+    /// its connections on top.
+    fn push_answer(&mut self, header: Header) {
+        if self.answers.len() < MAX_ANSWERS + MAX_CONNECTIONS {
+            self.answers.push_back(header);
+        }
+    }
+
+    /// The guest does not know `id` any more. It goes, unless the host may still want to read it.
+    fn end(&mut self, id: ConnectionId, ending: Ending, host: &mut Registry) {
+        let Some(connection) = self.connections.get_mut(&id) else {
+            return;
+        };
+        if matches!(connection.phase, Phase::Closed(_)) {
+            return;
+        }
+        connection.end(ending);
+        let (ports, lingering) = (connection.ports, connection.lingering);
+        if lingering {
+            self.remove(id);
+        } else {
+            self.by_ports.remove(&ports);
+            self.unqueue(id);
+            host.wake(id);
+        }
+    }
+
+    fn remove(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.remove(&id) else {
+            return;
+        };
+        if self.by_ports.get(&connection.ports) == Some(&id) {
+            self.by_ports.remove(&connection.ports);
+        }
+        if connection.queued {
+            self.ready.retain(|other| *other != id);
+        }
+        if connection.lingering {
+            self.lingering.retain(|other| *other != id);
+        }
+    }
+
+    fn unqueue(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get_mut(&id)
+            && connection.queued
+        {
+            connection.queued = false;
+            self.ready.retain(|other| *other != id);
+        }
+    }
+
+    /// Makes room for one connection, at the cost of one that only waits for the guest.
+    fn make_room(&mut self, host: &mut Registry) -> bool {
+        if self.connections.len() >= MAX_CONNECTIONS {
+            self.evict(host);
+        }
+        self.connections.len() < MAX_CONNECTIONS
+    }
+
+    fn evict(&mut self, host: &mut Registry) {
+        if let Some(oldest) = self.lingering.front().copied() {
+            host.counters.linger_evictions += 1;
+            self.abort(oldest, host);
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! Capture and restore of the host's half.
+
+use virtio_queue::{Queue, QueueState};
+
+use super::connection::ConnectionId;
+use super::error::VsockError;
+use super::muxer::Muxer;
+use super::shared::Core;
+
+/// Everything about a vsock device that the guest could notice: connections with their credit and
+/// buffers, packets not yet sent, the port counter, queue positions.
+///
+/// A queue also counts buffers used since it last asked whether to interrupt, which
+/// [`QueueState`] leaves out. That count is zero whenever the device's lock is free, so nothing
+/// is lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VsockState {
+    pub(super) muxer: Muxer,
+    /// Receive, transmit, event; absent before activation.
+    pub(super) queues: Option<[QueueState; 3]>,
+}
+
+impl VsockState {
+    pub(super) fn capture(core: &Core) -> Self {
+        Self {
+            muxer: core.muxer.clone(),
+            queues: core.active.as_ref().map(|active| {
+                [active.receive.state(), active.transmit.state(), active.event.state()]
+            }),
+        }
+    }
+
+    pub(super) fn restore(&self, core: &mut Core) -> Result<(), VsockError> {
+        core.check()?;
+        match (&self.queues, &mut core.active) {
+            (None, active) => *active = None,
+            (Some(_), None) => return Err(VsockError::NotActive),
+            (Some(states), Some(active)) => {
+                let restored = states.map(Queue::try_from);
+                let [Ok(receive), Ok(transmit), Ok(event)] = restored else {
+                    return Err(VsockError::BadState);
+                };
+                active.receive = receive;
+                active.transmit = transmit;
+                active.event = event;
+            }
+        }
+        core.muxer.clone_from(&self.muxer);
+        if let Some(ConnectionId(id)) = self.muxer.last_id() {
+            core.registry.reserve_id(id);
+        }
+        for port in core.muxer.backlog_ports() {
+            if !core.registry.listeners.contains_key(&port) {
+                core.muxer.drop_backlog(port, &mut core.registry);
+            }
+        }
+        core.registry.wake_all();
+        Ok(())
+    }
+}

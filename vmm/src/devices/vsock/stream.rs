@@ -1,0 +1,195 @@
+//! A connection as the host's program holds it.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::connection::{ConnectionId, Ports};
+use super::error::VsockError;
+use super::packet::{SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
+use super::registry::{Bell, Handle};
+use super::shared::{Core, Shared};
+
+/// A connection between this process and a guest program.
+///
+/// Reads and writes block, also through a shared reference and from several threads at once. When
+/// the last clone is dropped, what was written is still delivered and then the connection ends.
+pub struct VsockStream {
+    shared: Arc<Shared>,
+    id: ConnectionId,
+    ports: Ports,
+    bell: Arc<Bell>,
+}
+
+impl VsockStream {
+    /// Takes over one count of the handle's streams.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        id: ConnectionId,
+        ports: Ports,
+        bell: Arc<Bell>,
+    ) -> Self {
+        Self { shared, id, ports, bell }
+    }
+
+    pub(super) fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The port on the host.
+    pub fn host_port(&self) -> u32 {
+        self.ports.host
+    }
+
+    /// The port in the guest.
+    pub fn guest_port(&self) -> u32 {
+        self.ports.guest
+    }
+
+    /// Limits every later blocking read of all clones; `None` waits for ever.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) {
+        self.with_handle(|handle| handle.read_timeout = timeout);
+    }
+
+    /// Limits every later blocking write of all clones; `None` waits for ever.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) {
+        self.with_handle(|handle| handle.write_timeout = timeout);
+    }
+
+    /// Another stream for the same connection.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let bell = self.shared.with(|core| {
+            core.check()?;
+            Ok::<_, VsockError>(core.registry.open(self.id))
+        })?;
+        Ok(Self { shared: Arc::clone(&self.shared), bell, ..*self })
+    }
+
+    /// Closes one or both directions for all clones. What was written before is still delivered;
+    /// what arrives after closing the read side is thrown away.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        let flags = match how {
+            Shutdown::Read => SHUTDOWN_RECEIVE,
+            Shutdown::Write => SHUTDOWN_SEND,
+            Shutdown::Both => SHUTDOWN_BOTH,
+        };
+        self.shared.with_guest(|core| {
+            core.check()?;
+            Ok(core.muxer.shutdown(self.id, flags, &mut core.registry)?)
+        })
+    }
+
+    /// A read that does not wait.
+    pub(super) fn try_read(
+        &self,
+        core: &mut Core,
+        data: &mut [u8],
+    ) -> Poll<Result<usize, VsockError>> {
+        if let Err(error) = core.check() {
+            return Poll::Ready(Err(error));
+        }
+        if data.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        core.muxer.read(self.id, data)
+    }
+
+    /// A write that does not wait.
+    pub(super) fn try_write(
+        &self,
+        core: &mut Core,
+        data: &[u8],
+    ) -> Poll<Result<usize, VsockError>> {
+        if let Err(error) = core.check() {
+            return Poll::Ready(Err(error));
+        }
+        core.muxer.write(self.id, data)
+    }
+
+    fn block(
+        &self,
+        limit: impl FnOnce(&Handle) -> Option<Duration>,
+        mut attempt: impl FnMut(&mut Core) -> Poll<Result<usize, VsockError>>,
+    ) -> io::Result<usize> {
+        let done = self.shared.block(
+            &self.bell,
+            |core| core.registry.handles.get(&self.id).and_then(limit),
+            |core| match attempt(core) {
+                Poll::Ready(result) => Some(result),
+                Poll::Pending => None,
+            },
+        );
+        Ok(done.unwrap_or(Err(VsockError::TimedOut))?)
+    }
+
+    fn with_handle(&self, change: impl FnOnce(&mut Handle)) {
+        self.shared.with(|core| {
+            if let Some(handle) = core.registry.handles.get_mut(&self.id) {
+                change(handle);
+            }
+        });
+    }
+}
+
+impl Read for &VsockStream {
+    fn read(&mut self, data: &mut [u8]) -> io::Result<usize> {
+        self.block(|h| h.read_timeout, |core| self.try_read(core, data))
+    }
+}
+
+impl Write for &VsockStream {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.block(|h| h.write_timeout, |core| self.try_write(core, data))
+    }
+
+    /// Nothing to do: a write goes as far as the guest lets it.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for VsockStream {
+    fn read(&mut self, data: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(data)
+    }
+}
+
+impl Write for VsockStream {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        (&*self).write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for VsockStream {
+    fn drop(&mut self) {
+        self.shared.with_guest(|core| {
+            if core.registry.close(self.id) {
+                core.muxer.release(self.id, &mut core.registry);
+            }
+        });
+    }
+}
+
+impl fmt::Debug for VsockStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VsockStream")
+            .field("host_port", &self.ports.host)
+            .field("guest_port", &self.ports.guest)
+            .finish_non_exhaustive()
+    }
+}
