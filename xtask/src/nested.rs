@@ -103,7 +103,7 @@ impl NestedMachine {
             logs: logs.path().to_owned(),
         };
         match emulator.run(jobs, limit, observer) {
-            Ok(_) => Ok(()),
+            Ok(()) => Ok(()),
             Err(e) => {
                 // The error names the logs.
                 let _ = logs.keep();

@@ -20,7 +20,6 @@ use crate::nested::{Choice, On, Place};
 /// Test programs of this package whose names start with the prefix boot Linux guests.
 const GUEST_TEST_PACKAGE: &str = "integration-tests";
 const GUEST_TEST_PREFIX: &str = "linux_";
-const GUEST_GROUP: &str = "Linux-guest tests";
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, clap::Args)]
@@ -49,28 +48,31 @@ pub fn run(arguments: &TestArgs) -> Result<()> {
     let (guest_tests, host_tests): (Vec<_>, Vec<_>) =
         executables.into_iter().filter(|e| e.is_test).partition(boots_linux);
 
+    let limit = Duration::from_secs(60 * arguments.limit);
+    let filter = arguments.filter.as_deref();
     let mut reports = Vec::new();
     if !arguments.linux_only {
-        eprintln!("\nHost tests run here: they boot no Linux guest.");
-        let filter = arguments.filter.as_deref().into_iter().collect::<Vec<_>>();
-        let mut jobs = jobs(&host_tests, &guest_files, &filter);
-        jobs.push(doc_tests(&workspace, &guest_files, &filter));
-        reports.push(group::run("host tests", &Place::Native, &jobs));
+        let choice = Choice::for_host_tests();
+        let jobs = jobs(&host_tests, &guest_files, filter, choice.on);
+        reports.push(run_group("host tests", &choice, limit, &jobs)?);
+        // These need a compiler, but no KVM.
+        let jobs = [doc_tests(&workspace, &guest_files, filter)];
+        reports.push(group::run("doc tests", &Place::Native, &jobs));
     }
     if !arguments.host_only {
         let choice = Choice::make(arguments.on);
-        let place = Place::prepare(choice.on, Duration::from_secs(60 * arguments.limit))?;
-        eprintln!("\nLinux-guest tests run {}: {}.", place.describe(), choice.reason);
-        let mut options: Vec<&str> = arguments.filter.as_deref().into_iter().collect();
-        if choice.on == On::Nested {
-            // Two emulated processors: guests in parallel would only slow each other down.
-            options.push("--test-threads=1");
-        }
-        let jobs = jobs(&guest_tests, &guest_files, &options);
-        reports.push(group::run(GUEST_GROUP, &place, &jobs));
+        let jobs = jobs(&guest_tests, &guest_files, filter, choice.on);
+        reports.push(run_group("Linux-guest tests", &choice, limit, &jobs)?);
     }
     eprint!("\n{}", summary(&reports));
     verdict(&reports, arguments.filter.is_some())
+}
+
+/// Says where and why before it runs the jobs there.
+fn run_group(name: &'static str, choice: &Choice, limit: Duration, jobs: &[Job]) -> Result<Report> {
+    let place = Place::prepare(choice.on, limit)?;
+    eprintln!("\nThe {name} run {}: {}.", place.describe(), choice.reason);
+    Ok(group::run(name, &place, jobs))
 }
 
 /// What tests and demonstrations with Linux guests need besides their own program.
@@ -113,13 +115,15 @@ fn boots_linux(test: &Executable) -> bool {
         && test.target.starts_with(GUEST_TEST_PREFIX)
 }
 
-fn jobs(tests: &[Executable], files: &GuestFiles, options: &[&str]) -> Vec<Job> {
+fn jobs(tests: &[Executable], files: &GuestFiles, filter: Option<&str>, on: On) -> Vec<Job> {
+    // Two emulated processors: guests in parallel would only slow each other down.
+    let threads = (on == On::Nested).then_some("--test-threads=1");
     tests
         .iter()
         .map(|test| {
             let directory = test.package_directory.display().to_string();
             let mut argv = vec![test.path.display().to_string()];
-            argv.extend(options.iter().map(|&option| option.to_owned()));
+            argv.extend(filter.into_iter().chain(threads).map(str::to_owned));
             Job {
                 label: format!("{} of {} ({})", test.target, test.package, test.kind),
                 argv,
@@ -138,10 +142,10 @@ fn jobs(tests: &[Executable], files: &GuestFiles, options: &[&str]) -> Vec<Job> 
         .collect()
 }
 
-fn doc_tests(workspace: &Path, files: &GuestFiles, options: &[&str]) -> Job {
+fn doc_tests(workspace: &Path, files: &GuestFiles, filter: Option<&str>) -> Job {
     let mut argv = vec![cargo()];
     argv.extend(["test", "--doc", "--workspace", "--quiet", "--"].map(str::to_owned));
-    argv.extend(options.iter().map(|&option| option.to_owned()));
+    argv.extend(filter.map(str::to_owned));
     Job {
         label: "documentation's examples".into(),
         argv,
@@ -197,6 +201,8 @@ mod tests {
     use super::tally::Tally;
     use super::*;
 
+    const GUESTS: &str = "Linux-guest tests";
+
     fn report(name: &'static str, passed: u64, failed: u64) -> Report {
         Report {
             name,
@@ -228,7 +234,7 @@ mod tests {
 
     #[test]
     fn guest_tests_that_ran_nowhere_are_a_failure() {
-        let reports = [report("host tests", 9, 0), report(GUEST_GROUP, 0, 0)];
+        let reports = [report("host tests", 9, 0), report(GUESTS, 0, 0)];
         let error = verdict(&reports, false).unwrap_err();
         assert!(error.to_string().contains("Linux-guest tests ran anywhere"), "{error}");
         assert!(verdict(&reports, true).is_ok());
@@ -237,15 +243,15 @@ mod tests {
     #[test]
     fn failures_and_troubles_fail() {
         assert!(verdict(&[report("host tests", 9, 1)], false).is_err());
-        let mut hung = report(GUEST_GROUP, 3, 0);
+        let mut hung = report(GUESTS, 3, 0);
         hung.troubles.push("the nested machine passed its limit".into());
         assert!(summary(std::slice::from_ref(&hung)).contains("FAILED the nested machine"));
         assert!(verdict(&[hung], false).is_err());
-        assert!(verdict(&[report(GUEST_GROUP, 3, 0)], false).is_ok());
+        assert!(verdict(&[report(GUESTS, 3, 0)], false).is_ok());
     }
 
     #[test]
     fn a_filter_that_matches_nothing_is_a_failure() {
-        assert!(verdict(&[report("host tests", 0, 0), report(GUEST_GROUP, 0, 0)], true).is_err());
+        assert!(verdict(&[report("host tests", 0, 0), report(GUESTS, 0, 0)], true).is_err());
     }
 }

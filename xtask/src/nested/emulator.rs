@@ -14,7 +14,7 @@ use super::runner::PORT_NAME;
 use super::wire::{self, Message, Notice};
 
 /// Lines of the kernel console shown with a failure.
-const CONSOLE_LINES: usize = 30;
+const CONSOLE_LINES: usize = 60;
 /// An exiting QEMU closes its end of the port a moment before it can be waited for.
 const EXIT_LIMIT: Duration = Duration::from_secs(5);
 
@@ -48,13 +48,12 @@ pub struct Emulator {
 
 impl Emulator {
     /// Boots the machine, follows `jobs` to the last one's end and ends the machine.
-    /// Returns what the self-check said about KVM.
     pub fn run(
         &self,
         jobs: &[Job],
         limit: Duration,
         observer: &mut dyn Observer,
-    ) -> Result<String, NestedError> {
+    ) -> Result<(), NestedError> {
         let deadline = Instant::now() + limit;
         let mut qemu = self.start()?;
         let stream = DeadlineStream { stream: qemu.port.take(), deadline };
@@ -62,7 +61,7 @@ impl Emulator {
         let outcome = follow(&mut BufReader::new(stream), jobs, observer, &mut during);
         let logs = || self.last_lines();
         match outcome {
-            Ok(kvm) => Ok(kvm),
+            Ok(()) => Ok(()),
             Err(Lost::Unusable(why)) => Err(NestedError::Unusable { why, logs: logs() }),
             Err(Lost::Silent) => {
                 let status = qemu.exit_status();
@@ -148,6 +147,7 @@ impl Emulator {
                 let _ = writeln!(text, "  | {line}");
             }
         }
+        text.truncate(text.trim_end().len());
         text
     }
 }
@@ -164,13 +164,12 @@ fn follow(
     jobs: &[Job],
     observer: &mut dyn Observer,
     during: &mut String,
-) -> Result<String, Lost> {
+) -> Result<(), Lost> {
     let mut current = 0;
-    let mut self_check = String::new();
     loop {
         match wire::receive(port).map_err(Lost::Broken)?.ok_or(Lost::Silent)? {
             Message::Output(stream, bytes) => observer.output(current, stream, &bytes),
-            Message::Notice(Notice::Ready { kvm }) => self_check = kvm,
+            Message::Notice(Notice::Ready { kvm }) => observer.ready(&kvm),
             Message::Notice(Notice::Unusable { why }) => return Err(Lost::Unusable(why)),
             Message::Notice(Notice::Started { index }) => {
                 current = index;
@@ -182,7 +181,7 @@ fn follow(
                 *during = "between two jobs".into();
                 observer.finished(index, &finished);
             }
-            Message::Notice(Notice::Done) => return Ok(self_check),
+            Message::Notice(Notice::Done) => return Ok(()),
         }
     }
 }

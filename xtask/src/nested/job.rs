@@ -75,6 +75,8 @@ pub enum Stream {
 
 /// Is told what happens while jobs run one after the other; `index` is the job's place in the list.
 pub trait Observer {
+    /// The nested machine is up; the text says what its KVM is like.
+    fn ready(&mut self, _kvm: &str) {}
     /// The job starts.
     fn started(&mut self, _index: usize) {}
     /// The job printed this just now.

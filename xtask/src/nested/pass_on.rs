@@ -24,6 +24,10 @@ pub struct PassOn {
 }
 
 impl Observer for PassOn {
+    fn ready(&mut self, kvm: &str) {
+        eprintln!("The nested machine is up: {kvm}.");
+    }
+
     fn output(&mut self, _: usize, stream: Stream, bytes: &[u8]) {
         pass_on(stream, bytes);
     }

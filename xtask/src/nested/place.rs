@@ -39,6 +39,19 @@ impl Choice {
             None => from_probe(vmm::probe().map_err(|e| e.to_string())),
         }
     }
+
+    /// Where tests that boot no Linux guest run: any KVM is good enough for those among them that
+    /// need one.
+    pub fn for_host_tests() -> Self {
+        match vmm::probe() {
+            Ok(_) => Self { on: On::Native, reason: "they boot no Linux guest".into() },
+            Err(e) => without_kvm(&e.to_string()),
+        }
+    }
+}
+
+fn without_kvm(why: &str) -> Choice {
+    Choice { on: On::Nested, reason: format!("this host has no usable KVM: {why}") }
 }
 
 fn from_probe(probe: Result<vmm::HostProbe, String>) -> Choice {
@@ -52,7 +65,7 @@ fn from_probe(probe: Result<vmm::HostProbe, String>) -> Choice {
                 reason: "this host's KVM interprets guest kernels and cannot boot Linux".into(),
             },
         },
-        Err(e) => Choice { on: On::Nested, reason: format!("this host has no usable KVM: {e}") },
+        Err(e) => without_kvm(&e),
     }
 }
 
@@ -76,7 +89,7 @@ impl Place {
     /// The place in a few words.
     pub fn describe(&self) -> String {
         match self {
-            Self::Native => "here, on this host's KVM".into(),
+            Self::Native => "here".into(),
             Self::Nested { machine, .. } => {
                 format!("in the nested machine ({})", machine.kernel_version())
             }

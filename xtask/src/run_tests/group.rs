@@ -73,6 +73,10 @@ impl Follower<'_> {
 }
 
 impl Observer for Follower<'_> {
+    fn ready(&mut self, kvm: &str) {
+        eprintln!("The nested machine is up: {kvm}.");
+    }
+
     fn started(&mut self, index: usize) {
         eprintln!("\n     Running {}", self.label(index));
         self.reader = Some(SummaryReader::default());

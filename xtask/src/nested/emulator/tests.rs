@@ -37,7 +37,7 @@ impl Stand {
         stand
     }
 
-    fn run(&self, limit: Duration) -> (Result<String, NestedError>, Record) {
+    fn run(&self, limit: Duration) -> (Result<(), NestedError>, Record) {
         let job = Job {
             label: "the job".into(),
             argv: vec!["/bin/true".into()],
@@ -58,12 +58,17 @@ impl Stand {
 
 #[derive(Default)]
 struct Record {
+    kvm: String,
     stdout: Vec<u8>,
     stderr: Vec<u8>,
     finished: Vec<Finished>,
 }
 
 impl Observer for Record {
+    fn ready(&mut self, kvm: &str) {
+        kvm.clone_into(&mut self.kvm);
+    }
+
     fn output(&mut self, _: usize, stream: Stream, bytes: &[u8]) {
         match stream {
             Stream::Stdout => self.stdout.extend(bytes),
@@ -102,7 +107,8 @@ fn output_and_status_pass_through_and_the_emulator_is_ended() {
         "exec sleep 1000",
     );
     let (result, record) = stand.run(LONG);
-    assert_eq!(result.unwrap(), "fine");
+    result.unwrap();
+    assert_eq!(record.kvm, "fine");
     assert_eq!(record.stdout, [0, 255, b'\n']);
     assert_eq!(record.stderr, b"complaint");
     assert_eq!(record.finished, [finished]);
