@@ -2,9 +2,11 @@
 //!
 //! Register and status names follow the Virtual I/O Device specification 1.2.
 
+pub(crate) mod chain;
 mod fault;
 mod interrupt;
 mod mmio;
+pub(crate) mod ring;
 
 use std::sync::Arc;
 

@@ -19,7 +19,6 @@
 //! and a bounded queue of answers. While that queue is full, the device takes no more packets
 //! from the guest until the guest has taken answers. Work per notification is bounded too.
 
-mod chain;
 mod connection;
 mod counters;
 mod device;

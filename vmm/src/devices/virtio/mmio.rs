@@ -1,23 +1,279 @@
-//! virtio-mmio transport.
-use std::sync::{Arc, Mutex};
+//! The virtio-mmio transport, version 2 (virtio 1.2, section 4.2).
+//!
+//! Registers take effect only in the order section 3.1.1 prescribes. Everything else is refused
+//! and counted: above all, a queue cannot be moved once the device works on it.
 
-use super::{FaultLatch, Interrupt, VirtioDevice};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::debug;
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::{Queue, QueueT};
+
+use super::{Activation, DeviceFault, FaultLatch, Interrupt, VirtioDevice};
 use crate::memory::GuestRam;
 
-/// Transport.
-pub struct MmioTransport;
-impl MmioTransport {
-    /// New.
-    pub fn new(
-        _: Arc<Mutex<dyn VirtioDevice>>,
-        _: Arc<GuestRam>,
-        _: Arc<Interrupt>,
-        _: Arc<FaultLatch>,
-    ) -> Self {
-        Self
-    }
-    /// Read.
-    pub fn read(&mut self, _: u64, _: &mut [u8]) {}
-    /// Write.
-    pub fn write(&mut self, _: u64, _: &[u8]) {}
+mod register;
+mod status;
+
+use register::Register;
+use status::Status;
+
+/// "virt".
+const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+const VERSION: u32 = 2;
+/// "BSMv": shown by the driver, without meaning.
+const VENDOR: u32 = u32::from_le_bytes(*b"BSMv");
+/// Device configuration space.
+const CONFIG: u64 = 0x100;
+
+/// One device's registers.
+pub struct MmioTransport {
+    device: Arc<Mutex<dyn VirtioDevice>>,
+    memory: Arc<GuestRam>,
+    interrupt: Arc<Interrupt>,
+    faults: Arc<FaultLatch>,
+    status: Status,
+    offered: u64,
+    accepted: u64,
+    device_features_sel: u32,
+    driver_features_sel: u32,
+    queue_sel: u32,
+    /// Queues under configuration; the device has them once it is active.
+    queues: Vec<Queue>,
+    queue_sizes: Vec<u16>,
+    refused: u64,
 }
+
+impl MmioTransport {
+    /// A transport in the state after reset.
+    pub fn new(
+        device: Arc<Mutex<dyn VirtioDevice>>,
+        memory: Arc<GuestRam>,
+        interrupt: Arc<Interrupt>,
+        faults: Arc<FaultLatch>,
+    ) -> Self {
+        let (offered, queue_sizes) = {
+            let device = device.lock().unwrap_or_else(PoisonError::into_inner);
+            (device.features(), device.queue_max_sizes().to_vec())
+        };
+        let queues = new_queues(&queue_sizes);
+        Self {
+            device,
+            memory,
+            interrupt,
+            faults,
+            status: Status::default(),
+            offered,
+            accepted: 0,
+            device_features_sel: 0,
+            driver_features_sel: 0,
+            queue_sel: 0,
+            queues,
+            queue_sizes,
+            refused: 0,
+        }
+    }
+
+    /// How many writes were refused because they came at the wrong time or made no sense.
+    pub fn refused_writes(&self) -> u64 {
+        self.refused
+    }
+
+    /// A read of `data.len()` bytes at `offset` into the device's window.
+    pub fn read(&mut self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(config) = offset.checked_sub(CONFIG) {
+            self.device().read_config(config, data);
+        } else if let (Ok(word), Some(register)) =
+            (<&mut [u8; 4]>::try_from(data), Register::at(offset))
+        {
+            *word = self.register(register).to_le_bytes();
+        }
+    }
+
+    /// A write of `data` at `offset` into the device's window.
+    pub fn write(&mut self, offset: u64, data: &[u8]) {
+        // Configuration space is read-only: no device here has a writable field.
+        let accepted = match (<[u8; 4]>::try_from(data), Register::at(offset)) {
+            (Ok(word), Some(register)) => self.set(register, u32::from_le_bytes(word)),
+            _ => false,
+        };
+        if !accepted {
+            self.refused = self.refused.saturating_add(1);
+            debug!(offset, status = self.status.bits(), "refused a virtio-mmio write");
+        }
+    }
+
+    fn register(&self, register: Register) -> u32 {
+        match register {
+            Register::Magic => MAGIC,
+            Register::Version => VERSION,
+            Register::DeviceId => self.device().device_type(),
+            Register::VendorId => VENDOR,
+            Register::DeviceFeatures => half(self.offered, self.device_features_sel),
+            Register::QueueNumMax => {
+                self.queue_sizes.get(self.queue_sel as usize).copied().unwrap_or(0).into()
+            }
+            Register::QueueReady => {
+                self.queues.get(self.queue_sel as usize).is_some_and(QueueT::ready).into()
+            }
+            Register::InterruptStatus => self.interrupt.status(),
+            Register::Status => self.status.bits_with(self.faults.is_raised()),
+            // No shared memory regions: a length of all ones (section 4.2.2).
+            Register::ShmLenLow | Register::ShmLenHigh => u32::MAX,
+            // The configuration space never changes.
+            _ => 0,
+        }
+    }
+
+    /// False when the write is refused.
+    fn set(&mut self, register: Register, value: u32) -> bool {
+        match register {
+            Register::DeviceFeaturesSel => self.device_features_sel = value,
+            Register::DriverFeaturesSel => self.driver_features_sel = value,
+            Register::QueueSel => self.queue_sel = value,
+            Register::ShmSel => {}
+            Register::DriverFeatures => return self.accept_features(value),
+            Register::QueueNotify => return self.notify(value),
+            Register::InterruptAck => self.interrupt.acknowledge(value),
+            Register::Status => return self.set_status(value),
+            Register::QueueNum
+            | Register::QueueReady
+            | Register::QueueDescLow
+            | Register::QueueDescHigh
+            | Register::QueueDriverLow
+            | Register::QueueDriverHigh
+            | Register::QueueDeviceLow
+            | Register::QueueDeviceHigh => return self.configure_queue(register, value),
+            _ => return false,
+        }
+        true
+    }
+
+    fn accept_features(&mut self, value: u32) -> bool {
+        if !self.status.negotiating() {
+            return false;
+        }
+        match self.driver_features_sel {
+            0 => self.accepted = (self.accepted & !0xffff_ffff) | u64::from(value),
+            1 => self.accepted = (self.accepted & 0xffff_ffff) | (u64::from(value) << 32),
+            _ => return false,
+        }
+        true
+    }
+
+    fn configure_queue(&mut self, register: Register, value: u32) -> bool {
+        if !self.status.configuring_queues() {
+            return false;
+        }
+        let Some(queue) = self.queues.get_mut(self.queue_sel as usize) else { return false };
+        // A ready queue can only be made not ready (section 4.2.2.2).
+        if queue.ready() && register != Register::QueueReady {
+            return false;
+        }
+        match register {
+            Register::QueueNum => {
+                return u16::try_from(value).is_ok_and(|size| queue.try_set_size(size).is_ok());
+            }
+            Register::QueueReady => queue.set_ready(value == 1),
+            Register::QueueDescLow => queue.set_desc_table_address(Some(value), None),
+            Register::QueueDescHigh => queue.set_desc_table_address(None, Some(value)),
+            Register::QueueDriverLow => queue.set_avail_ring_address(Some(value), None),
+            Register::QueueDriverHigh => queue.set_avail_ring_address(None, Some(value)),
+            Register::QueueDeviceLow => queue.set_used_ring_address(Some(value), None),
+            Register::QueueDeviceHigh => queue.set_used_ring_address(None, Some(value)),
+            _ => return false,
+        }
+        true
+    }
+
+    fn set_status(&mut self, value: u32) -> bool {
+        if value == 0 {
+            self.reset();
+            return true;
+        }
+        let Some(next) = self.status.after(value) else { return false };
+        if next.features_just_accepted(self.status) && !self.features_are_valid() {
+            // The driver reads the bit back and finds its choice refused (section 3.1.1, step 6).
+            return false;
+        }
+        let activate = next.driver_just_ready(self.status);
+        self.status = next;
+        if activate && let Err(fault) = self.activate() {
+            self.faults.raise(&fault);
+        }
+        true
+    }
+
+    fn features_are_valid(&self) -> bool {
+        self.accepted & !self.offered == 0 && self.accepted & (1 << VIRTIO_F_VERSION_1) != 0
+    }
+
+    fn activate(&mut self) -> Result<(), DeviceFault> {
+        let memory = Arc::clone(&self.memory);
+        if let Some(index) = self.queues.iter().position(|queue| !queue.is_valid(&*memory)) {
+            return Err(DeviceFault::BrokenQueue {
+                device: "virtio-mmio",
+                queue: index as u16,
+                reason: "not ready, or its rings are outside guest RAM".into(),
+            });
+        }
+        let mut queues = std::mem::take(&mut self.queues);
+        for queue in &mut queues {
+            queue.set_event_idx(self.accepted & (1 << VIRTIO_RING_F_EVENT_IDX) != 0);
+        }
+        self.device().activate(Activation {
+            memory,
+            queues,
+            interrupt: Arc::clone(&self.interrupt),
+            faults: Arc::clone(&self.faults),
+            features: self.accepted,
+        })
+    }
+
+    fn notify(&mut self, value: u32) -> bool {
+        let Ok(queue) = u16::try_from(value) else { return false };
+        let exists = usize::from(queue) < self.queue_sizes.len();
+        if !self.status.driver_ready() || !exists || self.faults.is_raised() {
+            return false;
+        }
+        let result = self.device().notify(queue);
+        if let Err(fault) = result {
+            self.faults.raise(&fault);
+        }
+        true
+    }
+
+    fn reset(&mut self) {
+        self.device().reset();
+        self.interrupt.set_status(0);
+        self.faults.clear();
+        self.status = Status::default();
+        self.accepted = 0;
+        self.device_features_sel = 0;
+        self.driver_features_sel = 0;
+        self.queue_sel = 0;
+        self.queues = new_queues(&self.queue_sizes);
+    }
+
+    fn device(&self) -> MutexGuard<'_, dyn VirtioDevice + 'static> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn half(features: u64, sel: u32) -> u32 {
+    match sel {
+        0 => features as u32,
+        1 => (features >> 32) as u32,
+        _ => 0,
+    }
+}
+
+fn new_queues(sizes: &[u16]) -> Vec<Queue> {
+    // `new` only fails for sizes that are no power of two; device models have constants here.
+    sizes.iter().filter_map(|size| Queue::new(*size).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,10 +7,10 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::QueueT;
 
-use super::chain::Buffers;
 use super::host::VsockHost;
 use super::queue::{Active, TRANSMIT};
 use super::shared::Shared;
+use crate::devices::virtio::chain::Buffers;
 use crate::devices::virtio::{Activation, DeviceFault, VirtioDevice};
 
 /// Receive, transmit, event. Linux fills the receive queue with buffers of a page each, and posts

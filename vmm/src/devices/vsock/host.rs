@@ -134,6 +134,13 @@ impl VsockHost {
     }
 }
 
+#[cfg(test)]
+impl VsockHost {
+    pub(super) fn shared_for_test(&self) -> &Shared {
+        &self.shared
+    }
+}
+
 impl fmt::Debug for VsockHost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VsockHost").finish_non_exhaustive()

@@ -557,3 +557,32 @@ impl Muxer {
         }
     }
 }
+
+#[cfg(test)]
+impl Muxer {
+    /// Sizes of everything that could grow: connections, known ports, backlogs, lingering, ready,
+    /// answers.
+    pub fn counts(&self) -> [usize; 6] {
+        [
+            self.connections.len(),
+            self.by_ports.len(),
+            self.backlogs.values().map(VecDeque::len).sum(),
+            self.lingering.len(),
+            self.ready.len(),
+            self.answers.len(),
+        ]
+    }
+
+    /// Continues counting host ports here.
+    pub fn set_next_port(&mut self, port: u32) {
+        self.next_port = port;
+    }
+
+    /// Bytes in all buffers.
+    pub fn buffered(&self) -> usize {
+        self.connections
+            .values()
+            .map(|connection| connection.receive.len() + connection.send.len())
+            .sum()
+    }
+}

@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::chain::{Buffers, Direction};
 use super::connection::ConnectionId;
 use super::muxer::{Muxer, Source};
 use super::packet::{HEADER_BYTES, Header};
 use super::registry::Registry;
+use crate::devices::virtio::chain::{Buffers, Direction};
 use crate::devices::virtio::{DeviceFault, FaultLatch, Interrupt};
 use crate::memory::GuestRam;
 
@@ -49,12 +49,22 @@ pub fn service(
     muxer: &mut Muxer,
     host: &mut Registry,
 ) -> Result<(), DeviceFault> {
+    service_within(BUDGET, active, muxer, host)
+}
+
+/// [`service`], for at most `budget` packets.
+pub fn service_within(
+    budget: u32,
+    active: &mut Active,
+    muxer: &mut Muxer,
+    host: &mut Registry,
+) -> Result<(), DeviceFault> {
     let mut pass = Pass {
         memory: Arc::clone(&active.memory),
         active,
         muxer,
         host,
-        budget: BUDGET,
+        budget,
         used: Used::default(),
     };
     pass.send_event()?;

@@ -31,33 +31,17 @@ impl Buffers {
         direction: Direction,
         limit: u16,
     ) -> Result<(), String> {
+        let mut other = Self::default();
+        match direction {
+            Direction::FromGuest => load_request(self, &mut other, chain, memory, limit)?,
+            Direction::ToGuest => load_request(&mut other, self, chain, memory, limit)?,
+        }
+        if other.parts.is_empty() { Ok(()) } else { Err("a buffer of the wrong direction".into()) }
+    }
+
+    fn clear(&mut self) {
         self.parts.clear();
         self.bytes = 0;
-        let permissions = match direction {
-            Direction::FromGuest => Permissions::Read,
-            Direction::ToGuest => Permissions::Write,
-        };
-        let mut ended = false;
-        for descriptor in chain {
-            if self.parts.len() >= usize::from(limit) {
-                return Err(format!("more than {limit} descriptors"));
-            }
-            if descriptor.is_write_only() != (direction == Direction::ToGuest) {
-                return Err("a buffer of the wrong direction".into());
-            }
-            let length = descriptor.len() as usize;
-            if length > 0 && !memory.check_range(descriptor.addr(), length, permissions) {
-                return Err(format!(
-                    "{length} bytes at {:#x} are not all RAM",
-                    descriptor.addr().raw_value()
-                ));
-            }
-            self.parts.push((descriptor.addr(), length));
-            self.bytes = self.bytes.saturating_add(length);
-            ended = !descriptor.has_next();
-        }
-        // The iterator stops without a word at a loop or at an index outside the table.
-        if ended { Ok(()) } else { Err("the chain does not end".into()) }
     }
 
     /// Bytes of the whole chain.
@@ -88,7 +72,7 @@ impl Buffers {
     }
 
     /// Address and length of each piece of the `count` bytes from `offset` on.
-    fn pieces(
+    pub fn pieces(
         &self,
         offset: usize,
         count: usize,
@@ -103,6 +87,43 @@ impl Buffers {
             (taken > 0).then_some((start, taken))
         })
     }
+}
+
+/// Sorts the buffers of a request: what the driver wrote into `readable`, where the device answers
+/// into `writable`. The chain must end within `limit` descriptors, lie in RAM, and have all
+/// readable buffers before the first writable one (virtio 1.2, section 2.7.4.2).
+pub fn load_request(
+    readable: &mut Buffers,
+    writable: &mut Buffers,
+    chain: DescriptorChain<&GuestRam>,
+    memory: &GuestRam,
+    limit: u16,
+) -> Result<(), String> {
+    readable.clear();
+    writable.clear();
+    let mut ended = false;
+    for descriptor in chain {
+        if readable.parts.len() + writable.parts.len() >= usize::from(limit) {
+            return Err(format!("more than {limit} descriptors"));
+        }
+        let (buffers, permissions) = if descriptor.is_write_only() {
+            (&mut *writable, Permissions::Write)
+        } else if writable.parts.is_empty() {
+            (&mut *readable, Permissions::Read)
+        } else {
+            return Err("a readable buffer after a writable one".into());
+        };
+        let length = descriptor.len() as usize;
+        if length > 0 && !memory.check_range(descriptor.addr(), length, permissions) {
+            let address = descriptor.addr().raw_value();
+            return Err(format!("{length} bytes at {address:#x} are not all RAM"));
+        }
+        buffers.parts.push((descriptor.addr(), length));
+        buffers.bytes = buffers.bytes.saturating_add(length);
+        ended = !descriptor.has_next();
+    }
+    // The iterator stops without a word at a loop or at an index outside the table.
+    if ended { Ok(()) } else { Err("the chain does not end".into()) }
 }
 
 fn require_all(done: usize, wanted: usize) -> Result<(), String> {

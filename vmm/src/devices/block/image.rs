@@ -1,0 +1,130 @@
+//! The immutable base of a disk.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use crate::memory::SealedMemory;
+
+/// The unit of a virtio block device's addresses (section 5.2.4).
+pub const SECTOR_BYTES: u64 = 512;
+/// Larger disks would no longer fit the memory of the endpoints this is made for.
+const MAX_BYTES: u64 = 4 << 30;
+/// `s_magic` of an ext4 superblock, which starts at byte 1024.
+const EXT4_MAGIC: [u8; 2] = [0x53, 0xef];
+const EXT4_MAGIC_AT: u64 = 1024 + 0x38;
+const COPY_BYTES: usize = 256 << 10;
+
+/// Why a disk image was refused.
+#[derive(Debug, Error)]
+pub enum DiskError {
+    /// The file could not be read.
+    #[error("cannot read disk image {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Not a regular file.
+    #[error("disk image {} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// The size cannot be that of a disk.
+    #[error("a disk image of {0} bytes; it must be a multiple of 512, not empty and at most 4 GiB")]
+    Size(u64),
+    /// The image holds no ext4 file system.
+    #[error("the disk image holds no ext4 file system; build it again")]
+    NotExt4,
+    /// The host could not hold the image.
+    #[error("cannot hold the disk image in memory: {0}")]
+    Memory(#[from] io::Error),
+}
+
+/// A disk's base content, sealed: what was hashed is what every machine reads.
+#[derive(Debug)]
+pub struct DiskImage {
+    memory: SealedMemory,
+    sha256: OnceLock<[u8; 32]>,
+}
+
+impl DiskImage {
+    /// Copies the file `path` into sealed memory. The format is never guessed: the bytes are the
+    /// disk.
+    pub fn open(path: &Path) -> Result<Self, DiskError> {
+        let read = |source| DiskError::Read { path: path.to_owned(), source };
+        let mut file = File::open(path).map_err(read)?;
+        let metadata = file.metadata().map_err(read)?;
+        if !metadata.is_file() {
+            return Err(DiskError::NotAFile(path.to_owned()));
+        }
+        Self::seal(metadata.len(), |target| copy(&mut file, target, metadata.len()).map_err(read))
+    }
+
+    /// Copies `bytes` into sealed memory.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DiskError> {
+        Self::seal(bytes.len() as u64, |mut target| {
+            target.write_all(bytes).map_err(DiskError::from)
+        })
+    }
+
+    fn seal(
+        length: u64,
+        fill: impl FnOnce(&File) -> Result<(), DiskError>,
+    ) -> Result<Self, DiskError> {
+        if length == 0 || !length.is_multiple_of(SECTOR_BYTES) || length > MAX_BYTES {
+            return Err(DiskError::Size(length));
+        }
+        let memory = SealedMemory::create("disk", length as usize, fill)?;
+        Ok(Self { memory, sha256: OnceLock::new() })
+    }
+
+    /// Size in bytes.
+    pub fn length(&self) -> u64 {
+        self.memory.length() as u64
+    }
+
+    /// SHA-256 of the content, computed once.
+    pub fn sha256(&self) -> Result<[u8; 32], DiskError> {
+        if let Some(known) = self.sha256.get() {
+            return Ok(*known);
+        }
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; COPY_BYTES];
+        let mut at = 0;
+        loop {
+            match self.memory.file().read_at(&mut buffer, at)? {
+                0 => break,
+                count => {
+                    hash.update(buffer.get(..count).unwrap_or_default());
+                    at += count as u64;
+                }
+            }
+        }
+        Ok(*self.sha256.get_or_init(|| hash.finalize().into()))
+    }
+
+    /// Fails unless the disk holds an ext4 file system from its first block on.
+    pub fn require_ext4(&self) -> Result<(), DiskError> {
+        let mut magic = [0; 2];
+        match self.memory.file().read_exact_at(&mut magic, EXT4_MAGIC_AT) {
+            Ok(()) if magic == EXT4_MAGIC => Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => Err(e.into()),
+            _ => Err(DiskError::NotExt4),
+        }
+    }
+
+    pub(super) fn memory(&self) -> &SealedMemory {
+        &self.memory
+    }
+}
+
+/// Copies exactly `length` bytes: a file that shrinks meanwhile is an error, one that grows is cut.
+fn copy(source: &mut File, mut target: &File, length: u64) -> io::Result<()> {
+    let copied = io::copy(&mut source.take(length), &mut target)?;
+    if copied == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}

@@ -1,0 +1,114 @@
+//! What a notification does: answers every request in the queue (virtio 1.2, section 5.2.6).
+//!
+//! A request that asks for something impossible gets an error status. A chain that has no place
+//! for a status leaves nobody to answer and is a fault.
+
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+};
+use virtio_queue::QueueT;
+use vm_memory::Bytes;
+
+use super::device::Active;
+use super::{Overlay, SECTOR_BYTES};
+use crate::devices::virtio::DeviceFault;
+use crate::devices::virtio::chain::{self, Buffers};
+use crate::devices::virtio::ring::{self, QueueName};
+use crate::memory::GuestRam;
+
+pub(super) const NAME: QueueName = QueueName { device: "block", queue: 0 };
+
+/// `type`, `reserved`, `sector`.
+const HEADER_BYTES: usize = 16;
+const STATUS_BYTES: usize = 1;
+const SERIAL: &[u8] = b"bsm-disk";
+
+/// Answers every request.
+pub(super) fn answer_all(active: &mut Active, overlay: &mut Overlay) -> Result<(), DeviceFault> {
+    let Active { memory, requests, interrupt, readable, writable } = active;
+    let limit = requests.size();
+    ring::drain(requests, memory, interrupt, NAME, |chain| {
+        chain::load_request(readable, writable, chain, memory, limit)
+            .map_err(|reason| NAME.bad_chain(reason))?;
+        let Some(room) = writable.bytes().checked_sub(STATUS_BYTES) else {
+            return Err(NAME.bad_chain("no place for the status".into()));
+        };
+        let request = Request { memory, overlay, readable, writable, room };
+        let (status, written) = match request.carry_out() {
+            Ok(written) => (VIRTIO_BLK_S_OK, written),
+            Err(status) => (status, 0),
+        };
+        writable.write(memory, room, &[status as u8]).map_err(|reason| NAME.bad_chain(reason))?;
+        Ok(u32::try_from(written + STATUS_BYTES).unwrap_or(u32::MAX))
+    })
+}
+
+/// One request whose chain lies in guest RAM and has a place for the status.
+struct Request<'a> {
+    memory: &'a GuestRam,
+    overlay: &'a mut Overlay,
+    readable: &'a Buffers,
+    writable: &'a Buffers,
+    /// Bytes the device may write before the status.
+    room: usize,
+}
+
+impl Request<'_> {
+    /// Bytes written, or the status of a failed request.
+    fn carry_out(self) -> Result<usize, u32> {
+        let mut header = [0; HEADER_BYTES];
+        self.readable.read(self.memory, 0, &mut header).map_err(|_| VIRTIO_BLK_S_IOERR)?;
+        let [a, b, c, d, _, _, _, _, sector @ ..] = header;
+        let sector = u64::from_le_bytes(sector);
+        match u32::from_le_bytes([a, b, c, d]) {
+            VIRTIO_BLK_T_IN => self.read(sector),
+            VIRTIO_BLK_T_OUT => self.write(sector),
+            // The overlay is memory: what was written is as safe as it will ever be.
+            VIRTIO_BLK_T_FLUSH => Ok(0),
+            VIRTIO_BLK_T_GET_ID => self.identify(),
+            _ => Err(VIRTIO_BLK_S_UNSUPP),
+        }
+    }
+
+    fn read(self, sector: u64) -> Result<usize, u32> {
+        let range = byte_range(sector, self.room)?;
+        let data = self.overlay.read(range).ok_or(VIRTIO_BLK_S_IOERR)?;
+        self.writable.write(self.memory, 0, data).map_err(|_| VIRTIO_BLK_S_IOERR)?;
+        Ok(data.len())
+    }
+
+    fn write(self, sector: u64) -> Result<usize, u32> {
+        let length = self.readable.bytes().saturating_sub(HEADER_BYTES);
+        let range = byte_range(sector, length)?;
+        let mut data = self.overlay.write(range).ok_or(VIRTIO_BLK_S_IOERR)?;
+        for (address, count) in self.readable.pieces(HEADER_BYTES, length) {
+            let (now, rest) = data.split_at_mut_checked(count).ok_or(VIRTIO_BLK_S_IOERR)?;
+            self.memory.read_slice(now, address).map_err(|_| VIRTIO_BLK_S_IOERR)?;
+            data = rest;
+        }
+        Ok(0)
+    }
+
+    /// The serial number, padded with zeros to 20 bytes (section 5.2.6.1).
+    fn identify(self) -> Result<usize, u32> {
+        let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
+        for (slot, byte) in id.iter_mut().zip(SERIAL) {
+            *slot = *byte;
+        }
+        let id = id.get(..self.room.min(id.len())).unwrap_or_default();
+        self.writable.write(self.memory, 0, id).map_err(|_| VIRTIO_BLK_S_IOERR)?;
+        Ok(id.len())
+    }
+}
+
+/// The bytes `sector` and `length` stand for. Whole sectors only.
+fn byte_range(sector: u64, length: usize) -> Result<std::ops::Range<u64>, u32> {
+    let length = length as u64;
+    if !length.is_multiple_of(SECTOR_BYTES) {
+        return Err(VIRTIO_BLK_S_IOERR);
+    }
+    let start = sector.checked_mul(SECTOR_BYTES).ok_or(VIRTIO_BLK_S_IOERR)?;
+    let end = start.checked_add(length).ok_or(VIRTIO_BLK_S_IOERR)?;
+    Ok(start..end)
+}

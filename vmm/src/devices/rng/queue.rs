@@ -1,0 +1,43 @@
+//! What a notification does: fills every buffer in the queue.
+
+use rustix::rand::{GetRandomFlags, getrandom};
+use virtio_queue::QueueT;
+
+use super::device::Active;
+use crate::devices::virtio::DeviceFault;
+use crate::devices::virtio::chain::{Buffers, Direction};
+use crate::devices::virtio::ring::{self, QueueName};
+use crate::memory::GuestRam;
+
+pub(super) const NAME: QueueName = QueueName { device: "rng", queue: 0 };
+
+/// Most random bytes for one request. A device may fill less than it is offered (section 5.4.6),
+/// and the guest's buffer sizes must not decide how long the host works.
+pub(super) const MOST_PER_REQUEST: usize = 4096;
+
+/// Answers every request.
+pub(super) fn answer_all(active: &mut Active) -> Result<(), DeviceFault> {
+    let Active { memory, requests, interrupt, buffers } = active;
+    let limit = requests.size();
+    ring::drain(requests, memory, interrupt, NAME, |chain| {
+        buffers
+            .load(chain, memory, Direction::ToGuest, limit)
+            .map_err(|reason| NAME.bad_chain(reason))?;
+        fill(memory, buffers)
+    })
+}
+
+fn fill(memory: &GuestRam, buffers: &Buffers) -> Result<u32, DeviceFault> {
+    let mut random = [0; MOST_PER_REQUEST];
+    let count = buffers.bytes().min(MOST_PER_REQUEST);
+    let random = random.get_mut(..count).unwrap_or_default();
+    let mut done = 0;
+    while let Some(rest) = random.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        done += getrandom(rest, GetRandomFlags::empty()).map_err(|e| DeviceFault::Host {
+            device: NAME.device,
+            reason: format!("cannot read random bytes: {e}"),
+        })?;
+    }
+    buffers.write(memory, 0, random).map_err(|reason| NAME.bad_chain(reason))?;
+    Ok(count as u32)
+}
