@@ -7,6 +7,8 @@ mod fault;
 mod interrupt;
 mod mmio;
 pub(crate) mod ring;
+#[cfg(test)]
+pub(crate) mod test_driver;
 
 use std::sync::Arc;
 
