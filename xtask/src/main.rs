@@ -1,3 +1,56 @@
-//! Tasks.
+//! Development tasks: builds the guest image, runs tests, demo and benchmarks where guests can run.
 
-fn main() {}
+mod bench;
+mod demo;
+mod image;
+mod nested;
+mod packages;
+mod progress;
+mod run_tests;
+mod workspace;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Development tasks of this workspace
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build the guest image: kernel, root file system and manifest
+    Image(image::ImageArgs),
+    /// Run all tests, those with Linux guests where Linux guests can run
+    Test(run_tests::TestArgs),
+    /// Show tools at work in real guests
+    Demo(demo::DemoArgs),
+    /// Run the benchmarks
+    Bench(bench::BenchArgs),
+    /// Run one command in the nested machine
+    Nested(nested::NestedArgs),
+    /// Run jobs inside the nested machine, which starts this itself
+    #[command(hide = true)]
+    NestedRunner {
+        /// File with the jobs
+        jobs: PathBuf,
+    },
+}
+
+fn main() -> Result<ExitCode> {
+    match Cli::parse().task {
+        Task::Image(arguments) => image::run(&arguments)?,
+        Task::Test(arguments) => run_tests::run(&arguments)?,
+        Task::Demo(arguments) => demo::run(&arguments)?,
+        Task::Bench(arguments) => bench::run(&arguments)?,
+        Task::Nested(arguments) => return nested::run_command(&arguments),
+        Task::NestedRunner { jobs } => nested::run_inside(&jobs)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
