@@ -1,15 +1,19 @@
 //! All connections of one machine: which packet belongs to which, and who may send next.
 
+#[cfg(test)]
+mod inspect;
+mod receive;
+mod send;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::task::Poll;
 
-use super::connection::{BUFFER_BYTES, Connection, ConnectionId, Ending, Outgoing, Phase, Ports};
+use super::connection::{Connection, ConnectionId, Ending, Phase, Ports};
 use super::error::VsockError;
-use super::packet::{
-    HOST_CID, Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM,
-};
+use super::packet::{HOST_CID, Header, Op, SHUTDOWN_BOTH, TYPE_STREAM};
 use super::registry::Registry;
+
+pub use send::Source;
 
 /// Most connections of one machine, closed ones included that a handle still holds.
 pub const MAX_CONNECTIONS: usize = 1024;
@@ -23,15 +27,6 @@ pub const MAX_ANSWERS: usize = 256;
 const FIRST_EPHEMERAL: u32 = 1 << 30;
 /// Last host port of such connections: the number after it means "any".
 const LAST_EPHEMERAL: u32 = u32::MAX - 1;
-
-/// Where the next packet for the guest comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// The queue of answers.
-    Answer,
-    /// A connection.
-    Connection(ConnectionId),
-}
 
 /// The host's half of every connection. Plain data: a clone of it is a captured state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,136 +92,6 @@ impl Muxer {
     /// The highest number given to a connection.
     pub fn last_id(&self) -> Option<ConnectionId> {
         self.connections.keys().next_back().copied()
-    }
-
-    /// Takes a packet from the guest. Returns the connection that its payload belongs to; the
-    /// payload has been checked to fit.
-    pub fn receive(&mut self, header: &Header, host: &mut Registry) -> Option<ConnectionId> {
-        host.counters.packets_from_guest += 1;
-        if header.src_cid != self.guest_cid {
-            host.counters.spoofed_source += 1;
-            return None;
-        }
-        if header.dst_cid != HOST_CID {
-            host.counters.wrong_destination += 1;
-            self.answer(header);
-            return None;
-        }
-        if header.kind != TYPE_STREAM {
-            host.counters.unknown_type += 1;
-            self.answer(header);
-            return None;
-        }
-        let ports = Ports { guest: header.src_port, host: header.dst_port };
-        let Some(op) = Op::from_raw(header.op) else {
-            host.counters.unknown_operation += 1;
-            match self.find(ports) {
-                Some(id) => self.abort(id, host),
-                None => self.answer(header),
-            }
-            return None;
-        };
-        match (self.find(ports), op) {
-            (Some(id), op) => self.receive_known(id, op, header, host),
-            (None, Op::Request) => {
-                self.accept(ports, header, host);
-                None
-            }
-            // A reset is never answered, or two sides could go on for ever.
-            (None, Op::Reset) => None,
-            (None, _) => {
-                host.counters.unknown_connection += 1;
-                self.answer(header);
-                None
-            }
-        }
-    }
-
-    fn receive_known(
-        &mut self,
-        id: ConnectionId,
-        op: Op,
-        header: &Header,
-        host: &mut Registry,
-    ) -> Option<ConnectionId> {
-        let connection = self.connections.get_mut(&id)?;
-        connection.hear_credit(header);
-        let established = connection.phase == Phase::Established;
-        match op {
-            Op::Reset => {
-                let ending = connection.ending_by_reset();
-                self.end(id, ending, host);
-                return None;
-            }
-            Op::Response if connection.phase == Phase::Connecting && connection.requested => {
-                connection.phase = Phase::Established;
-                host.wake(id);
-            }
-            Op::Payload
-                if established
-                    && !connection.owes_response
-                    && connection.peer_shutdown & SHUTDOWN_SEND == 0 =>
-            {
-                let length = header.len as usize;
-                if length > connection.room() {
-                    host.counters.credit_violations += 1;
-                    self.abort(id, host);
-                    return None;
-                }
-                if !connection.deaf() {
-                    self.queue(id);
-                    return Some(id);
-                }
-                connection.forward(length);
-            }
-            Op::CreditUpdate if established => {}
-            Op::CreditRequest if established => connection.owes_credit = true,
-            Op::Shutdown if established => {
-                connection.peer_shutdown |= header.flags & SHUTDOWN_BOTH;
-                if connection.peer_shutdown & SHUTDOWN_RECEIVE != 0 {
-                    connection.send = VecDeque::new();
-                }
-                if connection.peer_shutdown == SHUTDOWN_BOTH {
-                    // Lets the guest forget the connection now; the host can go on reading.
-                    self.reset_peer(id);
-                    self.end(id, Ending::Finished, host);
-                    return None;
-                }
-                host.wake(id);
-            }
-            _ => {
-                host.counters.protocol_violations += 1;
-                self.abort(id, host);
-                return None;
-            }
-        }
-        self.queue(id);
-        None
-    }
-
-    /// The guest wants to connect.
-    fn accept(&mut self, ports: Ports, header: &Header, host: &mut Registry) {
-        let Some(listener) = host.listeners.get(&ports.host) else {
-            host.counters.refused_no_listener += 1;
-            self.answer(header);
-            return;
-        };
-        let waiting = self.backlogs.get(&ports.host).map_or(0, VecDeque::len);
-        if waiting >= BACKLOG {
-            host.counters.refused_backlog_full += 1;
-            self.answer(header);
-            return;
-        }
-        let bell = Arc::clone(&listener.bell);
-        if !self.make_room(host) {
-            host.counters.refused_limit += 1;
-            self.answer(header);
-            return;
-        }
-        let id = ConnectionId(host.fresh_id());
-        self.insert(id, Connection::accepted(ports, header));
-        self.backlogs.entry(ports.host).or_default().push_back(id);
-        bell.ring();
     }
 
     /// The next connection on a host port that nobody has accepted.
@@ -373,88 +238,6 @@ impl Muxer {
         *self = Self { next_port: self.next_port, ..Self::new(self.guest_cid) };
     }
 
-    /// Where the next packet comes from. Answers and connections take turns, so that a guest
-    /// process that asks for resets cannot silence the rest.
-    pub fn next_source(&mut self) -> Option<Source> {
-        let connection = loop {
-            let Some(id) = self.ready.front().copied() else {
-                break None;
-            };
-            match self.connections.get_mut(&id) {
-                Some(connection) if connection.next(1).is_some() => {
-                    break Some(Source::Connection(id));
-                }
-                Some(connection) => connection.queued = false,
-                None => {}
-            }
-            self.ready.pop_front();
-        };
-        let answer = (!self.answers.is_empty()).then_some(Source::Answer);
-        if self.answers_turn { answer.or(connection) } else { connection.or(answer) }
-    }
-
-    /// The packet from `source`, with at most `room` bytes of payload.
-    pub fn packet(&self, source: Source, room: usize) -> Option<(Header, Option<Outgoing>)> {
-        match source {
-            Source::Answer => Some((*self.answers.front()?, None)),
-            Source::Connection(id) => {
-                let connection = self.connections.get(&id)?;
-                let outgoing = connection.next(room)?;
-                let header = Header {
-                    src_cid: HOST_CID,
-                    dst_cid: self.guest_cid,
-                    src_port: connection.ports.host,
-                    dst_port: connection.ports.guest,
-                    len: outgoing.len as u32,
-                    kind: TYPE_STREAM,
-                    op: outgoing.op as u16,
-                    flags: outgoing.flags,
-                    buf_alloc: BUFFER_BYTES,
-                    fwd_cnt: connection.forwarded,
-                };
-                Some((header, Some(outgoing)))
-            }
-        }
-    }
-
-    /// The guest has the packet from `source`.
-    pub fn told(&mut self, source: Source, outgoing: Option<&Outgoing>, host: &mut Registry) {
-        host.counters.packets_to_guest += 1;
-        match source {
-            Source::Answer => {
-                self.answers.pop_front();
-                self.answers_turn = false;
-            }
-            Source::Connection(id) => {
-                self.answers_turn = true;
-                self.ready.pop_front();
-                let Some(connection) = self.connections.get_mut(&id) else {
-                    return;
-                };
-                connection.queued = false;
-                if let Some(outgoing) = outgoing {
-                    connection.told(outgoing);
-                    if outgoing.len > 0 {
-                        host.counters.bytes_to_guest += outgoing.len as u64;
-                        host.wake(id);
-                    }
-                }
-                self.queue(id);
-            }
-        }
-    }
-
-    /// Takes a turn for `id` if it has something to send.
-    fn queue(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(&id)
-            && !connection.queued
-            && connection.next(1).is_some()
-        {
-            connection.queued = true;
-            self.ready.push_back(id);
-        }
-    }
-
     fn insert(&mut self, id: ConnectionId, connection: Connection) {
         self.by_ports.insert(connection.ports, id);
         self.connections.insert(id, connection);
@@ -482,20 +265,6 @@ impl Muxer {
                 ..Header::default()
             };
             self.push_answer(header);
-        }
-    }
-
-    fn answer(&mut self, header: &Header) {
-        if header.op != Op::Reset as u16 {
-            self.push_answer(header.reset());
-        }
-    }
-
-    /// The guest cannot get past [`MAX_ANSWERS`], the host cannot get past one reset for each of
-    /// its connections on top.
-    fn push_answer(&mut self, header: Header) {
-        if self.answers.len() < MAX_ANSWERS + MAX_CONNECTIONS {
-            self.answers.push_back(header);
         }
     }
 
@@ -533,15 +302,6 @@ impl Muxer {
         }
     }
 
-    fn unqueue(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(&id)
-            && connection.queued
-        {
-            connection.queued = false;
-            self.ready.retain(|other| *other != id);
-        }
-    }
-
     /// Makes room for one connection, at the cost of one that only waits for the guest.
     fn make_room(&mut self, host: &mut Registry) -> bool {
         if self.connections.len() >= MAX_CONNECTIONS {
@@ -555,34 +315,5 @@ impl Muxer {
             host.counters.linger_evictions += 1;
             self.abort(oldest, host);
         }
-    }
-}
-
-#[cfg(test)]
-impl Muxer {
-    /// Sizes of everything that could grow: connections, known ports, backlogs, lingering, ready,
-    /// answers.
-    pub fn counts(&self) -> [usize; 6] {
-        [
-            self.connections.len(),
-            self.by_ports.len(),
-            self.backlogs.values().map(VecDeque::len).sum(),
-            self.lingering.len(),
-            self.ready.len(),
-            self.answers.len(),
-        ]
-    }
-
-    /// Continues counting host ports here.
-    pub fn set_next_port(&mut self, port: u32) {
-        self.next_port = port;
-    }
-
-    /// Bytes in all buffers.
-    pub fn buffered(&self) -> usize {
-        self.connections
-            .values()
-            .map(|connection| connection.receive.len() + connection.send.len())
-            .sum()
     }
 }

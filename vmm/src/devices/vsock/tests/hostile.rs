@@ -293,7 +293,7 @@ fn a_guest_that_overruns_its_credit_loses_that_connection_only() {
     let mut first = listener.accept(Some(LIMIT)).unwrap();
     let mut second = listener.accept(Some(LIMIT)).unwrap();
     for _ in 0..BUFFER_BYTES / (64 << 10) {
-        guest.send_payload(PORTS, &[1; 64 << 10]);
+        guest.send_payload(PORTS, &vec![1; 64 << 10]);
     }
     assert_eq!(offences(&guest).credit_violations, 0);
     guest.send_payload(PORTS, &[2]);

@@ -1,0 +1,143 @@
+//! Packets from the guest.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::{BACKLOG, Muxer};
+use crate::devices::vsock::connection::{Connection, ConnectionId, Ending, Phase, Ports};
+use crate::devices::vsock::packet::{
+    HOST_CID, Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM,
+};
+use crate::devices::vsock::registry::Registry;
+
+impl Muxer {
+    /// Takes a packet from the guest. Returns the connection that its payload belongs to; the
+    /// payload has been checked to fit.
+    pub fn receive(&mut self, header: &Header, host: &mut Registry) -> Option<ConnectionId> {
+        host.counters.packets_from_guest += 1;
+        if header.src_cid != self.guest_cid {
+            host.counters.spoofed_source += 1;
+            return None;
+        }
+        if header.dst_cid != HOST_CID {
+            host.counters.wrong_destination += 1;
+            self.answer(header);
+            return None;
+        }
+        if header.kind != TYPE_STREAM {
+            host.counters.unknown_type += 1;
+            self.answer(header);
+            return None;
+        }
+        let ports = Ports { guest: header.src_port, host: header.dst_port };
+        let Some(op) = Op::from_raw(header.op) else {
+            host.counters.unknown_operation += 1;
+            match self.find(ports) {
+                Some(id) => self.abort(id, host),
+                None => self.answer(header),
+            }
+            return None;
+        };
+        match (self.find(ports), op) {
+            (Some(id), op) => self.receive_known(id, op, header, host),
+            (None, Op::Request) => {
+                self.accept(ports, header, host);
+                None
+            }
+            // A reset is never answered, or two sides could go on for ever.
+            (None, Op::Reset) => None,
+            (None, _) => {
+                host.counters.unknown_connection += 1;
+                self.answer(header);
+                None
+            }
+        }
+    }
+
+    fn receive_known(
+        &mut self,
+        id: ConnectionId,
+        op: Op,
+        header: &Header,
+        host: &mut Registry,
+    ) -> Option<ConnectionId> {
+        let connection = self.connections.get_mut(&id)?;
+        connection.hear_credit(header);
+        let established = connection.phase == Phase::Established;
+        match op {
+            Op::Reset => {
+                let ending = connection.ending_by_reset();
+                self.end(id, ending, host);
+                return None;
+            }
+            Op::Response if connection.phase == Phase::Connecting && connection.requested => {
+                connection.phase = Phase::Established;
+                host.wake(id);
+            }
+            Op::Payload
+                if established
+                    && !connection.owes_response
+                    && connection.peer_shutdown & SHUTDOWN_SEND == 0 =>
+            {
+                let length = header.len as usize;
+                if length > connection.room() {
+                    host.counters.credit_violations += 1;
+                    self.abort(id, host);
+                    return None;
+                }
+                if !connection.deaf() {
+                    self.queue(id);
+                    return Some(id);
+                }
+                connection.forward(length);
+            }
+            Op::CreditUpdate if established => {}
+            Op::CreditRequest if established => connection.owes_credit = true,
+            Op::Shutdown if established => {
+                connection.peer_shutdown |= header.flags & SHUTDOWN_BOTH;
+                if connection.peer_shutdown & SHUTDOWN_RECEIVE != 0 {
+                    connection.send = VecDeque::new();
+                }
+                if connection.peer_shutdown == SHUTDOWN_BOTH {
+                    // Lets the guest forget the connection now; the host can go on reading.
+                    self.reset_peer(id);
+                    self.end(id, Ending::Finished, host);
+                    return None;
+                }
+                host.wake(id);
+            }
+            _ => {
+                host.counters.protocol_violations += 1;
+                self.abort(id, host);
+                return None;
+            }
+        }
+        self.queue(id);
+        None
+    }
+
+    /// The guest wants to connect.
+    fn accept(&mut self, ports: Ports, header: &Header, host: &mut Registry) {
+        let Some(listener) = host.listeners.get(&ports.host) else {
+            host.counters.refused_no_listener += 1;
+            self.answer(header);
+            return;
+        };
+        let waiting = self.backlogs.get(&ports.host).map_or(0, VecDeque::len);
+        if waiting >= BACKLOG {
+            host.counters.refused_backlog_full += 1;
+            self.answer(header);
+            return;
+        }
+        let bell = Arc::clone(&listener.bell);
+        if !self.make_room(host) {
+            host.counters.refused_limit += 1;
+            self.answer(header);
+            return;
+        }
+        let id = ConnectionId(host.fresh_id());
+        self.insert(id, Connection::accepted(ports, header));
+        self.backlogs.entry(ports.host).or_default().push_back(id);
+        bell.ring();
+    }
+}
