@@ -7,10 +7,12 @@ mod device;
 mod image;
 mod overlay;
 mod queue;
+mod state;
 
 pub use device::Block;
 pub use image::{DiskError, DiskImage, SECTOR_BYTES};
 pub use overlay::{BLOCK_BYTES, Overlay};
+pub use state::BlockState;
 
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,10 @@
 
 mod device;
 mod queue;
+mod state;
 
 pub use device::Rng;
+pub use state::RngState;
 
 #[cfg(test)]
 mod tests;

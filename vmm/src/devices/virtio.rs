@@ -6,19 +6,20 @@ pub(crate) mod chain;
 mod fault;
 mod interrupt;
 mod mmio;
-pub(crate) mod ring;
+pub(crate) mod request_queue;
 #[cfg(test)]
 pub(crate) mod test_driver;
 
 use std::sync::Arc;
 
-use virtio_queue::Queue;
+use thiserror::Error;
+use virtio_queue::{Queue, QueueState};
 
 use crate::memory::GuestRam;
 
 pub use fault::{DeviceFault, FaultLatch, FaultSink};
 pub use interrupt::{Interrupt, IrqLine};
-pub use mmio::MmioTransport;
+pub use mmio::{MmioState, MmioTransport};
 
 /// What the transport hands to a device when the driver sets `DRIVER_OK`.
 pub struct Activation {
@@ -58,6 +59,32 @@ pub trait VirtioDevice: Send {
     /// raises the fault and drops every later notification until the driver resets the device.
     fn notify(&mut self, queue: u16) -> Result<(), DeviceFault>;
 
+    /// Goes on with work that a notification left undone to bound its time. Called when the driver
+    /// acknowledges an interrupt, so a device with work left has to have raised one.
+    fn resume(&mut self) -> Result<(), DeviceFault> {
+        Ok(())
+    }
+
+    /// The queues with their positions, for a capture; empty before activation, and for devices
+    /// that capture their queues themselves.
+    fn queue_states(&self) -> Vec<QueueState> {
+        Vec::new()
+    }
+
     /// Returns to the state before activation, dropping queues and requests in flight.
     fn reset(&mut self);
+}
+
+/// Why a device could not be captured or put back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum StateError {
+    /// It met a fault.
+    #[error("the device has stopped; start a new machine")]
+    Stopped,
+    /// The state describes queues this device cannot have.
+    #[error("the state's queues do not fit the device; capture it again")]
+    Queue,
+    /// The transport has to be put back first: it decides whether the device is active.
+    #[error("the device and its state disagree on activation; put back the transport first")]
+    Activation,
 }

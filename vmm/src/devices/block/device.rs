@@ -1,35 +1,36 @@
 //! The device as the transport sees it: configuration and activation.
 
-use std::sync::Arc;
-
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX,
 };
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::Queue;
+use virtio_queue::QueueState;
 
 use super::{Overlay, SECTOR_BYTES, queue};
 use crate::devices::virtio::chain::Buffers;
-use crate::devices::virtio::{Activation, DeviceFault, Interrupt, VirtioDevice};
-use crate::memory::GuestRam;
+use crate::devices::virtio::request_queue::RequestQueue;
+use crate::devices::virtio::{Activation, DeviceFault, VirtioDevice};
 
 const QUEUE_SIZES: [u16; 1] = [128];
+/// Bytes of one data segment.
+const SEGMENT_BYTES: u32 = 128 << 10;
 /// Data segments of one request: the queue's length less header and status.
 const SEGMENTS: u32 = QUEUE_SIZES[0] as u32 - 2;
 
+/// Most data of one request: what the driver is told as segments of a size.
+pub(super) const MOST_PER_REQUEST: usize = SEGMENTS as usize * SEGMENT_BYTES as usize;
+
 /// A block device.
 pub struct Block {
-    overlay: Overlay,
-    active: Option<Active>,
+    pub(super) overlay: Overlay,
+    pub(super) active: Option<Active>,
 }
 
 /// What exists from activation to reset.
 pub(super) struct Active {
-    pub memory: Arc<GuestRam>,
-    pub requests: Queue,
-    pub interrupt: Arc<Interrupt>,
+    pub requests: RequestQueue,
     pub readable: Buffers,
     pub writable: Buffers,
 }
@@ -45,15 +46,18 @@ impl Block {
         &self.overlay
     }
 
+    /// The disk's content, to be discarded. The guest must not run meanwhile.
+    pub fn overlay_mut(&mut self) -> &mut Overlay {
+        &mut self.overlay
+    }
+
     /// `struct virtio_blk_config` (section 5.2.4) as far as the offered features fill it.
     fn config(&self) -> impl Iterator<Item = u8> {
         let capacity = self.overlay.length() / SECTOR_BYTES;
-        // Not offered: the largest segment.
-        let size_max = 0_u32;
         capacity
             .to_le_bytes()
             .into_iter()
-            .chain(size_max.to_le_bytes())
+            .chain(SEGMENT_BYTES.to_le_bytes())
             .chain(SEGMENTS.to_le_bytes())
     }
 }
@@ -66,6 +70,7 @@ impl VirtioDevice for Block {
     fn features(&self) -> u64 {
         1 << VIRTIO_F_VERSION_1
             | 1 << VIRTIO_RING_F_EVENT_IDX
+            | 1 << VIRTIO_BLK_F_SIZE_MAX
             | 1 << VIRTIO_BLK_F_SEG_MAX
             | 1 << VIRTIO_BLK_F_FLUSH
     }
@@ -83,24 +88,28 @@ impl VirtioDevice for Block {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceFault> {
-        let Ok([requests]) = <[_; 1]>::try_from(activation.queues) else {
-            return Err(queue::NAME.broken_because("activated without its queue".into()));
-        };
-        self.active = Some(Active {
-            memory: activation.memory,
-            requests,
-            interrupt: activation.interrupt,
-            readable: Buffers::default(),
-            writable: Buffers::default(),
-        });
+        let requests = RequestQueue::new(queue::NAME, activation)?;
+        let (readable, writable) = (Buffers::default(), Buffers::default());
+        self.active = Some(Active { requests, readable, writable });
         Ok(())
     }
 
     fn notify(&mut self, _: u16) -> Result<(), DeviceFault> {
         match &mut self.active {
-            Some(active) => queue::answer_all(active, &mut self.overlay),
+            Some(active) => active.answer_all(&mut self.overlay),
             None => Ok(()),
         }
+    }
+
+    fn resume(&mut self) -> Result<(), DeviceFault> {
+        match &mut self.active {
+            Some(active) if active.requests.has_more() => active.answer_all(&mut self.overlay),
+            _ => Ok(()),
+        }
+    }
+
+    fn queue_states(&self) -> Vec<QueueState> {
+        self.active.iter().map(|active| active.requests.position()).collect()
     }
 
     /// The disk keeps its content, as a real one does.

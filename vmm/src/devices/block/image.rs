@@ -1,11 +1,12 @@
 //! The immutable base of a disk.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -57,7 +58,10 @@ impl DiskImage {
     /// disk.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
         let read = |source| DiskError::Read { path: path.to_owned(), source };
-        let mut file = File::open(path).map_err(read)?;
+        // Without waiting: opening a pipe would wait for somebody to write to it.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let mut file =
+            OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(read)?;
         let metadata = file.metadata().map_err(read)?;
         if !metadata.is_file() {
             return Err(DiskError::NotAFile(path.to_owned()));

@@ -7,14 +7,13 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
-use virtio_queue::QueueT;
 use vm_memory::Bytes;
 
-use super::device::Active;
+use super::device::{Active, MOST_PER_REQUEST};
 use super::{Overlay, SECTOR_BYTES};
 use crate::devices::virtio::DeviceFault;
 use crate::devices::virtio::chain::{self, Buffers};
-use crate::devices::virtio::ring::{self, QueueName};
+use crate::devices::virtio::request_queue::{Answer, QueueName};
 use crate::memory::GuestRam;
 
 pub(super) const NAME: QueueName = QueueName { device: "block", queue: 0 };
@@ -24,24 +23,36 @@ const HEADER_BYTES: usize = 16;
 const STATUS_BYTES: usize = 1;
 const SERIAL: &[u8] = b"bsm-disk";
 
-/// Answers every request.
-pub(super) fn answer_all(active: &mut Active, overlay: &mut Overlay) -> Result<(), DeviceFault> {
-    let Active { memory, requests, interrupt, readable, writable } = active;
-    let limit = requests.size();
-    ring::drain(requests, memory, interrupt, NAME, |chain| {
-        chain::load_request(readable, writable, chain, memory, limit)
-            .map_err(|reason| NAME.bad_chain(reason))?;
-        let Some(room) = writable.bytes().checked_sub(STATUS_BYTES) else {
-            return Err(NAME.bad_chain("no place for the status".into()));
-        };
-        let request = Request { memory, overlay, readable, writable, room };
-        let (status, written) = match request.carry_out() {
-            Ok(written) => (VIRTIO_BLK_S_OK, written),
-            Err(status) => (status, 0),
-        };
-        writable.write(memory, room, &[status as u8]).map_err(|reason| NAME.bad_chain(reason))?;
-        Ok(u32::try_from(written + STATUS_BYTES).unwrap_or(u32::MAX))
-    })
+impl Active {
+    /// Carries out the requests in the queue.
+    pub(super) fn answer_all(&mut self, overlay: &mut Overlay) -> Result<(), DeviceFault> {
+        let Self { requests, readable, writable } = self;
+        let limit = requests.size();
+        requests.answer_all(|memory, chain| {
+            chain::load_request(readable, writable, chain, memory, limit)
+                .map_err(|reason| NAME.bad_chain(reason))?;
+            let Some(room) = writable.bytes().checked_sub(STATUS_BYTES) else {
+                return Err(NAME.bad_chain("no place for the status".into()));
+            };
+            let request = Request { memory, overlay, readable, writable, room };
+            let (status, done) = match request.carry_out() {
+                Ok(done) => (VIRTIO_BLK_S_OK, done),
+                Err(status) => (status, Done::default()),
+            };
+            writable
+                .write(memory, room, &[status as u8])
+                .map_err(|reason| NAME.bad_chain(reason))?;
+            let written = u32::try_from(done.read + STATUS_BYTES).unwrap_or(u32::MAX);
+            Ok(Answer { written, moved: (done.read + done.written) as u64 })
+        })
+    }
+}
+
+/// Bytes a request read from the disk and wrote to it.
+#[derive(Default)]
+struct Done {
+    read: usize,
+    written: usize,
 }
 
 /// One request whose chain lies in guest RAM and has a place for the status.
@@ -55,8 +66,8 @@ struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// Bytes written, or the status of a failed request.
-    fn carry_out(self) -> Result<usize, u32> {
+    /// What was done, or the status of a failed request.
+    fn carry_out(self) -> Result<Done, u32> {
         let mut header = [0; HEADER_BYTES];
         self.readable.read(self.memory, 0, &mut header).map_err(|_| VIRTIO_BLK_S_IOERR)?;
         let [a, b, c, d, _, _, _, _, sector @ ..] = header;
@@ -65,20 +76,20 @@ impl Request<'_> {
             VIRTIO_BLK_T_IN => self.read(sector),
             VIRTIO_BLK_T_OUT => self.write(sector),
             // The overlay is memory: what was written is as safe as it will ever be.
-            VIRTIO_BLK_T_FLUSH => Ok(0),
+            VIRTIO_BLK_T_FLUSH => Ok(Done::default()),
             VIRTIO_BLK_T_GET_ID => self.identify(),
             _ => Err(VIRTIO_BLK_S_UNSUPP),
         }
     }
 
-    fn read(self, sector: u64) -> Result<usize, u32> {
+    fn read(self, sector: u64) -> Result<Done, u32> {
         let range = byte_range(sector, self.room)?;
         let data = self.overlay.read(range).ok_or(VIRTIO_BLK_S_IOERR)?;
         self.writable.write(self.memory, 0, data).map_err(|_| VIRTIO_BLK_S_IOERR)?;
-        Ok(data.len())
+        Ok(Done { read: data.len(), written: 0 })
     }
 
-    fn write(self, sector: u64) -> Result<usize, u32> {
+    fn write(self, sector: u64) -> Result<Done, u32> {
         let length = self.readable.bytes().saturating_sub(HEADER_BYTES);
         let range = byte_range(sector, length)?;
         let mut data = self.overlay.write(range).ok_or(VIRTIO_BLK_S_IOERR)?;
@@ -87,25 +98,26 @@ impl Request<'_> {
             self.memory.read_slice(now, address).map_err(|_| VIRTIO_BLK_S_IOERR)?;
             data = rest;
         }
-        Ok(0)
+        Ok(Done { read: 0, written: length })
     }
 
     /// The serial number, padded with zeros to 20 bytes (section 5.2.6.1).
-    fn identify(self) -> Result<usize, u32> {
+    fn identify(self) -> Result<Done, u32> {
         let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
         for (slot, byte) in id.iter_mut().zip(SERIAL) {
             *slot = *byte;
         }
         let id = id.get(..self.room.min(id.len())).unwrap_or_default();
         self.writable.write(self.memory, 0, id).map_err(|_| VIRTIO_BLK_S_IOERR)?;
-        Ok(id.len())
+        Ok(Done { read: id.len(), written: 0 })
     }
 }
 
-/// The bytes `sector` and `length` stand for. Whole sectors only.
+/// The bytes `sector` and `length` stand for. Whole sectors only, and no more than the driver was
+/// told: buffers may overlap, so guest RAM does not bound what one request could cost.
 fn byte_range(sector: u64, length: usize) -> Result<std::ops::Range<u64>, u32> {
     let length = length as u64;
-    if !length.is_multiple_of(SECTOR_BYTES) {
+    if !length.is_multiple_of(SECTOR_BYTES) || length > MOST_PER_REQUEST as u64 {
         return Err(VIRTIO_BLK_S_IOERR);
     }
     let start = sector.checked_mul(SECTOR_BYTES).ok_or(VIRTIO_BLK_S_IOERR)?;

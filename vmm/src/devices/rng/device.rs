@@ -1,30 +1,26 @@
 //! The device as the transport sees it. It has no configuration.
 
-use std::sync::Arc;
-
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::Queue;
+use virtio_queue::QueueState;
 
 use super::queue;
 use crate::devices::virtio::chain::Buffers;
-use crate::devices::virtio::{Activation, DeviceFault, Interrupt, VirtioDevice};
-use crate::memory::GuestRam;
+use crate::devices::virtio::request_queue::RequestQueue;
+use crate::devices::virtio::{Activation, DeviceFault, VirtioDevice};
 
 const QUEUE_SIZES: [u16; 1] = [16];
 
 /// An entropy device.
 #[derive(Default)]
 pub struct Rng {
-    active: Option<Active>,
+    pub(super) active: Option<Active>,
 }
 
 /// What exists from activation to reset.
 pub(super) struct Active {
-    pub memory: Arc<GuestRam>,
-    pub requests: Queue,
-    pub interrupt: Arc<Interrupt>,
+    pub requests: RequestQueue,
     pub buffers: Buffers,
 }
 
@@ -53,20 +49,24 @@ impl VirtioDevice for Rng {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceFault> {
-        let Ok([requests]) = <[_; 1]>::try_from(activation.queues) else {
-            return Err(queue::NAME.broken_because("activated without its queue".into()));
-        };
-        self.active = Some(Active {
-            memory: activation.memory,
-            requests,
-            interrupt: activation.interrupt,
-            buffers: Buffers::default(),
-        });
+        let requests = RequestQueue::new(queue::NAME, activation)?;
+        self.active = Some(Active { requests, buffers: Buffers::default() });
         Ok(())
     }
 
     fn notify(&mut self, _: u16) -> Result<(), DeviceFault> {
-        self.active.as_mut().map_or(Ok(()), queue::answer_all)
+        self.active.as_mut().map_or(Ok(()), Active::answer_all)
+    }
+
+    fn resume(&mut self) -> Result<(), DeviceFault> {
+        match &mut self.active {
+            Some(active) if active.requests.has_more() => active.answer_all(),
+            _ => Ok(()),
+        }
+    }
+
+    fn queue_states(&self) -> Vec<QueueState> {
+        self.active.iter().map(|active| active.requests.position()).collect()
     }
 
     fn reset(&mut self) {

@@ -1,13 +1,11 @@
 //! What a notification does: fills every buffer in the queue.
 
-use rustix::rand::{GetRandomFlags, getrandom};
-use virtio_queue::QueueT;
-
 use super::device::Active;
 use crate::devices::virtio::DeviceFault;
 use crate::devices::virtio::chain::{Buffers, Direction};
-use crate::devices::virtio::ring::{self, QueueName};
+use crate::devices::virtio::request_queue::{Answer, QueueName};
 use crate::memory::GuestRam;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 pub(super) const NAME: QueueName = QueueName { device: "rng", queue: 0 };
 
@@ -15,16 +13,19 @@ pub(super) const NAME: QueueName = QueueName { device: "rng", queue: 0 };
 /// and the guest's buffer sizes must not decide how long the host works.
 pub(super) const MOST_PER_REQUEST: usize = 4096;
 
-/// Answers every request.
-pub(super) fn answer_all(active: &mut Active) -> Result<(), DeviceFault> {
-    let Active { memory, requests, interrupt, buffers } = active;
-    let limit = requests.size();
-    ring::drain(requests, memory, interrupt, NAME, |chain| {
-        buffers
-            .load(chain, memory, Direction::ToGuest, limit)
-            .map_err(|reason| NAME.bad_chain(reason))?;
-        fill(memory, buffers)
-    })
+impl Active {
+    /// Fills the buffers in the queue.
+    pub(super) fn answer_all(&mut self) -> Result<(), DeviceFault> {
+        let Self { requests, buffers } = self;
+        let limit = requests.size();
+        requests.answer_all(|memory, chain| {
+            buffers
+                .load(chain, memory, Direction::ToGuest, limit)
+                .map_err(|reason| NAME.bad_chain(reason))?;
+            let written = fill(memory, buffers)?;
+            Ok(Answer { written, moved: written.into() })
+        })
+    }
 }
 
 fn fill(memory: &GuestRam, buffers: &Buffers) -> Result<u32, DeviceFault> {

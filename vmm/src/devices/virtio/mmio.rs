@@ -9,14 +9,17 @@ use tracing::debug;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddress;
 
 use super::{Activation, DeviceFault, FaultLatch, Interrupt, VirtioDevice};
 use crate::memory::GuestRam;
 
 mod register;
+mod state;
 mod status;
 
 use register::Register;
+pub use state::MmioState;
 use status::Status;
 
 /// "virt".
@@ -39,8 +42,10 @@ pub struct MmioTransport {
     device_features_sel: u32,
     driver_features_sel: u32,
     queue_sel: u32,
-    /// Queues under configuration; the device has them once it is active.
+    /// Queues as configured. An active device works on copies.
     queues: Vec<Queue>,
+    /// The device has its queues.
+    active: bool,
     queue_sizes: Vec<u16>,
     refused: u64,
 }
@@ -70,6 +75,7 @@ impl MmioTransport {
             driver_features_sel: 0,
             queue_sel: 0,
             queues,
+            active: false,
             queue_sizes,
             refused: 0,
         }
@@ -120,8 +126,11 @@ impl MmioTransport {
             }
             Register::InterruptStatus => self.interrupt.status(),
             Register::Status => self.status.bits_with(self.faults.is_raised()),
-            // No shared memory regions: a length of all ones (section 4.2.2).
-            Register::ShmLenLow | Register::ShmLenHigh => u32::MAX,
+            // No shared memory regions: length and base of all ones (section 4.2.2).
+            Register::ShmLenLow
+            | Register::ShmLenHigh
+            | Register::ShmBaseLow
+            | Register::ShmBaseHigh => u32::MAX,
             // The configuration space never changes.
             _ => 0,
         }
@@ -136,7 +145,7 @@ impl MmioTransport {
             Register::ShmSel => {}
             Register::DriverFeatures => return self.accept_features(value),
             Register::QueueNotify => return self.notify(value),
-            Register::InterruptAck => self.interrupt.acknowledge(value),
+            Register::InterruptAck => self.acknowledge(value),
             Register::Status => return self.set_status(value),
             Register::QueueNum
             | Register::QueueReady
@@ -172,20 +181,34 @@ impl MmioTransport {
         if queue.ready() && register != Register::QueueReady {
             return false;
         }
+        let part = match register {
+            Register::QueueDescLow | Register::QueueDriverLow | Register::QueueDeviceLow => {
+                Part::Low
+            }
+            _ => Part::High,
+        };
         match register {
             Register::QueueNum => {
-                return u16::try_from(value).is_ok_and(|size| queue.try_set_size(size).is_ok());
+                u16::try_from(value).is_ok_and(|size| queue.try_set_size(size).is_ok())
             }
-            Register::QueueReady => queue.set_ready(value == 1),
-            Register::QueueDescLow => queue.set_desc_table_address(Some(value), None),
-            Register::QueueDescHigh => queue.set_desc_table_address(None, Some(value)),
-            Register::QueueDriverLow => queue.set_avail_ring_address(Some(value), None),
-            Register::QueueDriverHigh => queue.set_avail_ring_address(None, Some(value)),
-            Register::QueueDeviceLow => queue.set_used_ring_address(Some(value), None),
-            Register::QueueDeviceHigh => queue.set_used_ring_address(None, Some(value)),
-            _ => return false,
+            Register::QueueReady if value <= 1 => {
+                queue.set_ready(value == 1);
+                true
+            }
+            Register::QueueDescLow | Register::QueueDescHigh => {
+                let address = part.replace(queue.desc_table(), value);
+                queue.try_set_desc_table_address(address).is_ok()
+            }
+            Register::QueueDriverLow | Register::QueueDriverHigh => {
+                let address = part.replace(queue.avail_ring(), value);
+                queue.try_set_avail_ring_address(address).is_ok()
+            }
+            Register::QueueDeviceLow | Register::QueueDeviceHigh => {
+                let address = part.replace(queue.used_ring(), value);
+                queue.try_set_used_ring_address(address).is_ok()
+            }
+            _ => false,
         }
-        true
     }
 
     fn set_status(&mut self, value: u32) -> bool {
@@ -211,25 +234,28 @@ impl MmioTransport {
     }
 
     fn activate(&mut self) -> Result<(), DeviceFault> {
-        let memory = Arc::clone(&self.memory);
-        if let Some(index) = self.queues.iter().position(|queue| !queue.is_valid(&*memory)) {
+        if let Some(index) = self.queues.iter().position(|queue| !queue.is_valid(&*self.memory)) {
             return Err(DeviceFault::BrokenQueue {
                 device: "virtio-mmio",
                 queue: index as u16,
                 reason: "not ready, or its rings are outside guest RAM".into(),
             });
         }
-        let mut queues = std::mem::take(&mut self.queues);
-        for queue in &mut queues {
-            queue.set_event_idx(self.accepted & (1 << VIRTIO_RING_F_EVENT_IDX) != 0);
+        let event_idx = self.accepted & (1 << VIRTIO_RING_F_EVENT_IDX) != 0;
+        for queue in &mut self.queues {
+            queue.set_event_idx(event_idx);
         }
-        self.device().activate(Activation {
-            memory,
-            queues,
+        let queues = self.queues.iter().filter_map(|queue| Queue::try_from(queue.state()).ok());
+        let activation = Activation {
+            memory: Arc::clone(&self.memory),
+            queues: queues.collect(),
             interrupt: Arc::clone(&self.interrupt),
             faults: Arc::clone(&self.faults),
             features: self.accepted,
-        })
+        };
+        self.device().activate(activation)?;
+        self.active = true;
+        Ok(())
     }
 
     fn notify(&mut self, value: u32) -> bool {
@@ -245,8 +271,20 @@ impl MmioTransport {
         true
     }
 
+    fn acknowledge(&mut self, bits: u32) {
+        self.interrupt.acknowledge(bits);
+        if !self.status.driver_ready() || !self.active || self.faults.is_raised() {
+            return;
+        }
+        let result = self.device().resume();
+        if let Err(fault) = result {
+            self.faults.raise(&fault);
+        }
+    }
+
     fn reset(&mut self) {
         self.device().reset();
+        self.active = false;
         self.interrupt.set_status(0);
         self.faults.clear();
         self.status = Status::default();
@@ -259,6 +297,23 @@ impl MmioTransport {
 
     fn device(&self) -> MutexGuard<'_, dyn VirtioDevice + 'static> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which half of an address a register holds.
+#[derive(Clone, Copy)]
+enum Part {
+    Low,
+    High,
+}
+
+impl Part {
+    fn replace(self, address: u64, value: u32) -> GuestAddress {
+        let value = u64::from(value);
+        GuestAddress(match self {
+            Self::Low => address & !0xffff_ffff | value,
+            Self::High => address & 0xffff_ffff | value << 32,
+        })
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Register {
     ShmSel,
     ShmLenLow,
     ShmLenHigh,
+    ShmBaseLow,
+    ShmBaseHigh,
     ConfigGeneration,
 }
 
@@ -60,6 +62,8 @@ impl Register {
             0x0ac => Self::ShmSel,
             0x0b0 => Self::ShmLenLow,
             0x0b4 => Self::ShmLenHigh,
+            0x0b8 => Self::ShmBaseLow,
+            0x0bc => Self::ShmBaseHigh,
             0x0fc => Self::ConfigGeneration,
             _ => return None,
         })

@@ -1,0 +1,25 @@
+//! Capture and restore. All a running entropy device knows is where it is in its queue.
+
+use super::Rng;
+use crate::devices::virtio::StateError;
+use crate::devices::virtio::request_queue::{self, RequestQueueState};
+
+/// Everything about an entropy device that the guest could notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RngState {
+    /// Absent before activation.
+    requests: Option<RequestQueueState>,
+}
+
+impl Rng {
+    /// What [`Self::restore`] puts back.
+    pub fn state(&self) -> RngState {
+        RngState { requests: self.active.as_ref().map(|active| active.requests.state()) }
+    }
+
+    /// Puts the device back. The transport goes first; on an error nothing has changed.
+    pub fn restore(&mut self, state: &RngState) -> Result<(), StateError> {
+        let queue = self.active.as_mut().map(|active| &mut active.requests);
+        request_queue::restore(queue, state.requests.as_ref())
+    }
+}

@@ -1,0 +1,183 @@
+//! The queue of a device that only answers requests, worked through without trusting it.
+
+use std::sync::Arc;
+
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueState, QueueT};
+
+use super::{Activation, DeviceFault, Interrupt, StateError};
+use crate::memory::GuestRam;
+
+/// Bytes moved between two exits to the guest, give or take one request.
+pub const MOST_BYTES_AT_ONCE: u64 = 16 << 20;
+
+/// Which queue of which device: the name faults carry.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueName {
+    /// The device.
+    pub device: &'static str,
+    /// Queue index.
+    pub queue: u16,
+}
+
+impl QueueName {
+    /// A ring that cannot be read or written.
+    pub fn broken(self, error: &virtio_queue::Error) -> DeviceFault {
+        self.broken_because(error.to_string())
+    }
+
+    /// A ring whose content makes no sense.
+    pub fn broken_because(self, reason: String) -> DeviceFault {
+        DeviceFault::BrokenQueue { device: self.device, queue: self.queue, reason }
+    }
+
+    /// A chain that leaves nobody to answer.
+    pub fn bad_chain(self, reason: String) -> DeviceFault {
+        DeviceFault::BadChain { device: self.device, queue: self.queue, reason }
+    }
+}
+
+/// What one request came to.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer {
+    /// Bytes written to the guest's buffers: the used length.
+    pub written: u32,
+    /// Bytes copied in either direction: what the request cost.
+    pub moved: u64,
+}
+
+/// The only queue of an active device.
+pub struct RequestQueue {
+    name: QueueName,
+    queue: Queue,
+    memory: Arc<GuestRam>,
+    interrupt: Arc<Interrupt>,
+    /// Requests were left in the ring because enough had been done in one go.
+    more: bool,
+}
+
+/// A queue as it can be captured and put back.
+///
+/// A queue also counts buffers used since it last asked whether to interrupt, which
+/// [`QueueState`] leaves out. That count is zero whenever no notification is being handled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestQueueState {
+    queue: QueueState,
+    more: bool,
+}
+
+impl RequestQueue {
+    /// Takes over a device's one queue.
+    pub fn new(name: QueueName, activation: Activation) -> Result<Self, DeviceFault> {
+        let Ok([queue]) = <[_; 1]>::try_from(activation.queues) else {
+            return Err(name.broken_because("activated without its one queue".into()));
+        };
+        let Activation { memory, interrupt, .. } = activation;
+        Ok(Self { name, queue, memory, interrupt, more: false })
+    }
+
+    /// Entries of the ring: also the most descriptors a chain may have (virtio 1.2, section
+    /// 2.7.5.3.1).
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Answers the requests in the ring, then raises one interrupt if the driver wants it.
+    ///
+    /// Ends early after as many requests as the ring is long, or [`MOST_BYTES_AT_ONCE`]: a guest
+    /// that refills the ring while it is emptied would otherwise keep its vCPU thread here for
+    /// ever. Nothing is lost by that: an interrupt is raised whatever the driver wants, and when
+    /// the driver acknowledges it, the device goes on if [`Self::has_more`]. The driver need not
+    /// notify again, and would not: it has announced those requests already.
+    pub fn answer_all(
+        &mut self,
+        mut answer: impl FnMut(&GuestRam, DescriptorChain<&GuestRam>) -> Result<Answer, DeviceFault>,
+    ) -> Result<(), DeviceFault> {
+        let memory = Arc::clone(&self.memory);
+        let name = self.name;
+        let mut requests = u32::from(self.queue.size());
+        let mut bytes = MOST_BYTES_AT_ONCE;
+        let mut used = false;
+        self.more = loop {
+            self.queue.disable_notification(&*memory).map_err(|e| name.broken(&e))?;
+            while requests > 0 && bytes > 0 {
+                let Some(chain) = self.pop(&memory)? else { break };
+                let head = chain.head_index();
+                let Answer { written, moved } = answer(&memory, chain)?;
+                self.queue.add_used(&*memory, head, written).map_err(|e| name.broken(&e))?;
+                used = true;
+                requests -= 1;
+                bytes = bytes.saturating_sub(moved);
+            }
+            if !self.queue.enable_notification(&*memory).map_err(|e| name.broken(&e))? {
+                break false;
+            }
+            if requests == 0 || bytes == 0 {
+                break true;
+            }
+            // A ring that shows a request only while nobody takes it must not go on for ever.
+            requests -= 1;
+        };
+        // Asking also brings `num_added` back to zero.
+        let wanted =
+            used && self.queue.needs_notification(&*memory).map_err(|e| name.broken(&e))?;
+        if wanted || self.more {
+            self.interrupt.signal_used().map_err(|e| DeviceFault::Host {
+                device: name.device,
+                reason: format!("cannot raise its interrupt: {e}"),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// True when [`Self::answer_all`] ended early the last time.
+    pub fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// Positions in the ring.
+    pub fn position(&self) -> QueueState {
+        self.queue.state()
+    }
+
+    /// What [`Self::restore`] puts back.
+    pub fn state(&self) -> RequestQueueState {
+        RequestQueueState { queue: self.queue.state(), more: self.more }
+    }
+
+    /// Puts the queue back where it was. On an error nothing has changed.
+    pub fn restore(&mut self, state: &RequestQueueState) -> Result<(), StateError> {
+        self.queue = Queue::try_from(state.queue).map_err(|_| StateError::Queue)?;
+        self.more = state.more;
+        Ok(())
+    }
+
+    /// The next chain, whose head is inside the table.
+    fn pop<'m>(
+        &mut self,
+        memory: &'m GuestRam,
+    ) -> Result<Option<DescriptorChain<&'m GuestRam>>, DeviceFault> {
+        let chain = self.queue.iter(memory).map_err(|e| self.name.broken(&e))?.next();
+        match chain {
+            Some(chain) if chain.head_index() >= self.queue.size() => {
+                Err(self.name.broken_because(format!(
+                    "descriptor {} in a table of {}",
+                    chain.head_index(),
+                    self.queue.size()
+                )))
+            }
+            other => Ok(other),
+        }
+    }
+}
+
+/// Puts back the queue of a device that may or may not be active.
+pub fn restore(
+    active: Option<&mut RequestQueue>,
+    state: Option<&RequestQueueState>,
+) -> Result<(), StateError> {
+    match (active, state) {
+        (Some(queue), Some(state)) => queue.restore(state),
+        (None, None) => Ok(()),
+        (Some(_), None) | (None, Some(_)) => Err(StateError::Activation),
+    }
+}
