@@ -54,6 +54,23 @@ fn the_host_may_stop_sending_after_its_last_byte() {
 }
 
 #[test]
+fn without_credit_the_end_waits_for_the_data_before_it() {
+    let mut guest = Guest::start(Behaviour { buffer: 100, ..Behaviour::default() });
+    let mut stream = accepted(&mut guest);
+    guest.peers.get_mut(&PORTS).unwrap().hoard = true;
+    stream.write_all(&pattern(150)).unwrap();
+    stream.shutdown(Shutdown::Both).unwrap();
+    guest.run_until(|guest| guest.peers[&PORTS].shutdown != 0);
+    assert_eq!(guest.peers[&PORTS].shutdown, SHUTDOWN_RECEIVE);
+    let peer = guest.peers.get_mut(&PORTS).unwrap();
+    peer.forwarded = 100;
+    peer.hoard = false;
+    guest.send(PORTS, Op::CreditUpdate);
+    guest.run_until(|guest| guest.peers[&PORTS].shutdown == SHUTDOWN_BOTH);
+    assert_eq!(guest.peers[&PORTS].received, pattern(150));
+}
+
+#[test]
 fn what_arrives_after_the_host_stopped_receiving_is_dropped_but_credited() {
     let mut guest = Guest::start(Behaviour::default());
     let mut stream = accepted(&mut guest);

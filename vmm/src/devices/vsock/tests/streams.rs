@@ -14,6 +14,16 @@ use crate::devices::vsock::{BUFFER_BYTES, VsockDevice, VsockHost, VsockStream};
 const MIB: usize = 1 << 20;
 pub const PORTS: Ports = Ports { guest: 7000, host: HOST_PORT };
 
+struct StopOnPanic(VsockHost);
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.close_all("the test has failed");
+        }
+    }
+}
+
 /// Runs `work` on a host thread while the guest lives.
 pub fn with_host<R: Send>(
     guest: &mut Guest,
@@ -23,6 +33,8 @@ pub fn with_host<R: Send>(
     let host = guest.host.clone();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
+        // A failing test must not wait for a host that waits for the guest.
+        let _stop = StopOnPanic(guest.host.clone());
         let thread = scope.spawn(|| {
             let result = work(&host);
             done.store(true, Ordering::SeqCst);
