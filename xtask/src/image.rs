@@ -1,5 +1,13 @@
 //! The guest image: kernel, root file system and manifest.
 
+mod digest;
+mod ext4;
+mod kernel;
+mod kernel_config;
+mod process;
+mod source;
+mod tree;
+
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
