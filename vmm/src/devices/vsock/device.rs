@@ -5,7 +5,7 @@ use std::sync::Arc;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ids::VIRTIO_ID_VSOCK;
 use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::QueueT;
+use virtio_queue::{QueueState, QueueT};
 
 use super::host::VsockHost;
 use super::queue::{Active, TRANSMIT};
@@ -92,6 +92,14 @@ impl VirtioDevice for VsockDevice {
             }
             core.service().inspect_err(|fault| core.stop(&fault.to_string()))
         })
+    }
+
+    fn resume(&mut self) -> Result<(), DeviceFault> {
+        self.shared.with(|core| core.service().inspect_err(|fault| core.stop(&fault.to_string())))
+    }
+
+    fn queue_states(&self) -> Vec<QueueState> {
+        self.shared.with(|core| core.queue_states()).into_iter().flatten().collect()
     }
 
     fn reset(&mut self) {

@@ -283,7 +283,8 @@ impl Pass<'_> {
             (self.used.transmit, &mut self.active.transmit, TRANSMIT),
             (self.used.event, &mut self.active.event, EVENT),
         ];
-        let mut wanted = false;
+        // Work left over goes on when the driver acknowledges the interrupt.
+        let mut wanted = self.budget == 0;
         for (used, queue, index) in queues {
             if used {
                 wanted |= queue.needs_notification(memory).map_err(|e| broken(index, &e))?;

@@ -46,6 +46,7 @@ impl Bell {
 }
 
 /// Which direction of a stream a waker waits for.
+#[cfg(feature = "tokio")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
     /// Data or an end to read.
@@ -69,6 +70,7 @@ pub struct Handle {
     writers: Vec<Waker>,
 }
 
+#[cfg(feature = "tokio")]
 impl Handle {
     /// Asks for one call of `waker` at the next change.
     pub fn register(&mut self, interest: Interest, waker: &Waker) {

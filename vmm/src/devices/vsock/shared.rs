@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use virtio_queue::{Queue, QueueState};
+
 use super::error::VsockError;
 use super::muxer::Muxer;
 use super::queue::{self, Active};
@@ -52,6 +54,13 @@ impl Core {
             return Ok(());
         }
         queue::service(active, &mut self.muxer, &mut self.registry)
+    }
+
+    /// Positions of the receive, transmit and event queue; `None` before activation.
+    pub fn queue_states(&self) -> Option<[QueueState; 3]> {
+        self.active
+            .as_ref()
+            .map(|active| [&active.receive, &active.transmit, &active.event].map(Queue::state))
     }
 
     /// [`Core::service`] for host threads, which have no transport to report a fault to.

@@ -22,12 +22,7 @@ pub struct VsockState {
 
 impl VsockState {
     pub(super) fn capture(core: &Core) -> Self {
-        Self {
-            muxer: core.muxer.clone(),
-            queues: core.active.as_ref().map(|active| {
-                [active.receive.state(), active.transmit.state(), active.event.state()]
-            }),
-        }
+        Self { muxer: core.muxer.clone(), queues: core.queue_states() }
     }
 
     pub(super) fn restore(&self, core: &mut Core) -> Result<(), VsockError> {

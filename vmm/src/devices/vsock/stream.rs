@@ -43,6 +43,7 @@ impl VsockStream {
         &self.bell
     }
 
+    #[cfg(feature = "tokio")]
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
     }

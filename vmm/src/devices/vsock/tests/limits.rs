@@ -188,6 +188,32 @@ fn work_left_over_is_done_at_the_next_kick() {
 }
 
 #[test]
+fn work_left_over_is_done_when_the_driver_acknowledges_the_interrupt() {
+    use crate::devices::virtio::VirtioDevice;
+    let mut guest = Guest::start(Behaviour::default());
+    let _stream = accepted(&mut guest);
+    // With the transmit ring never looked at again, the driver wants no interrupt for it.
+    for _ in 0..5 {
+        guest.send(PORTS, Op::CreditUpdate);
+    }
+    guest.host.quiesce();
+    for _ in 0..10 {
+        guest.send(PORTS, Op::CreditUpdate);
+    }
+    let before = guest.host.counters().packets_from_guest;
+    let interrupts = guest.interrupts();
+    guest.host.shared_for_test().with(|core| {
+        core.muxer.transmit_waiting = true;
+        let active = core.active.as_mut().unwrap();
+        queue::service_within(4, active, &mut core.muxer, &mut core.registry).unwrap();
+        core.held = false;
+    });
+    assert!(guest.interrupts() > interrupts);
+    guest.device.resume().unwrap();
+    assert_eq!(guest.host.counters().packets_from_guest, before + 10);
+}
+
+#[test]
 fn packets_left_over_go_out_with_the_next_buffer() {
     for event_idx in [false, true] {
         let mut guest =

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use super::guest::{Behaviour, Guest, pattern};
 use super::streams::{PORTS, accepted, connected, with_host};
 use super::{GUEST_PORT, HOST_PORT, LIMIT};
+use crate::devices::virtio::VirtioDevice;
 use crate::devices::vsock::connection::Ports;
 use crate::devices::vsock::packet::SHUTDOWN_BOTH;
 use crate::devices::vsock::{VsockDevice, VsockError};
@@ -148,6 +149,7 @@ fn another_device_can_go_on_from_a_state() {
     fork.restore_into_own_rings(&memory);
     fork.host.resume();
     assert_eq!(fork.host.capture(), golden);
+    assert_eq!(fork.device.queue_states(), golden.queues.unwrap());
     let mut stream = fork.host.reattach(ports.guest, ports.host).unwrap();
     stream.write_all(b"fork").unwrap();
     fork.run_until(|guest| guest.peers[&ports].received == b"fork");
