@@ -23,7 +23,7 @@ fn spec() -> Value {
     })
 }
 
-fn registry(spec: Value) -> Result<Registry, RegistryError> {
+fn registry(spec: &Value) -> Result<Registry, RegistryError> {
     Registry::parse(&json!([spec]).to_string())
 }
 
@@ -53,7 +53,7 @@ fn the_shipped_registry_is_sound() {
 
 #[test]
 fn a_parameter_is_one_argument_whatever_it_contains() {
-    let registry = registry(spec()).unwrap();
+    let registry = registry(&spec()).unwrap();
     let argv = registry.argv("t", &params(&json!({"path": "a b; rm -rf / $(x)\n-v"}))).unwrap();
     assert_eq!(argv, ["/bin/t", "--", "a b; rm -rf / $(x)\n-v", "5"]);
     let argv = registry.argv("t", &params(&json!({"path": "x", "n": 7}))).unwrap();
@@ -62,7 +62,7 @@ fn a_parameter_is_one_argument_whatever_it_contains() {
 
 #[test]
 fn parameters_against_the_schema_are_refused_with_a_place() {
-    let registry = registry(spec()).unwrap();
+    let registry = registry(&spec()).unwrap();
     for (bad, place) in [
         (json!({}), "path"),
         (json!({"path": 1}), "/path"),
@@ -82,7 +82,7 @@ fn parameters_against_the_schema_are_refused_with_a_place() {
 fn unknown_and_disabled_are_different() {
     let mut off = spec();
     off["enabled"] = json!(false);
-    let mut registry = registry(off).unwrap();
+    let mut registry = registry(&off).unwrap();
     let call = params(&json!({"path": "x"}));
     assert_eq!(registry.check("u", &call), Err(CallError::Unknown("u".into())));
     assert_eq!(registry.check("t", &call), Err(CallError::Disabled("t".into())));
@@ -111,12 +111,12 @@ fn tools_that_cannot_work_are_refused_by_name() {
     ] {
         let mut bad = spec();
         *bad.pointer_mut(pointer).unwrap() = value.clone();
-        let result = registry(bad);
+        let result = registry(&bad);
         assert!(matches!(result, Err(RegistryError::Tool { .. })), "{pointer} {value}");
     }
     let twice = Registry::parse(&json!([spec(), spec()]).to_string());
     assert!(matches!(twice, Err(RegistryError::Tool { .. })));
     let mut extra = spec();
     extra["shell"] = json!(true);
-    assert!(matches!(registry(extra), Err(RegistryError::Json(_))));
+    assert!(matches!(registry(&extra), Err(RegistryError::Json(_))));
 }

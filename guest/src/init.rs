@@ -1,0 +1,48 @@
+//! PID 1: sets the guest up, then serves the control connection. One thread, one event loop, no
+//! timer while nothing runs: an idle guest does nothing at all.
+
+mod census;
+mod clock;
+mod connection;
+mod output;
+mod poller;
+mod server;
+mod setup;
+mod tool;
+mod vsock;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use guest::wire::DEFAULT_PORT;
+
+const HEARTBEAT: Duration = Duration::from_secs(60);
+
+/// Never returns: the kernel panics when PID 1 ends.
+pub fn run() -> ExitCode {
+    std::panic::set_hook(Box::new(|info| stay(&format!("panic: {info}"))));
+    match start() {
+        Ok(never) => match never {},
+        Err(reason) => stay(&reason),
+    }
+}
+
+fn start() -> Result<std::convert::Infallible, String> {
+    setup::console();
+    setup::mounts()?;
+    setup::protect_self();
+    let port = std::env::var("BSM_VSOCK_PORT").ok().and_then(|text| text.parse().ok());
+    let enabled = std::env::var("BSM_ENABLE_TOOLS").unwrap_or_default();
+    let registry = setup::registry(&enabled)?;
+    let mut server = server::Server::new(registry, port.unwrap_or(DEFAULT_PORT))?;
+    server.announce();
+    server.serve()
+}
+
+/// Something is beyond repair. Says so on the console and stays, so that it can be read.
+fn stay(reason: &str) -> ! {
+    loop {
+        eprintln!("guest-init: {reason}");
+        std::thread::sleep(HEARTBEAT);
+    }
+}

@@ -1,0 +1,406 @@
+//! The event loop: who is connected, what runs, what is due.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use guest::framing::{FrameError, encode_frame};
+use guest::registry::{CallError, Registry};
+use guest::wire::{
+    ErrorCode, ErrorEvent, GuestMessage, GuestReady, GuestResponse, HostMessage, PROTOCOL_VERSION,
+    ResetAck, ResultReason, ToolDispatch,
+};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+
+use super::connection::{Connection, Fate};
+use super::poller::{Poller, Token};
+use super::tool::{self, Cgroup, Filters, Piece, Tool, Which};
+use super::{census, clock, vsock};
+
+const MAX_CONNECTIONS: usize = 128;
+const MAX_TOOLS: usize = 16;
+/// How many ids of finished commands are remembered.
+const REMEMBERED_COMMANDS: usize = 1024;
+
+/// Everything PID 1 holds.
+pub struct Server {
+    registry: Registry,
+    filters: Filters,
+    port: u32,
+    poller: Poller,
+    listener: OwnedFd,
+    signals: SignalFd,
+    next_id: u64,
+    connections: BTreeMap<u64, Connection>,
+    tools: BTreeMap<u64, Tool>,
+    finished: VecDeque<String>,
+    /// Cgroups whose last processes are still on their way out.
+    emptying: Vec<Cgroup>,
+}
+
+impl Server {
+    pub fn new(registry: Registry, port: u32) -> Result<Self, String> {
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGCHLD);
+        mask.thread_block().map_err(|e| e.to_string())?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = SignalFd::with_flags(&mask, flags).map_err(|e| e.to_string())?;
+        let listener = vsock::listener(port)?;
+        let poller = Poller::new()?;
+        poller.add(&listener, Token::Listener)?;
+        poller.add(&signals, Token::Signals)?;
+        Ok(Self {
+            registry,
+            filters: Filters::new()?,
+            port,
+            poller,
+            listener,
+            signals,
+            next_id: 0,
+            connections: BTreeMap::new(),
+            tools: BTreeMap::new(),
+            finished: VecDeque::new(),
+            emptying: Vec::new(),
+        })
+    }
+
+    /// Tells the host that this program listens. A host that does not want to know is no error.
+    pub fn announce(&self) {
+        let ready = GuestMessage::GuestReady(GuestReady {
+            protocol_version: PROTOCOL_VERSION,
+            port: self.port,
+            boot_us: clock::since_boot_us(),
+        });
+        let sent = vsock::connect_host(self.port).and_then(|mut stream| {
+            let frame = encode_frame(&ready).map_err(|e| e.to_string())?;
+            stream.write_all(&frame).map_err(|e| e.to_string())
+        });
+        match sent {
+            Ok(()) => eprintln!("guest-init: ready on vsock port {}", self.port),
+            Err(e) => eprintln!("guest-init: ready, but could not say so: {e}"),
+        }
+    }
+
+    /// Serves for ever.
+    pub fn serve(&mut self) -> Result<Infallible, String> {
+        loop {
+            for token in self.poller.wait(self.next_deadline())? {
+                match token {
+                    Token::Listener => self.accept(),
+                    Token::Signals => self.reap(),
+                    Token::Connection(id) => self.serve_connection(id),
+                    Token::Stdout(id) => self.read_tool(id, Which::Stdout),
+                    Token::Stderr(id) => self.read_tool(id, Which::Stderr),
+                    Token::StartError(id) => self.read_start_error(id),
+                }
+            }
+            self.enforce_deadlines();
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let tools = self.tools.values().filter_map(Tool::deadline);
+        tools.chain(self.connections.values().filter_map(Connection::deadline)).min()
+    }
+
+    fn enforce_deadlines(&mut self) {
+        let now = Instant::now();
+        for tool in self.tools.values_mut() {
+            if tool.deadline().is_some_and(|deadline| deadline <= now) {
+                tool.time_out();
+            }
+        }
+        let late = self.connections.iter().filter(|(_, c)| c.deadline().is_some_and(|d| d <= now));
+        for id in late.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.refuse(id, ErrorCode::FrameMalformed, "silent in the middle of a frame");
+        }
+    }
+
+    fn new_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn accept(&mut self) {
+        while let Some(stream) = vsock::accept(&self.listener) {
+            if self.connections.len() >= MAX_CONNECTIONS {
+                continue;
+            }
+            let id = self.new_id();
+            if self.poller.add(&stream, Token::Connection(id)).is_ok() {
+                self.connections.insert(id, Connection::new(stream));
+            }
+        }
+    }
+
+    fn serve_connection(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.is_closing() {
+            return self.flush(id);
+        }
+        if connection.read() == Fate::Closed {
+            return self.drop_connection(id);
+        }
+        while let Some(connection) = self.connections.get_mut(&id) {
+            if connection.is_closing() {
+                break;
+            }
+            let message = match connection.decoder.next_frame() {
+                Ok(None) => break,
+                Ok(Some(body)) => {
+                    serde_json::from_slice::<HostMessage>(body).map_err(|e| e.to_string())
+                }
+                Err(e @ FrameError::TooLarge(_)) => {
+                    self.refuse(id, ErrorCode::FrameTooLarge, &e.to_string());
+                    break;
+                }
+                Err(e) => Err(e.to_string()),
+            };
+            match message {
+                Ok(message) => self.handle(id, message),
+                Err(reason) => self.refuse(id, ErrorCode::FrameMalformed, &reason),
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(&id) {
+            if !connection.is_closing() {
+                connection.note_progress();
+            }
+            self.flush(id);
+        }
+    }
+
+    fn handle(&mut self, id: u64, message: HostMessage) {
+        match message {
+            HostMessage::ToolDispatch(dispatch) => self.dispatch(id, &dispatch),
+            HostMessage::GuestQuery(query) => self.send(
+                id,
+                &GuestMessage::GuestResponse(GuestResponse {
+                    result: census::answer(query.query_kind),
+                    query_id: query.query_id,
+                    query_kind: query.query_kind,
+                    ts: clock::now(),
+                }),
+            ),
+            HostMessage::ResetSignal(signal) => {
+                self.stop_all_tools();
+                self.send(
+                    id,
+                    &GuestMessage::ResetAck(ResetAck {
+                        reset_id: signal.reset_id,
+                        reset_complete_at: clock::now(),
+                        golden_hash: String::new(),
+                        verification_passed: false,
+                    }),
+                );
+            }
+        }
+    }
+
+    fn dispatch(&mut self, id: u64, dispatch: &ToolDispatch) {
+        let command_id = &dispatch.command_id;
+        let running = self.tools.values().any(|tool| tool.command_id == *command_id);
+        if running || self.finished.contains(command_id) {
+            return self.reject(id, ErrorCode::DuplicateCommandId, "used before", command_id);
+        }
+        if self.tools.len() >= MAX_TOOLS {
+            return self.reject(id, ErrorCode::ToolBusy, "too many tools run", command_id);
+        }
+        if let Err((exit_code, reason, message)) = self.start(id, dispatch) {
+            self.remember(command_id.clone());
+            for message in tool::not_started(command_id, exit_code, reason, message) {
+                self.send(id, &message);
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        id: u64,
+        dispatch: &ToolDispatch,
+    ) -> Result<(), (i32, ResultReason, String)> {
+        let failed = |e| (tool::NOT_STARTED, ResultReason::StartFailed, e);
+        let argv = self.registry.argv(&dispatch.tool, &dispatch.params).map_err(|e| {
+            let (code, reason) = match e {
+                CallError::InvalidParams { .. } => (tool::NOT_STARTED, ResultReason::InvalidParams),
+                _ => (tool::UNKNOWN, ResultReason::UnknownTool),
+            };
+            (code, reason, e.to_string())
+        })?;
+        let milliseconds = u64::try_from(dispatch.deadline_ms).unwrap_or(0);
+        if milliseconds == 0 {
+            let message = "no time was left to run it".to_owned();
+            return Err((tool::DEADLINE, ResultReason::DeadlineExceeded, message));
+        }
+        let spec = self
+            .registry
+            .check(&dispatch.tool, &dispatch.params)
+            .map_err(|e| failed(e.to_string()))?;
+        let deadline = Duration::from_millis(milliseconds.min(spec.limits.deadline_ms));
+        let tool = Tool::start(id, &dispatch.command_id, spec, &argv, deadline, &self.filters)
+            .map_err(failed)?;
+        let tool_id = self.new_id();
+        let watch = |poller: &Poller, tool: &Tool| {
+            poller.add(tool.stdout.pipe(), Token::Stdout(tool_id))?;
+            poller.add(tool.stderr.pipe(), Token::Stderr(tool_id))?;
+            match &tool.start_error {
+                Some(pipe) => poller.add(pipe, Token::StartError(tool_id)),
+                None => Ok(()),
+            }
+        };
+        if let Err(e) = watch(&self.poller, &tool) {
+            tool.kill();
+            return Err(failed(e));
+        }
+        self.tools.insert(tool_id, tool);
+        Ok(())
+    }
+
+    fn read_tool(&mut self, tool_id: u64, which: Which) {
+        let Some(tool) = self.tools.get_mut(&tool_id) else { return };
+        let piece = tool.read(which);
+        let (stream, ended) = match which {
+            Which::Stdout => (tool.stdout.pipe(), tool.stdout.ended),
+            Which::Stderr => (tool.stderr.pipe(), tool.stderr.ended),
+        };
+        if ended {
+            self.poller.remove(stream);
+        }
+        let id = tool.connection;
+        if let Piece::Evidence(message) = piece {
+            self.send(id, &message);
+            self.watch_pipes_of(id);
+        }
+    }
+
+    fn read_start_error(&mut self, tool_id: u64) {
+        if let Some(tool) = self.tools.get_mut(&tool_id) {
+            if let Some(pipe) = &tool.start_error {
+                self.poller.remove(pipe);
+            }
+            tool.read_start_error();
+        }
+    }
+
+    /// The output of a tool waits in its pipe while its peer is slow to take what there is.
+    fn watch_pipes_of(&self, id: u64) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let input = !connection.is_congested();
+        for (tool_id, tool) in self.tools.iter().filter(|(_, tool)| tool.connection == id) {
+            for (stream, token) in
+                [(&tool.stdout, Token::Stdout(*tool_id)), (&tool.stderr, Token::Stderr(*tool_id))]
+            {
+                if !stream.ended {
+                    self.poller.change(stream.pipe(), token, input, false);
+                }
+            }
+        }
+    }
+
+    /// Collects every child that has ended: tools, and orphans of tools.
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            match status {
+                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _) => {
+                    let found = self.tools.iter().find(|(_, tool)| tool.pid == pid);
+                    if let Some(tool_id) = found.map(|(tool_id, _)| *tool_id) {
+                        self.finish(tool_id, status);
+                    }
+                }
+                WaitStatus::StillAlive => break,
+                _ => {}
+            }
+        }
+        self.emptying.retain(|group| !group.remove());
+    }
+
+    fn finish(&mut self, tool_id: u64, status: WaitStatus) {
+        let Some(tool) = self.tools.remove(&tool_id) else { return };
+        for stream in [&tool.stdout, &tool.stderr] {
+            if !stream.ended {
+                self.poller.remove(stream.pipe());
+            }
+        }
+        if let Some(pipe) = &tool.start_error {
+            self.poller.remove(pipe);
+        }
+        self.remember(tool.command_id.clone());
+        let id = tool.connection;
+        let (messages, cgroup) = tool.finish(status);
+        for message in &messages {
+            self.send(id, message);
+        }
+        self.emptying.push(cgroup);
+    }
+
+    /// Kills every tool and waits for their ends, which SIGKILL makes short.
+    fn stop_all_tools(&mut self) {
+        while let Some((tool_id, pid)) = self.tools.iter().next().map(|(id, t)| (*id, t.pid)) {
+            if let Some(tool) = self.tools.get(&tool_id) {
+                tool.kill();
+            }
+            let status = waitpid(pid, None).unwrap_or(WaitStatus::StillAlive);
+            self.finish(tool_id, status);
+        }
+        self.reap();
+    }
+
+    fn remember(&mut self, command_id: String) {
+        if self.finished.len() >= REMEMBERED_COMMANDS {
+            self.finished.pop_front();
+        }
+        self.finished.push_back(command_id);
+    }
+
+    fn reject(&mut self, id: u64, code: ErrorCode, message: &str, request_id: &str) {
+        let event = ErrorEvent {
+            code,
+            message: message.to_owned(),
+            request_id: Some(request_id.to_owned()),
+        };
+        self.send(id, &GuestMessage::ErrorEvent(event));
+    }
+
+    /// Answers what is not a message, and closes that connection.
+    fn refuse(&mut self, id: u64, code: ErrorCode, reason: &str) {
+        let event = ErrorEvent { code, message: reason.to_owned(), request_id: None };
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.send(&GuestMessage::ErrorEvent(event));
+            connection.close_after_sending();
+            self.flush(id);
+        }
+    }
+
+    fn send(&mut self, id: u64, message: &GuestMessage) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.send(message);
+            self.flush(id);
+        }
+    }
+
+    fn flush(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if connection.flush() == Fate::Closed {
+            return self.drop_connection(id);
+        }
+        let (input, output) = (!connection.is_closing(), connection.has_unsent());
+        self.poller.change(connection.stream(), Token::Connection(id), input, output);
+        if !output {
+            self.watch_pipes_of(id);
+        }
+    }
+
+    /// Nobody is left to hear of the connection's tools.
+    fn drop_connection(&mut self, id: u64) {
+        if let Some(connection) = self.connections.remove(&id) {
+            self.poller.remove(connection.stream());
+        }
+        for tool in self.tools.values().filter(|tool| tool.connection == id) {
+            tool.kill();
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! A tool's cgroup: its limits, and the one handle on all its processes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use guest::registry::Limits;
+
+use crate::init::setup::TOOL_CGROUPS;
+
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// One directory of the cgroup hierarchy.
+pub struct Cgroup {
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Creates a cgroup with `limits`.
+    pub fn create(limits: &Limits) -> Result<Self, String> {
+        let name = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
+        let path = Path::new(TOOL_CGROUPS).join(name);
+        fs::create_dir(&path).map_err(|e| format!("cannot create a cgroup: {e}"))?;
+        let group = Self { path };
+        let memory = limits.memory_mib.saturating_mul(1 << 20).to_string();
+        for (file, value) in [
+            ("memory.max", memory.as_str()),
+            // A tool with some of its processes missing is worse than no tool.
+            ("memory.oom.group", "1"),
+            ("pids.max", &limits.pids.to_string()),
+        ] {
+            fs::write(group.path.join(file), value)
+                .map_err(|e| format!("cannot set {file}: {e}"))?;
+        }
+        Ok(group)
+    }
+
+    /// The file a process writes `0` to in order to move itself here.
+    pub fn processes_file(&self) -> PathBuf {
+        self.path.join("cgroup.procs")
+    }
+
+    /// Kills every process, including those being forked.
+    pub fn kill(&self) {
+        let _ = fs::write(self.path.join("cgroup.kill"), "1");
+    }
+
+    /// True when the kernel killed for lack of memory.
+    pub fn ran_out_of_memory(&self) -> bool {
+        fs::read_to_string(self.path.join("memory.events")).is_ok_and(|text| {
+            text.lines()
+                .any(|line| line.strip_prefix("oom_kill ").is_some_and(|count| count.trim() != "0"))
+        })
+    }
+
+    /// Removes the directory. False while processes are still on their way out.
+    pub fn remove(&self) -> bool {
+        fs::remove_dir(&self.path).is_ok()
+    }
+}
