@@ -1,1 +1,12 @@
-//! The agent.
+//! The agent: runs tools in microVMs.
+//!
+//! - [`sandbox`]: a machine to run tools in, behind one trait.
+//! - [`config`]: settings from flags, environment and file.
+//! - [`doctor`]: whether this host is fit for it.
+//! - [`cli`]: the `brainstorm-agent` command.
+#![warn(missing_docs)]
+
+pub mod cli;
+pub mod config;
+pub mod doctor;
+pub mod sandbox;

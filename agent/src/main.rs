@@ -1,3 +1,10 @@
-//! Entry point.
+//! The `brainstorm-agent` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use brainstorm_agent::cli::Cli;
+use clap::Parser;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

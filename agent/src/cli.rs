@@ -1,0 +1,76 @@
+//! The command line. Each subcommand is one file here and keeps to parsing, calling and printing.
+
+mod doctor;
+mod exec;
+mod exit;
+mod logging;
+mod settings;
+mod terminal;
+mod tools;
+
+pub use exit::Exit;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use settings::SettingsArguments;
+
+const EXAMPLES: &str = "\
+Examples:
+  brainstorm-agent doctor                       Is this host fit?
+  brainstorm-agent tools                        What can be run?
+  brainstorm-agent exec echo -p message=hello   Run a tool in a fresh microVM
+  brainstorm-agent exec cat --params '{\"path\":\"/etc/hostname\"}' --json
+
+Exit codes:
+  of `exec`   the tool's own; 137 deadline passed, 127 unknown tool, 254 bad parameters
+  2    wrong usage or settings        125  the tool could not be run
+  64   `doctor` found this host unfit  126  the microVM did not become ready
+
+Settings come from flags, then environment (BSM_IMAGE_DIR, BSM_KERNEL, BSM_ROOTFS, BSM_VCPUS,
+BSM_MEMORY_MIB, BSM_CID, BSM_GUEST_PORT, BSM_ENABLE_TOOLS), then the configuration file.";
+
+/// Runs tools in microVMs that live in this process.
+#[derive(Debug, Parser)]
+#[command(name = "brainstorm-agent", version, about, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    #[command(flatten)]
+    settings: SettingsArguments,
+
+    /// Say more on standard error; twice for everything. BSM_LOG takes finer filters.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a microVM, run one tool in it, print what the tool prints.
+    Exec(exec::Arguments),
+    /// Check whether this host can run microVMs, and say what to do if not.
+    Doctor(doctor::Arguments),
+    /// List the tools of the image.
+    Tools(tools::Arguments),
+}
+
+impl Cli {
+    /// Does what the command line says.
+    pub fn run(self) -> ExitCode {
+        logging::start(self.verbose);
+        let config = match self.settings.load() {
+            Ok(config) => config,
+            Err(error) => return terminal::complain(&error, Exit::Usage),
+        };
+        match self.command {
+            Command::Exec(arguments) => exec::run(arguments, config),
+            Command::Doctor(arguments) => doctor::run(&arguments, &config),
+            Command::Tools(arguments) => tools::run(&arguments, &config),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+use super::*;
+
+fn environment(pairs: &'static [(&'static str, &'static str)]) -> Environment {
+    Environment::read(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).into()))
+        .unwrap()
+}
+
+fn file(text: &str) -> ConfigFile {
+    ConfigFile::parse(Path::new("/etc/x/config.toml"), text).unwrap()
+}
+
+fn resolve(
+    flags: Overrides,
+    environment: Environment,
+    file: Option<ConfigFile>,
+) -> Result<SandboxConfig, ConfigError> {
+    Config::resolve(flags, environment, file, "/image".into()).map(|config| config.sandbox)
+}
+
+fn message(result: Result<SandboxConfig, ConfigError>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[test]
+fn nothing_set_gives_the_defaults() {
+    let config = resolve(Overrides::default(), Environment::default(), None).unwrap();
+    assert_eq!(
+        config,
+        SandboxConfig {
+            image: ImageSource { dir: "/image".into(), kernel: None, rootfs: None },
+            vcpus: 1,
+            memory_mib: 128,
+            guest_cid: 3,
+            guest_port: None,
+            enable_tools: Vec::new(),
+        }
+    );
+}
+
+#[test]
+fn flags_win_over_environment_over_file_over_defaults() {
+    let all = "memory_mib = 200\nvcpus = 2\ncid = 20\n";
+    let variables = environment(&[("BSM_MEMORY_MIB", "300"), ("BSM_VCPUS", "3")]);
+    let flags = Overrides { memory_mib: Some(400), ..Overrides::default() };
+    let config = resolve(flags, variables, Some(file(all))).unwrap();
+    assert_eq!((config.memory_mib, config.vcpus, config.guest_cid), (400, 3, 20));
+    assert_eq!(config.guest_port, None);
+}
+
+#[test]
+fn every_variable_is_read() {
+    let variables = environment(&[
+        ("BSM_IMAGE_DIR", "/i"),
+        ("BSM_KERNEL", "/k"),
+        ("BSM_ROOTFS", "/r"),
+        ("BSM_GUEST_PORT", "1024"),
+        ("BSM_MEMORY_MIB", "64"),
+        ("BSM_VCPUS", "8"),
+        ("BSM_CID", "4294967294"),
+        ("BSM_ENABLE_TOOLS", "sh, other"),
+    ]);
+    let config = resolve(Overrides::default(), variables, None).unwrap();
+    assert_eq!(
+        config,
+        SandboxConfig {
+            image: ImageSource {
+                dir: "/i".into(),
+                kernel: Some("/k".into()),
+                rootfs: Some("/r".into()),
+            },
+            vcpus: 8,
+            memory_mib: 64,
+            guest_cid: u32::MAX - 1,
+            guest_port: Some(1024),
+            enable_tools: vec!["sh".into(), "other".into()],
+        }
+    );
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let variables = environment(&[("BSM_KERNEL", ""), ("BSM_VCPUS", "")]);
+    let config = resolve(Overrides::default(), variables, Some(file("vcpus = 4"))).unwrap();
+    assert_eq!((config.image.kernel, config.vcpus), (None, 4));
+}
+
+#[test]
+fn every_file_key_is_read_and_paths_start_at_the_file() {
+    let text = "image_dir = 'image'\nkernel = '/k'\nrootfs = 'r'\nvcpus = 2\nmemory_mib = 256\n\
+                cid = 5\nguest_port = 9000\nenable_tools = ['sh']\n";
+    let config = resolve(Overrides::default(), Environment::default(), Some(file(text))).unwrap();
+    assert_eq!(config.image.dir, Path::new("/etc/x/image"));
+    assert_eq!(config.image.kernel.as_deref(), Some(Path::new("/k")));
+    assert_eq!(config.image.rootfs.as_deref(), Some(Path::new("/etc/x/r")));
+    assert_eq!((config.vcpus, config.memory_mib, config.guest_cid), (2, 256, 5));
+    assert_eq!((config.guest_port, config.enable_tools), (Some(9000), vec!["sh".into()]));
+}
+
+#[test]
+fn errors_name_value_origin_and_range() {
+    let flags = Overrides { guest_port: Some(0), ..Overrides::default() };
+    assert_eq!(
+        message(resolve(flags, Environment::default(), None)),
+        "guest port is 0 (flag --guest-port): give 1 to 65535"
+    );
+    assert_eq!(
+        message(resolve(Overrides::default(), environment(&[("BSM_CID", "2")]), None)),
+        "guest CID is 2 (environment variable BSM_CID): give 3 to 4294967294"
+    );
+    assert_eq!(
+        message(resolve(
+            Overrides::default(),
+            Environment::default(),
+            Some(file("memory_mib = 32"))
+        )),
+        "memory in MiB is 32 (key `memory_mib` in /etc/x/config.toml): give 64 to 8192"
+    );
+    let flags = Overrides { vcpus: Some(257), ..Overrides::default() };
+    assert_eq!(
+        message(resolve(flags, Environment::default(), None)),
+        "number of vCPUs is 257 (flag --vcpus): give 1 to 8"
+    );
+}
+
+#[test]
+fn ranges_are_exact() {
+    let limits = [
+        ("vcpus", 1_i64, 8),
+        ("memory_mib", 64, 8192),
+        ("cid", 3, 4_294_967_294),
+        ("guest_port", 1, 65535),
+    ];
+    for (key, min, max) in limits {
+        for (value, good) in [(min - 1, false), (min, true), (max, true), (max + 1, false)] {
+            let file = Some(file(&format!("{key} = {value}")));
+            let result = resolve(Overrides::default(), Environment::default(), file);
+            assert_eq!(result.is_ok(), good, "{key} = {value}");
+        }
+    }
+}
+
+#[test]
+fn a_variable_that_is_no_number_is_named() {
+    let error = Environment::read(|name| (name == "BSM_VCPUS").then(|| "many".into()));
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "environment variable BSM_VCPUS is \"many\": give a whole number, 1 to 8"
+    );
+}
+
+#[test]
+fn unknown_keys_and_wrong_types_are_refused_with_their_place() {
+    for (text, word) in [("memory = 1", "memory"), ("vcpus = 'two'", "vcpus")] {
+        let error = ConfigFile::parse(Path::new("/c.toml"), text).unwrap_err().to_string();
+        assert!(error.starts_with("/c.toml is not a valid configuration"), "{error}");
+        assert!(error.contains("line 1") && error.contains(word), "{error}");
+    }
+}
+
+#[test]
+fn tool_names_that_could_change_the_command_line_are_refused() {
+    for name in ["", "a b", "a,b", "x=y", "sh\n"] {
+        let flags = Overrides { enable_tools: Some(vec![name.into()]), ..Overrides::default() };
+        let error = message(resolve(flags, Environment::default(), None));
+        assert!(error.contains("--enable-tool"), "{error}");
+    }
+}
+
+#[test]
+fn empty_paths_are_refused() {
+    let error =
+        message(resolve(Overrides::default(), Environment::default(), Some(file("kernel = ''"))));
+    assert!(error.starts_with("kernel is empty (key `kernel`"), "{error}");
+}
+
+#[test]
+fn a_named_file_must_exist_and_the_default_one_need_not() {
+    let missing = Path::new("/nonexistent/config.toml");
+    assert!(matches!(ConfigFile::read(missing), Err(ConfigError::Read { .. })));
+    assert!(ConfigFile::read_if_present(missing).unwrap().is_none());
+}

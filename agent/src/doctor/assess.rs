@@ -1,0 +1,162 @@
+//! From facts to a judgement with remedies.
+
+use vmm::{HostProbe, KvmKind};
+
+use super::{Cgroup, CgroupVersion, Check, Facts, Image, Kvm, Report, Status};
+
+/// What a machine needs beside its RAM, in MiB: page tables, devices, buffers.
+const OVERHEAD_MIB: u64 = 64;
+
+/// Judges.
+pub fn assess(facts: &Facts) -> Report {
+    let checks = vec![
+        device(facts),
+        execution(facts),
+        capabilities(&facts.kvm),
+        nesting(facts),
+        memory(facts),
+        cgroup(facts.cgroup),
+        image(&facts.image),
+    ];
+    let fit = checks.iter().all(|c| matches!(c.status, Status::Ok | Status::Warning));
+    Report { schema_version: 1, fit, checks }
+}
+
+fn check(name: &'static str, status: Status, finding: impl Into<String>) -> Check {
+    Check { name, status, finding: finding.into(), remedy: None }
+}
+
+impl Check {
+    fn remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = Some(remedy.into());
+        self
+    }
+}
+
+fn device(facts: &Facts) -> Check {
+    const NAME: &str = "kvm_device";
+    match &facts.kvm {
+        Kvm::Usable(probe) => {
+            check(NAME, Status::Ok, format!("/dev/kvm opens, API version {}", probe.api_version))
+        }
+        Kvm::Missing => {
+            check(NAME, Status::Failed, "/dev/kvm does not exist").remedy(without_device(facts))
+        }
+        Kvm::Forbidden { group: Some(group) } => {
+            check(NAME, Status::Failed, format!("/dev/kvm belongs to group `{group}`, not to you"))
+                .remedy(format!("run `sudo usermod -aG {group} $USER`, then log in again"))
+        }
+        Kvm::Forbidden { group: None } => {
+            check(NAME, Status::Failed, "/dev/kvm may not be opened by this user")
+                .remedy("run `sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm`, join group kvm")
+        }
+        Kvm::Broken(reason) => check(NAME, Status::Failed, reason)
+            .remedy("look at `dmesg | grep -i kvm`; another hypervisor may hold the processor"),
+    }
+}
+
+fn without_device(facts: &Facts) -> &'static str {
+    match (facts.virtualisation, facts.is_virtual) {
+        (Some("svm"), _) => "run `sudo modprobe kvm_amd`",
+        (Some(_), _) => "run `sudo modprobe kvm_intel`",
+        (None, true) => "enable nested virtualisation for this virtual machine on its host",
+        (None, false) => "enable VT-x or AMD-V in the firmware settings",
+    }
+}
+
+fn execution(facts: &Facts) -> Check {
+    const NAME: &str = "kvm_execution";
+    let Kvm::Usable(probe) = &facts.kvm else {
+        return check(NAME, Status::Skipped, "needs /dev/kvm");
+    };
+    match probe.kind {
+        KvmKind::Hardware => check(
+            NAME,
+            Status::Ok,
+            format!("the processor runs guest code (test loop: {} us)", probe.loop_us),
+        ),
+        KvmKind::Software => {
+            check(NAME, Status::Failed, "guest code is interpreted; Linux guests do not boot")
+                .remedy("use a host with hardware KVM, or enable nested virtualisation for it")
+        }
+    }
+}
+
+fn capabilities(kvm: &Kvm) -> Check {
+    const NAME: &str = "kvm_capabilities";
+    let Kvm::Usable(probe) = kvm else {
+        return check(NAME, Status::Skipped, "needs /dev/kvm");
+    };
+    let missing = probe.missing();
+    if missing.is_empty() {
+        check(NAME, Status::Ok, present_capabilities(probe))
+    } else {
+        check(NAME, Status::Failed, format!("missing: {}", missing.join(", ")))
+            .remedy("update the host's kernel")
+    }
+}
+
+fn present_capabilities(probe: &HostProbe) -> String {
+    let absent: Vec<&str> =
+        probe.capabilities.iter().filter(|c| c.value == 0).map(|c| c.name).collect();
+    let present = probe.capabilities.len() - absent.len();
+    if absent.is_empty() {
+        format!("all {present} are there")
+    } else {
+        format!("{present} are there; optional and absent: {}", absent.join(", "))
+    }
+}
+
+fn nesting(facts: &Facts) -> Check {
+    const NAME: &str = "nesting";
+    if facts.is_virtual {
+        check(NAME, Status::Warning, "this host is a virtual machine itself")
+            .remedy("expect slower boots and resets; use a physical host where that matters")
+    } else {
+        check(NAME, Status::Ok, "this host is a physical machine")
+    }
+}
+
+fn memory(facts: &Facts) -> Check {
+    const NAME: &str = "memory";
+    let Some(available) = facts.available_mib else {
+        return check(NAME, Status::Warning, "available memory is unknown")
+            .remedy("mount /proc, from which it is read");
+    };
+    let usable = facts.cgroup.memory_limit_mib.map_or(available, |limit| limit.min(available));
+    let needed = facts.machine_mib + OVERHEAD_MIB;
+    let finding = format!("{usable} MiB available, one machine takes up to {needed} MiB");
+    if usable >= needed {
+        check(NAME, Status::Ok, finding)
+    } else {
+        check(NAME, Status::Failed, finding)
+            .remedy("free memory, raise the cgroup's limit, or lower `memory_mib`")
+    }
+}
+
+fn cgroup(cgroup: Cgroup) -> Check {
+    const NAME: &str = "cgroup";
+    let limit = match cgroup.memory_limit_mib {
+        Some(mib) => format!("memory limit {mib} MiB"),
+        None => "no memory limit".into(),
+    };
+    match cgroup.version {
+        CgroupVersion::V2 => check(NAME, Status::Ok, format!("version 2, {limit}")),
+        CgroupVersion::V1 => check(NAME, Status::Warning, format!("version 1, {limit}"))
+            .remedy("boot the host with `systemd.unified_cgroup_hierarchy=1`"),
+        CgroupVersion::None => check(NAME, Status::Warning, "none mounted")
+            .remedy("mount cgroup2 on /sys/fs/cgroup to limit what the agent may use"),
+    }
+}
+
+fn image(image: &Image) -> Check {
+    const NAME: &str = "image";
+    match image {
+        Image::Verified { summary } => check(NAME, Status::Ok, summary),
+        Image::Unverified { summary } => check(NAME, Status::Warning, summary)
+            .remedy("use an image with its manifest.json: build one with `cargo xtask image`"),
+        // Every image error already ends with what to do.
+        Image::Bad(reason) => check(NAME, Status::Failed, reason)
+            .remedy("build the image with `cargo xtask image`, or set `image_dir`"),
+    }
+}

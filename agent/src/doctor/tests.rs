@@ -1,0 +1,148 @@
+use vmm::{Capability, KvmKind};
+
+use super::*;
+
+fn healthy() -> Facts {
+    Facts {
+        kvm: Kvm::Usable(HostProbe {
+            api_version: 12,
+            kind: KvmKind::Hardware,
+            loop_us: 4200,
+            capabilities: vec![
+                Capability { name: "KVM_CAP_IRQCHIP", value: 1, required: true },
+                Capability { name: "KVM_CAP_XSAVE2", value: 0, required: false },
+            ],
+        }),
+        virtualisation: Some("vmx"),
+        is_virtual: false,
+        available_mib: Some(4096),
+        machine_mib: 128,
+        cgroup: Cgroup { version: CgroupVersion::V2, memory_limit_mib: None },
+        image: Image::Verified { summary: "/image: all digests match".into() },
+    }
+}
+
+fn judged(facts: &Facts, name: &str) -> Check {
+    assess(facts).checks.into_iter().find(|c| c.name == name).unwrap()
+}
+
+#[test]
+fn a_healthy_host_is_fit_and_needs_no_remedy() {
+    let report = assess(&healthy());
+    assert!(report.fit);
+    assert!(report.checks.iter().all(|c| c.status == Status::Ok && c.remedy.is_none()));
+}
+
+#[test]
+fn each_fault_makes_the_host_unfit_with_one_remedy_line() {
+    let fault = |change: fn(&mut Facts)| {
+        let mut facts = healthy();
+        change(&mut facts);
+        facts
+    };
+    let software = |facts: &mut Facts| {
+        if let Kvm::Usable(probe) = &mut facts.kvm {
+            probe.kind = KvmKind::Software;
+        }
+    };
+    let incapable = |facts: &mut Facts| {
+        if let Kvm::Usable(probe) = &mut facts.kvm {
+            probe.capabilities[0].value = 0;
+        }
+    };
+    let cases = [
+        ("kvm_device", fault(|f| f.kvm = Kvm::Missing), "modprobe kvm_intel"),
+        ("kvm_device", fault(|f| f.kvm = Kvm::Forbidden { group: None }), "chgrp"),
+        ("kvm_device", fault(|f| f.kvm = Kvm::Broken("busy".into())), "dmesg"),
+        ("kvm_execution", fault(software), "hardware KVM"),
+        ("kvm_capabilities", fault(incapable), "update"),
+        ("memory", fault(|f| f.available_mib = Some(191)), "memory_mib"),
+        ("memory", fault(|f| f.cgroup.memory_limit_mib = Some(100)), "cgroup"),
+        ("image", fault(|f| f.image = Image::Bad("empty".into())), "cargo xtask image"),
+    ];
+    for (name, facts, word) in cases {
+        assert!(!assess(&facts).fit, "{name} {facts:?}");
+        let check = judged(&facts, name);
+        assert_eq!(check.status, Status::Failed, "{name}");
+        let remedy = check.remedy.unwrap();
+        assert!(remedy.contains(word) && !remedy.contains('\n'), "{name}: {remedy}");
+    }
+}
+
+#[test]
+fn a_missing_device_is_explained_by_what_the_processor_offers() {
+    let remedy = |virtualisation, is_virtual| {
+        let facts = Facts { kvm: Kvm::Missing, virtualisation, is_virtual, ..healthy() };
+        judged(&facts, "kvm_device").remedy.unwrap()
+    };
+    assert!(remedy(Some("svm"), false).contains("kvm_amd"));
+    assert!(remedy(None, true).contains("nested"));
+    assert!(remedy(None, false).contains("firmware"));
+}
+
+#[test]
+fn no_permission_names_the_group_and_how_to_join_it() {
+    let facts = Facts { kvm: Kvm::Forbidden { group: Some("virt".into()) }, ..healthy() };
+    let check = judged(&facts, "kvm_device");
+    assert!(check.finding.contains("`virt`"));
+    assert_eq!(check.remedy.unwrap(), "run `sudo usermod -aG virt $USER`, then log in again");
+    assert_eq!(judged(&facts, "kvm_execution").status, Status::Skipped);
+    assert_eq!(judged(&facts, "kvm_capabilities").status, Status::Skipped);
+}
+
+#[test]
+fn warnings_do_not_make_the_host_unfit() {
+    let facts = Facts {
+        is_virtual: true,
+        cgroup: Cgroup { version: CgroupVersion::V1, memory_limit_mib: None },
+        image: Image::Unverified { summary: "no manifest".into() },
+        ..healthy()
+    };
+    let report = assess(&facts);
+    assert!(report.fit);
+    let warnings = report.checks.iter().filter(|c| c.status == Status::Warning);
+    assert_eq!(warnings.map(|c| c.name).collect::<Vec<_>>(), ["nesting", "cgroup", "image"]);
+}
+
+#[test]
+fn the_table_shows_every_check_and_colours_only_on_request() {
+    let facts = Facts { kvm: Kvm::Missing, ..healthy() };
+    let report = assess(&facts);
+    let plain = render(&report, Drawing { colour: false, width: 100 });
+    for check in &report.checks {
+        assert!(plain.contains(check.name), "{plain}");
+    }
+    assert!(plain.contains("→ run `sudo modprobe kvm_intel`"), "{plain}");
+    assert!(plain.contains("NOT fit"), "{plain}");
+    assert!(!plain.contains('\u{1b}'), "{plain}");
+    let coloured = render(&report, Drawing { colour: true, width: 100 });
+    assert!(coloured.contains('\u{1b}'));
+}
+
+#[test]
+fn the_json_form_is_stable() {
+    let json = serde_json::to_value(assess(&healthy())).unwrap();
+    assert_eq!((&json["schema_version"], &json["fit"]), (&1.into(), &true.into()));
+    assert_eq!(json["checks"][0]["name"], "kvm_device");
+    assert_eq!(json["checks"][0]["status"], "ok");
+    assert!(json["checks"][0].get("remedy").is_none());
+}
+
+#[test]
+fn kernel_files_are_understood() {
+    let cpuinfo = "processor : 0\nflags\t\t: fpu svm hypervisor\nbugs : x\n";
+    assert_eq!(parse::virtualisation(cpuinfo), Some("svm"));
+    assert!(parse::has_flag(cpuinfo, "hypervisor") && !parse::has_flag(cpuinfo, "hyper"));
+    assert_eq!(parse::virtualisation("flags : fpu"), None);
+    assert_eq!(parse::available_mib("MemTotal: 9 kB\nMemAvailable:   2097152 kB\n"), Some(2048));
+    assert_eq!(parse::available_mib(""), None);
+    let groups = "root:x:0:\nkvm:x:993:alice,bob\nbroken\n";
+    assert_eq!(parse::group_name(groups, 993).as_deref(), Some("kvm"));
+    assert_eq!(parse::group_name(groups, 7), None);
+    assert_eq!(parse::unified_path("4:memory:/a\n0::/b/c\n"), Some("/b/c"));
+    assert_eq!(parse::controller_path("4:cpu,memory:/a:b\n0::/\n", "memory"), Some("/a:b"));
+    assert_eq!(parse::controller_path("0::/\n", "memory"), None);
+    assert_eq!(parse::limit_mib("268435456\n"), Some(256));
+    assert_eq!(parse::limit_mib("max\n"), None);
+    assert_eq!(parse::limit_mib("9223372036854771712\n"), None, "version 1 for no limit");
+}

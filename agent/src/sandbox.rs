@@ -1,0 +1,42 @@
+//! A place to run tools in: booted once, used many times, and honest about its state.
+
+mod call;
+mod channel;
+mod error;
+mod image;
+mod kvm;
+mod query;
+mod state;
+
+pub use call::{Process, QueryAnswer, ToolCall, ToolOutcome};
+pub use channel::{ChannelCounters, ChannelError, EvidenceFault};
+pub use error::{PartialOutput, SandboxError, StoppedBy};
+pub use image::{Artifact, Image, ImageError, ImageSource};
+pub use kvm::{KvmSandbox, SandboxConfig};
+pub use state::{BootPath, BootReport, SandboxState, WireState};
+
+pub use guest::wire::QueryKind;
+
+/// Runs tools in isolation.
+///
+/// All calls block, and may come from any number of threads at once. Putting the sandbox back to
+/// its golden state belongs between two tool calls and becomes the next method of this trait;
+/// until then what would call for a reset ends the machine and leaves the sandbox failed.
+pub trait Sandbox: Send + Sync {
+    /// Makes the sandbox ready: its control channel works when this returns. Does nothing when it
+    /// is ready; waits when somebody else is booting it. A failed boot leaves nothing behind.
+    fn boot(&self) -> Result<BootReport, SandboxError>;
+
+    /// Runs one tool. A tool that ends by itself is an outcome, whatever its exit code.
+    fn execute_tool(&self, call: ToolCall) -> Result<ToolOutcome, SandboxError>;
+
+    /// Asks the guest about itself. Works while tools run.
+    fn query(&self, kind: QueryKind) -> Result<QueryAnswer, SandboxError>;
+
+    /// Ends the machine and gives back what it used. Calls in flight fail. Does nothing when
+    /// there is no machine.
+    fn shutdown(&self);
+
+    /// What the sandbox is doing: a machine that stopped or does not answer is not ready.
+    fn state(&self) -> SandboxState;
+}

@@ -1,0 +1,4 @@
+mod evidence;
+mod fake_guest;
+mod framing;
+mod requests;

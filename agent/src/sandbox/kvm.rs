@@ -1,0 +1,362 @@
+//! A sandbox in a KVM machine that lives in this process.
+
+mod admission;
+mod boot;
+mod live;
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use guest::wire::{QueryKind, ResultReason, ToolDispatch};
+use tracing::{info, warn};
+use vmm::Machine;
+
+use super::channel::{ChannelCounters, ChannelError, CommandFailure, Output};
+use super::error::{PartialOutput, SandboxError, StoppedBy};
+use super::image::{Image, ImageSource};
+use super::state::{BootReport, SandboxState};
+use super::{QueryAnswer, Sandbox, ToolCall, ToolOutcome, query};
+use admission::{Admission, Admitted, Gate};
+use live::Live;
+
+/// Beyond the deadline, until the host stops believing that the guest will enforce it.
+const GRACE: Duration = Duration::from_millis(250);
+
+/// What a sandbox is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxConfig {
+    /// The guest image.
+    pub image: ImageSource,
+    /// Number of vCPUs, 1 to 8.
+    pub vcpus: u8,
+    /// RAM in MiB, 64 to 8192.
+    pub memory_mib: u32,
+    /// vsock address of the guest, 3 to `u32::MAX - 1`.
+    pub guest_cid: u32,
+    /// vsock port of the guest program, 1 to 65535; by default the image's.
+    pub guest_port: Option<u32>,
+    /// Tools to enable that the image leaves disabled.
+    pub enable_tools: Vec<String>,
+}
+
+/// A sandbox in a KVM machine.
+pub struct KvmSandbox {
+    inner: Mutex<Inner>,
+    /// A boot ended, one way or the other.
+    settled: Condvar,
+}
+
+struct Inner {
+    config: SandboxConfig,
+    /// Loaded once, used by every boot.
+    image: Option<Arc<Image>>,
+    phase: Phase,
+    /// Counts boots and shutdowns: a boot that finds another number when it is done was overtaken.
+    epoch: u64,
+}
+
+enum Phase {
+    NotBooted,
+    Booting(Option<Arc<Machine>>),
+    Ready(Arc<Live>),
+    Failed(String),
+}
+
+impl KvmSandbox {
+    /// A sandbox that is not booted. Its image is loaded by the first boot.
+    pub fn new(config: SandboxConfig) -> Self {
+        let phase = Phase::NotBooted;
+        let inner = Mutex::new(Inner { config, image: None, phase, epoch: 0 });
+        Self { inner, settled: Condvar::new() }
+    }
+
+    /// A sandbox with an image that is loaded already, so that several can share it.
+    pub fn with_image(config: SandboxConfig, image: Arc<Image>) -> Self {
+        let sandbox = Self::new(config);
+        sandbox.lock().image = Some(image);
+        sandbox
+    }
+
+    /// Sets what the next boot makes. Refused while there is a machine made of something else.
+    pub fn configure(&self, config: SandboxConfig) -> Result<(), SandboxError> {
+        let mut inner = self.lock();
+        if inner.config == config {
+            return Ok(());
+        }
+        if matches!(inner.phase, Phase::Booting(_) | Phase::Ready(_)) {
+            return Err(not_available(
+                "the sandbox is in use with another configuration: shut it down first",
+            ));
+        }
+        if inner.config.image != config.image {
+            inner.image = None;
+        }
+        inner.config = config;
+        Ok(())
+    }
+
+    /// What the guest sent that nobody wanted; `None` without a machine.
+    pub fn counters(&self) -> Option<ChannelCounters> {
+        match &self.lock().phase {
+            Phase::Ready(live) => Some(live.channel.counters()),
+            Phase::NotBooted | Phase::Booting(_) | Phase::Failed(_) => None,
+        }
+    }
+
+    fn start(&self, config: &SandboxConfig, epoch: u64) -> Result<Live, SandboxError> {
+        let begun = Instant::now();
+        let known = self.lock().image.clone();
+        let image = match known {
+            Some(image) => image,
+            None => Arc::new(Image::open(&config.image).map_err(|e| boot::image_failed(&e))?),
+        };
+        let image_took = begun.elapsed();
+        let gate = Gate::new(image.manifest(), &config.enable_tools)
+            .map_err(|e| boot::registry_failed(&e))?;
+        let adopt = |machine: &Arc<Machine>| {
+            let mut inner = self.lock();
+            if inner.epoch != epoch {
+                return false;
+            }
+            inner.image = Some(Arc::clone(&image));
+            inner.phase = Phase::Booting(Some(Arc::clone(machine)));
+            true
+        };
+        let mut live = boot::start(config, &image, gate, adopt)?;
+        live.report.image = image_took;
+        live.report.total = begun.elapsed();
+        Ok(live)
+    }
+
+    /// Hands the result of a boot to everybody.
+    fn settle(
+        &self,
+        epoch: u64,
+        result: Result<Live, SandboxError>,
+    ) -> Result<BootReport, SandboxError> {
+        let mut inner = self.lock();
+        if inner.epoch != epoch {
+            // Dropping the machine ends it.
+            return Err(not_available("the sandbox was shut down while it was booting"));
+        }
+        let (phase, result) = match result {
+            Ok(live) => {
+                let report = live.report.clone();
+                info!(total = ?report.total, to_ready = ?report.to_ready, "sandbox is ready");
+                (Phase::Ready(Arc::new(live)), Ok(report))
+            }
+            Err(error) => {
+                warn!(code = error.code(), %error, "sandbox did not boot");
+                (Phase::Failed(error.to_string()), Err(error))
+            }
+        };
+        inner.phase = phase;
+        drop(inner);
+        self.settled.notify_all();
+        result
+    }
+
+    /// The machine, if it can be used.
+    fn ready(&self) -> Result<Arc<Live>, SandboxError> {
+        match &self.lock().phase {
+            Phase::Ready(live) => Ok(Arc::clone(live)),
+            Phase::NotBooted => Err(not_available("the sandbox is not booted: boot it first")),
+            Phase::Booting(_) => Err(not_available("the sandbox is still booting: wait for it")),
+            Phase::Failed(reason) => Err(not_available(&format!(
+                "the sandbox failed earlier and has to be booted again: {reason}"
+            ))),
+        }
+    }
+
+    /// Ends a machine that must not be used again. A reset takes this place once there is one.
+    fn condemn(&self, live: &Arc<Live>, reason: &str) {
+        let mut inner = self.lock();
+        if matches!(&inner.phase, Phase::Ready(current) if Arc::ptr_eq(current, live)) {
+            warn!(reason, "ending the machine");
+            inner.phase = Phase::Failed(reason.to_owned());
+        }
+        drop(inner);
+        live.machine.shutdown();
+    }
+
+    fn run(
+        &self,
+        live: &Arc<Live>,
+        call: ToolCall,
+        admitted: &Admitted,
+        begun: Instant,
+    ) -> Result<ToolOutcome, SandboxError> {
+        let dispatch = ToolDispatch {
+            command_id: call.command_id,
+            tool: call.tool,
+            params: call.params,
+            deadline_ms: admitted.deadline_ms,
+        };
+        let fence = begun + admitted.deadline() + GRACE;
+        match live.channel.dispatch(dispatch, admitted.output_bytes, fence) {
+            Ok(output) => finished(output, admitted, begun),
+            Err(failure) => Err(self.failed(live, failure, admitted)),
+        }
+    }
+
+    fn failed(
+        &self,
+        live: &Arc<Live>,
+        failure: CommandFailure,
+        admitted: &Admitted,
+    ) -> SandboxError {
+        let CommandFailure { error, stdout, stderr } = failure;
+        match error {
+            ChannelError::TimedOut { .. } => {
+                let error = SandboxError::ToolTimeout {
+                    deadline_ms: admitted.deadline_ms,
+                    stopped_by: StoppedBy::Host,
+                    partial: Box::new(PartialOutput { stdout, stderr, evidence_hash: None }),
+                };
+                self.condemn(live, &error.to_string());
+                error
+            }
+            // The guest is as it was.
+            ChannelError::OutboundTooLarge { .. }
+            | ChannelError::DuplicateRequest { .. }
+            | ChannelError::Refused { .. } => error.into(),
+            error => self.broken(live, error),
+        }
+    }
+
+    /// After an error that leaves no trust in the guest.
+    fn broken(&self, live: &Arc<Live>, error: ChannelError) -> SandboxError {
+        let error = live.explain(error);
+        self.condemn(live, &error.to_string());
+        error
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Sandbox for KvmSandbox {
+    fn boot(&self) -> Result<BootReport, SandboxError> {
+        // A machine that stopped unnoticed must not count as ready.
+        self.state();
+        let mut inner = self.lock();
+        let mut waited = false;
+        loop {
+            match &inner.phase {
+                Phase::Ready(live) => return Ok(live.report.clone()),
+                Phase::Booting(_) => {
+                    waited = true;
+                    inner = self.settled.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                }
+                Phase::Failed(reason) if waited => {
+                    let (reason, console) = (reason.clone(), Vec::new());
+                    return Err(SandboxError::BootFailed { reason, console });
+                }
+                Phase::NotBooted | Phase::Failed(_) => break,
+            }
+        }
+        inner.epoch += 1;
+        inner.phase = Phase::Booting(None);
+        let (config, epoch) = (inner.config.clone(), inner.epoch);
+        drop(inner);
+        let result = self.start(&config, epoch);
+        self.settle(epoch, result)
+    }
+
+    fn execute_tool(&self, call: ToolCall) -> Result<ToolOutcome, SandboxError> {
+        let begun = Instant::now();
+        let live = self.ready()?;
+        match live.gate.admit(&call)? {
+            Admission::Refused(outcome) => Ok(*outcome),
+            Admission::Admitted(admitted) => self.run(&live, call, &admitted, begun),
+        }
+    }
+
+    fn query(&self, kind: QueryKind) -> Result<QueryAnswer, SandboxError> {
+        let live = self.ready()?;
+        let limit = query::limit(kind);
+        live.query(kind, limit).map_err(|error| match error {
+            ChannelError::TimedOut { .. } => {
+                SandboxError::QuerySilent { query: format!("{kind:?}"), limit }
+            }
+            ChannelError::DuplicateRequest { .. } | ChannelError::Refused { .. } => error.into(),
+            error => self.broken(&live, error),
+        })
+    }
+
+    fn shutdown(&self) {
+        let mut inner = self.lock();
+        inner.epoch += 1;
+        let phase = std::mem::replace(&mut inner.phase, Phase::NotBooted);
+        drop(inner);
+        self.settled.notify_all();
+        match phase {
+            Phase::Booting(Some(machine)) => machine.shutdown(),
+            Phase::Ready(live) => live.machine.shutdown(),
+            Phase::Booting(None) | Phase::NotBooted | Phase::Failed(_) => {}
+        }
+    }
+
+    fn state(&self) -> SandboxState {
+        let live = match &self.lock().phase {
+            Phase::NotBooted => return SandboxState::NotBooted,
+            Phase::Booting(_) => return SandboxState::Booting,
+            Phase::Failed(reason) => return SandboxState::Failed { reason: reason.clone() },
+            Phase::Ready(live) => Arc::clone(live),
+        };
+        // Looking at the channel may take a moment: nobody else should wait for it.
+        match live.fault() {
+            None => SandboxState::Ready,
+            Some(error) => {
+                let reason = error.to_string();
+                self.condemn(&live, &reason);
+                SandboxState::Failed { reason }
+            }
+        }
+    }
+}
+
+impl Drop for KvmSandbox {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+/// A command that came back with checked evidence.
+fn finished(
+    output: Output,
+    admitted: &Admitted,
+    begun: Instant,
+) -> Result<ToolOutcome, SandboxError> {
+    let Output { result, stdout, stderr } = output;
+    if result.reason == Some(ResultReason::DeadlineExceeded) {
+        let evidence_hash = Some(result.evidence_hash);
+        return Err(SandboxError::ToolTimeout {
+            deadline_ms: admitted.deadline_ms,
+            stopped_by: StoppedBy::Guest,
+            partial: Box::new(PartialOutput { stdout, stderr, evidence_hash }),
+        });
+    }
+    Ok(ToolOutcome {
+        exit_code: result.exit_code,
+        reason: result.reason,
+        message: result.message,
+        stdout,
+        stderr,
+        stdout_total: result.stdout_bytes,
+        stderr_total: result.stderr_bytes,
+        stdout_truncated: result.stdout_truncated,
+        stderr_truncated: result.stderr_truncated,
+        evidence_hash: result.evidence_hash,
+        in_guest: Duration::from_micros(result.duration_us),
+        round_trip: begun.elapsed(),
+    })
+}
+
+fn not_available(reason: &str) -> SandboxError {
+    SandboxError::NotAvailable { reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! What a sandbox is doing, and how its boot went.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What a sandbox is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SandboxState {
+    /// There is no machine.
+    NotBooted,
+    /// A machine is starting.
+    Booting,
+    /// Tools can run.
+    Ready,
+    /// The machine is being put back to its golden state.
+    Resetting,
+    /// The machine is gone or not to be trusted.
+    Failed {
+        /// Why, in words.
+        reason: String,
+    },
+}
+
+/// The relay's view of a sandbox, field `sandbox_state` of its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WireState {
+    /// Takes commands.
+    Ready,
+    /// Will take commands.
+    Resetting,
+    /// Takes none.
+    Failed,
+}
+
+impl SandboxState {
+    /// What the relay is told. A sandbox on its way to its first command counts as resetting.
+    pub fn wire(&self) -> WireState {
+        match self {
+            Self::Ready => WireState::Ready,
+            Self::NotBooted | Self::Booting | Self::Resetting => WireState::Resetting,
+            Self::Failed { .. } => WireState::Failed,
+        }
+    }
+}
+
+impl fmt::Display for SandboxState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotBooted => f.write_str("not booted"),
+            Self::Booting => f.write_str("booting"),
+            Self::Ready => f.write_str("ready"),
+            Self::Resetting => f.write_str("resetting"),
+            Self::Failed { reason } => write!(f, "failed: {reason}"),
+        }
+    }
+}
+
+/// How a machine came to be ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BootPath {
+    /// The guest's kernel was started.
+    ColdBoot,
+}
+
+/// How a boot went. Durations are in the order of the phases and add up to about `total`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootReport {
+    /// Which way was taken.
+    pub path: BootPath,
+    /// Reading and checking the image; zero when an earlier boot did so.
+    pub image: Duration,
+    /// What the machine itself cost, up to the first instruction of the guest.
+    pub machine: vmm::BootTimings,
+    /// From starting the machine until the guest program said it is ready.
+    pub to_ready: Duration,
+    /// From there until the control connection stood.
+    pub handshake: Duration,
+    /// The whole call.
+    pub total: Duration,
+    /// The guest's own clock when it said it is ready, in microseconds since its kernel started.
+    pub guest_boot_us: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_a_place_on_the_wire() {
+        let failed = SandboxState::Failed { reason: "x".into() };
+        assert_eq!(SandboxState::NotBooted.wire(), WireState::Resetting);
+        assert_eq!(SandboxState::Booting.wire(), WireState::Resetting);
+        assert_eq!(SandboxState::Ready.wire(), WireState::Ready);
+        assert_eq!(SandboxState::Resetting.wire(), WireState::Resetting);
+        assert_eq!(failed.wire(), WireState::Failed);
+        assert_eq!(serde_json::to_value(WireState::Resetting).unwrap(), "resetting");
+    }
+}
