@@ -37,8 +37,5 @@ pub fn rootfs() -> Arc<DiskImage> {
 pub fn cmdline() -> String {
     let text = std::fs::read_to_string(image_dir().join("manifest.json")).expect("no manifest");
     let manifest: Value = serde_json::from_str(&text).expect("manifest is not JSON");
-    manifest["kernel_cmdline"]
-        .as_str()
-        .expect("no kernel_cmdline")
-        .to_owned()
+    manifest["kernel_cmdline"].as_str().expect("no kernel_cmdline").to_owned()
 }

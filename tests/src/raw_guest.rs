@@ -60,25 +60,16 @@ impl RawGuest {
         let listener = machine.vsock().listen(PORT).expect("listen");
         machine.boot().expect("boot");
         let stream = listener.accept(Some(PATIENCE)).unwrap_or_else(|e| {
-            panic!(
-                "no guest: {e}; console: {:#?}",
-                machine.console().last_lines(20)
-            )
+            panic!("no guest: {e}; console: {:#?}", machine.console().last_lines(20))
         });
         let mut connection = RawConnection { stream };
-        let Received::Frame(ready) = connection.receive() else {
-            panic!("no ready frame")
-        };
+        let Received::Frame(ready) = connection.receive() else { panic!("no ready frame") };
         Self { machine, ready }
     }
 
     /// Opens a connection to the guest program.
     pub fn connect(&self) -> RawConnection {
-        let stream = self
-            .machine
-            .vsock()
-            .connect(PORT, PATIENCE)
-            .expect("connect");
+        let stream = self.machine.vsock().connect(PORT, PATIENCE).expect("connect");
         RawConnection { stream }
     }
 
@@ -107,8 +98,7 @@ impl RawConnection {
 
     /// Waits for a frame or the end.
     pub fn receive(&mut self) -> Received {
-        self.receive_within(PATIENCE)
-            .expect("the guest says nothing")
+        self.receive_within(PATIENCE).expect("the guest says nothing")
     }
 
     /// Waits for a frame or the end; `None` when `limit` passes first.
@@ -117,21 +107,14 @@ impl RawConnection {
         let mut header = [0; 4];
         match self.stream.read_exact(&mut header) {
             Ok(()) => {}
-            Err(e)
-                if matches!(
-                    e.kind(),
-                    io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
-                ) =>
-            {
+            Err(e) if matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {
                 return None;
             }
             Err(_) => return Some(Received::Closed),
         }
         let mut body = vec![0; u32::from_be_bytes(header) as usize];
         self.stream.read_exact(&mut body).expect("frame body");
-        Some(Received::Frame(
-            serde_json::from_slice(&body).expect("frame is not JSON"),
-        ))
+        Some(Received::Frame(serde_json::from_slice(&body).expect("frame is not JSON")))
     }
 
     /// Dispatches a tool and returns its `ToolResult`, skipping evidence.

@@ -43,7 +43,9 @@ pub use boot::{BootError, KernelError, KernelImage};
 pub use devices::ConsoleSnapshot;
 pub use devices::block::{DiskError, DiskImage};
 pub use devices::virtio::DeviceFault;
-pub use devices::vsock::{VsockError, VsockHost, VsockListener, VsockStream};
+#[cfg(feature = "tokio")]
+pub use devices::vsock::AsyncVsockStream;
+pub use devices::vsock::{VsockCounters, VsockError, VsockHost, VsockListener, VsockStream};
 pub use kvm::{Capability, HostProbe, KvmError, KvmKind, MpState, VcpuStatus, probe};
 pub use machine::{
     BootTimings, ConfigError, Machine, MachineConfig, MachineError, MachineState, StopReason,

@@ -125,7 +125,11 @@ impl Machine {
     pub fn pause(&self) -> Result<(), MachineError> {
         self.change("pause", |phase| match phase {
             Phase::Running(live) => match live.park() {
-                Ok(()) => (Phase::Paused(live), Ok(())),
+                Ok(()) => {
+                    // Host threads must not reach guest memory either.
+                    self.vsock.quiesce();
+                    (Phase::Paused(live), Ok(()))
+                }
                 Err(e) => (Phase::Running(live), Err(e)),
             },
             other => {
@@ -139,6 +143,7 @@ impl Machine {
     pub fn resume(&self) -> Result<(), MachineError> {
         self.change("resume", |phase| match phase {
             Phase::Paused(live) => {
+                self.vsock.resume();
                 live.run();
                 (Phase::Running(live), Ok(()))
             }

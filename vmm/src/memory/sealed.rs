@@ -31,10 +31,10 @@ impl SealedMemory {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let memory: OwnedFd = memfd_create(name, flags).map_err(io::Error::from)?;
         ftruncate(&memory, length as u64).map_err(io::Error::from)?;
-        let file = File::from(memory);
-        fill(&file)?;
-        fcntl_add_seals(&file, SEALS).map_err(io::Error::from)?;
-        Ok(Self { file, length })
+        let memory = File::from(memory);
+        fill(&memory)?;
+        fcntl_add_seals(&memory, SEALS).map_err(io::Error::from)?;
+        Ok(Self { file: memory, length })
     }
 
     /// Size in bytes.

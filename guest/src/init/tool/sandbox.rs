@@ -53,7 +53,7 @@ fn standard_streams([stdout, stderr]: [RawFd; 2]) -> Result<(), String> {
 
 fn private_mounts(scratch_mib: u64) -> Result<(), String> {
     let error = |what: &'static str| move |e: nix::Error| format!("{what}: {e}");
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWIPC).map_err(error("unshare"))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(error("unshare"))?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
         .map_err(error("private mounts"))?;
