@@ -82,7 +82,12 @@ pub enum Image {
         summary: String,
     },
     /// Cannot be used.
-    Bad(String),
+    Bad {
+        /// What is wrong.
+        finding: String,
+        /// What to do about it.
+        remedy: &'static str,
+    },
 }
 
 /// The judgement.

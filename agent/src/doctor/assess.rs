@@ -155,8 +155,6 @@ fn image(image: &Image) -> Check {
         Image::Verified { summary } => check(NAME, Status::Ok, summary),
         Image::Unverified { summary } => check(NAME, Status::Warning, summary)
             .remedy("use an image with its manifest.json: build one with `cargo xtask image`"),
-        // Every image error already ends with what to do.
-        Image::Bad(reason) => check(NAME, Status::Failed, reason)
-            .remedy("build the image with `cargo xtask image`, or set `image_dir`"),
+        Image::Bad { finding, remedy } => check(NAME, Status::Failed, finding).remedy(*remedy),
     }
 }

@@ -75,6 +75,11 @@ fn image(config: &SandboxConfig) -> Image {
     match sandbox::Image::open(&config.image) {
         Ok(image) if image.is_verified() => Image::Verified { summary: image.summary() },
         Ok(image) => Image::Unverified { summary: image.summary() },
-        Err(e) => Image::Bad(e.to_string()),
+        Err(e) => {
+            let (text, remedy) = (e.to_string(), e.remedy());
+            // The remedy gets a line of its own.
+            let finding = text.strip_suffix(remedy).unwrap_or(&text).trim_end_matches([':', ' ']);
+            Image::Bad { finding: finding.to_owned(), remedy }
+        }
     }
 }

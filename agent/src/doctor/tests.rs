@@ -22,6 +22,10 @@ fn healthy() -> Facts {
     }
 }
 
+fn bad_image() -> Image {
+    Image::Bad { finding: "it is empty".into(), remedy: "build it again" }
+}
+
 fn judged(facts: &Facts, name: &str) -> Check {
     assess(facts).checks.into_iter().find(|c| c.name == name).unwrap()
 }
@@ -58,7 +62,7 @@ fn each_fault_makes_the_host_unfit_with_one_remedy_line() {
         ("kvm_capabilities", fault(incapable), "update"),
         ("memory", fault(|f| f.available_mib = Some(191)), "memory_mib"),
         ("memory", fault(|f| f.cgroup.memory_limit_mib = Some(100)), "cgroup"),
-        ("image", fault(|f| f.image = Image::Bad("empty".into())), "cargo xtask image"),
+        ("image", fault(|f| f.image = bad_image()), "again"),
     ];
     for (name, facts, word) in cases {
         assert!(!assess(&facts).fit, "{name} {facts:?}");

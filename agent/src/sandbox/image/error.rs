@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-/// Command that makes a new image, named in every error.
+// What to do; every message ends with one of these.
 const REBUILD: &str = "build the image again with `cargo xtask image`";
+const LOCATE: &str = "build an image with `cargo xtask image`, or say where one is with \
+                      --image-dir, BSM_IMAGE_DIR or `image_dir`";
+const PERMIT: &str = "let the agent's user read it";
 
 /// A part of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,11 +47,7 @@ impl fmt::Display for Artifact {
 #[derive(Debug, Error)]
 pub enum ImageError {
     /// There is no such file.
-    #[error(
-        "there is no {artifact} at {path}: build an image with `cargo xtask image`, or say where \
-         one is with --image-dir, BSM_IMAGE_DIR or `image_dir`",
-        path = path.display()
-    )]
+    #[error("there is no {artifact} at {path}: {LOCATE}", path = path.display())]
     Missing {
         /// The part.
         artifact: Artifact,
@@ -56,7 +55,7 @@ pub enum ImageError {
         path: PathBuf,
     },
     /// The file could not be read.
-    #[error("cannot read the {artifact} {path}: {source}", path = path.display())]
+    #[error("cannot read the {artifact} {path}: {source}: {PERMIT}", path = path.display())]
     Read {
         /// The part.
         artifact: Artifact,
@@ -90,7 +89,10 @@ pub enum ImageError {
         found: u64,
     },
     /// The kernel is none.
-    #[error("{path} is not a kernel this machine can start: {detail}", path = path.display())]
+    #[error(
+        "{path} is not a kernel this machine can start: {detail}: {REBUILD}",
+        path = path.display()
+    )]
     NotAKernel {
         /// The file.
         path: PathBuf,
@@ -108,7 +110,7 @@ pub enum ImageError {
         path: PathBuf,
     },
     /// The disk could not be made of it.
-    #[error("cannot use {path} as a disk: {detail}", path = path.display())]
+    #[error("cannot use {path} as a disk: {detail}: {REBUILD}", path = path.display())]
     Disk {
         /// The file.
         path: PathBuf,
@@ -116,7 +118,7 @@ pub enum ImageError {
         detail: String,
     },
     /// The manifest cannot be understood.
-    #[error("cannot use the manifest {path}: {detail}; {REBUILD}", path = path.display())]
+    #[error("cannot use the manifest {path}: {detail}: {REBUILD}", path = path.display())]
     Manifest {
         /// The file.
         path: PathBuf,
@@ -149,6 +151,21 @@ impl ImageError {
             Self::Missing { artifact, path }
         } else {
             Self::Read { artifact, path, source }
+        }
+    }
+
+    /// What to do about it: the end of the message.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Missing { .. } => LOCATE,
+            Self::Read { .. } => PERMIT,
+            Self::Empty { .. }
+            | Self::Truncated { .. }
+            | Self::NotAKernel { .. }
+            | Self::NotAFilesystem { .. }
+            | Self::Disk { .. }
+            | Self::Manifest { .. }
+            | Self::Mismatch { .. } => REBUILD,
         }
     }
 

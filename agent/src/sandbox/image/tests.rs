@@ -39,6 +39,26 @@ fn rootfs() -> Vec<u8> {
     disk
 }
 
+#[test]
+fn every_error_ends_with_what_to_do() {
+    let (artifact, path) = (Artifact::Kernel, PathBuf::from("p"));
+    let io = || std::io::Error::from(ErrorKind::PermissionDenied);
+    let text = || "x".to_owned();
+    for error in [
+        ImageError::Missing { artifact, path: path.clone() },
+        ImageError::Read { artifact, path: path.clone(), source: io() },
+        ImageError::Empty { artifact, path: path.clone() },
+        ImageError::Truncated { artifact, path: path.clone(), needed: 2, found: 1 },
+        ImageError::NotAKernel { path: path.clone(), detail: text() },
+        ImageError::NotAFilesystem { path: path.clone() },
+        ImageError::Disk { path: path.clone(), detail: text() },
+        ImageError::Manifest { path: path.clone(), detail: text() },
+        ImageError::Mismatch { artifact, path, expected: text(), actual: text() },
+    ] {
+        assert!(error.to_string().ends_with(error.remedy()), "{error}");
+    }
+}
+
 fn digest(bytes: &[u8]) -> String {
     format_sha256(&Sha256::digest(bytes).into())
 }
