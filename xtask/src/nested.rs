@@ -28,11 +28,12 @@ use sha2::{Digest, Sha256};
 
 pub use self::command::{NestedArgs, run as run_command};
 use self::cpio::Archive;
-use self::emulator::Emulator;
+use self::emulator::{BOOT_LIMIT, Emulator, NestedError};
 use self::job::{Job, Observer};
 use self::kernel::KernelPackage;
 pub use self::place::{Choice, On, Place};
 pub use self::runner::run as run_inside;
+use crate::{packages, progress, workspace};
 
 /// Programs the machine is made of and run with.
 const PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static", "xz-utils"];
@@ -54,7 +55,7 @@ pub struct NestedMachine {
 impl NestedMachine {
     /// Builds the machine's files, or takes those built from the same inputs before.
     pub fn prepare() -> Result<Self> {
-        crate::packages::ensure(PACKAGES)?;
+        packages::ensure(PACKAGES)?;
         let package =
             KernelPackage::resolve().context("looking for the nested machine's kernel")?;
         let busybox = fs::read(BUSYBOX).with_context(|| format!("reading {BUSYBOX}"))?;
@@ -67,13 +68,15 @@ impl NestedMachine {
             INIT.as_bytes(),
             modules::WANTED.join(" ").as_bytes(),
         ]);
-        let parent = crate::workspace::cache_dir()?.join("nested");
+        let parent = workspace::cache_dir()?.join("nested");
         let directory = parent.join(digest);
         if !directory.is_dir() {
             fs::create_dir_all(&parent)
                 .with_context(|| format!("creating {}", parent.display()))?;
+            let step = progress::step(format!("Building the nested machine with {kernel_version}"));
             build(&package, &busybox, &parent, &directory)
                 .with_context(|| format!("building the nested machine with {kernel_version}"))?;
+            step.done();
         }
         Ok(Self { directory, kernel_version })
     }
@@ -86,30 +89,43 @@ impl NestedMachine {
     /// Runs the jobs one after the other. Fails where not all of them came to an end; what a job
     /// that did end says is the observer's business.
     pub fn run(&self, jobs: &[Job], limit: Duration, observer: &mut dyn Observer) -> Result<()> {
-        let runner = std::env::current_exe().context("finding this program's own file")?;
-        for path in jobs.iter().map(|job| job.directory.as_path()).chain([runner.as_path()]) {
-            refuse_covered(path)?;
-        }
         let logs = tempfile::Builder::new()
             .prefix("nested-")
             .tempdir()
             .context("creating a directory for the nested machine's logs")?;
+        for job in jobs {
+            let program = job.argv.first().map_or(Path::new(""), Path::new);
+            for path in [program, &job.directory, logs.path()] {
+                refuse_covered(path)?;
+            }
+        }
+        // A copy, because cargo may replace this program's file while it runs.
+        let runner = logs.path().join("runner");
+        fs::copy("/proc/self/exe", &runner).context("copying this program")?;
         let initrd = logs.path().join("initrd.cpio");
         self.write_initrd(&initrd, &runner, jobs)?;
         let emulator = Emulator {
             program: QEMU.into(),
             kernel: self.directory.join("vmlinux"),
-            initrd,
+            initrd: initrd.clone(),
             logs: logs.path().to_owned(),
+            boot_limit: BOOT_LIMIT,
         };
-        match emulator.run(jobs, limit, observer) {
-            Ok(()) => Ok(()),
-            Err(e) => {
-                // The error names the logs.
-                let _ = logs.keep();
-                Err(e.into())
+        let result = match emulator.run(jobs, limit, observer) {
+            Err(e @ NestedError::NotBooted { .. }) => {
+                eprintln!("{e}\nNothing ran in it yet, so it is started once more.");
+                emulator.run(jobs, limit, observer)
+            }
+            result => result,
+        };
+        if result.is_err() {
+            // The error names the logs; the rest is large and says nothing.
+            let kept = logs.keep();
+            for file in [runner, initrd] {
+                fs::remove_file(&file).with_context(|| format!("clearing {}", kept.display()))?;
             }
         }
+        Ok(result?)
     }
 
     /// The prepared initramfs and behind it a small one with this run's program and jobs.

@@ -1,6 +1,6 @@
 //! Starts QEMU for one run, listens to the program inside, and sees to QEMU's end.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::fs;
 use std::io::{self, BufReader, Read};
 use std::os::fd::OwnedFd;
@@ -18,19 +18,24 @@ const CONSOLE_LINES: usize = 60;
 /// An exiting QEMU closes its end of the port a moment before it can be waited for.
 const EXIT_LIMIT: Duration = Duration::from_secs(5);
 
+/// Booting takes a few seconds, and half a minute on a host that is busy with other things.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(120);
+
 /// Why a run in the nested machine gave no complete answer.
 #[derive(Debug, thiserror::Error)]
 pub enum NestedError {
     #[error("cannot start the emulator {program}: {source}; it is in package qemu-system-x86")]
     Start { program: String, source: io::Error },
+    #[error("the nested machine did not boot within {limit:?} and was ended\n{logs}")]
+    NotBooted { limit: Duration, logs: String },
     #[error("the nested machine passed its limit of {limit:?} {during} and was ended\n{logs}")]
-    TimedOut { limit: Duration, during: String, logs: String },
+    TimedOut { limit: Duration, during: Phase, logs: String },
     #[error("the nested machine ended ({status}) {during}\n{logs}")]
-    EndedEarly { status: String, during: String, logs: String },
+    EndedEarly { status: String, during: Phase, logs: String },
     #[error("the nested machine is of no use: {why}\n{logs}")]
     Unusable { why: String, logs: String },
     #[error("the nested machine's report is damaged {during}: {source}\n{logs}")]
-    Damaged { during: String, source: io::Error, logs: String },
+    Damaged { during: Phase, source: io::Error, logs: String },
 }
 
 /// What to start and where its files are.
@@ -44,6 +49,8 @@ pub struct Emulator {
     pub initrd: PathBuf,
     /// Directory for this run's logs.
     pub logs: PathBuf,
+    /// How long the machine may take to come up.
+    pub boot_limit: Duration,
 }
 
 impl Emulator {
@@ -54,24 +61,33 @@ impl Emulator {
         limit: Duration,
         observer: &mut dyn Observer,
     ) -> Result<(), NestedError> {
-        let deadline = Instant::now() + limit;
+        let boot_limit = limit.min(self.boot_limit);
+        let start = Instant::now();
         let mut qemu = self.start()?;
-        let stream = DeadlineStream { stream: qemu.port.take(), deadline };
-        let mut during = "while booting".to_owned();
-        let outcome = follow(&mut BufReader::new(stream), jobs, observer, &mut during);
+        let mut port = BufReader::new(DeadlineStream {
+            stream: qemu.port.take(),
+            deadline: start + boot_limit,
+        });
+        let mut during = Phase::Boot;
+        let outcome = follow(&mut port, start + limit, jobs, observer, &mut during);
         let logs = || self.last_lines();
-        match outcome {
-            Ok(()) => Ok(()),
-            Err(Lost::Unusable(why)) => Err(NestedError::Unusable { why, logs: logs() }),
-            Err(Lost::Silent) => {
+        match (outcome, during) {
+            (Ok(()), _) => Ok(()),
+            (Err(Lost::Unusable(why)), _) => Err(NestedError::Unusable { why, logs: logs() }),
+            (Err(Lost::Silent), during) => {
                 let status = qemu.exit_status();
                 Err(NestedError::EndedEarly { status, during, logs: logs() })
             }
-            Err(Lost::Broken(e)) if e.kind() == io::ErrorKind::TimedOut => {
+            (Err(Lost::Broken(e)), during) if e.kind() == io::ErrorKind::TimedOut => {
                 qemu.end();
-                Err(NestedError::TimedOut { limit, during, logs: logs() })
+                Err(match during {
+                    Phase::Boot => NestedError::NotBooted { limit: boot_limit, logs: logs() },
+                    _ => NestedError::TimedOut { limit, during, logs: logs() },
+                })
             }
-            Err(Lost::Broken(source)) => Err(NestedError::Damaged { during, source, logs: logs() }),
+            (Err(Lost::Broken(source)), during) => {
+                Err(NestedError::Damaged { during, source, logs: logs() })
+            }
         }
     }
 
@@ -159,26 +175,50 @@ enum Lost {
     Broken(io::Error),
 }
 
+/// Where a run is, as error messages say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    Boot,
+    Job(String),
+    BetweenJobs,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boot => f.write_str("while booting"),
+            Self::Job(label) => write!(f, "while running {label}"),
+            Self::BetweenJobs => f.write_str("between two jobs"),
+        }
+    }
+}
+
+/// Follows the report to its end. Once the machine is up, it has until `deadline`.
 fn follow(
-    port: &mut impl Read,
+    port: &mut BufReader<DeadlineStream>,
+    deadline: Instant,
     jobs: &[Job],
     observer: &mut dyn Observer,
-    during: &mut String,
+    during: &mut Phase,
 ) -> Result<(), Lost> {
     let mut current = 0;
     loop {
         match wire::receive(port).map_err(Lost::Broken)?.ok_or(Lost::Silent)? {
             Message::Output(stream, bytes) => observer.output(current, stream, &bytes),
-            Message::Notice(Notice::Ready { kvm }) => observer.ready(&kvm),
+            Message::Notice(Notice::Ready { kvm }) => {
+                port.get_mut().deadline = deadline;
+                *during = Phase::BetweenJobs;
+                observer.ready(&kvm);
+            }
             Message::Notice(Notice::Unusable { why }) => return Err(Lost::Unusable(why)),
             Message::Notice(Notice::Started { index }) => {
                 current = index;
                 let label = jobs.get(index).map_or("an unknown job", |job| job.label.as_str());
-                *during = format!("while running {label}");
+                *during = Phase::Job(label.to_owned());
                 observer.started(index);
             }
             Message::Notice(Notice::Finished { index, finished }) => {
-                *during = "between two jobs".into();
+                *during = Phase::BetweenJobs;
                 observer.finished(index, &finished);
             }
             Message::Notice(Notice::Done) => return Ok(()),

@@ -22,6 +22,7 @@ impl Stand {
             kernel: "kernel".into(),
             initrd: "initrd".into(),
             logs: directory.path().to_owned(),
+            boot_limit: LONG,
         };
         Self { directory, emulator }
     }
@@ -81,7 +82,7 @@ impl Observer for Record {
     }
 }
 
-const LONG: Duration = Duration::from_mins(1);
+const LONG: Duration = Duration::from_secs(60);
 const HANG: &str = "echo $$ > \"$(dirname \"$0\")/pid\"; exec sleep 1000";
 
 fn ready() -> Message {
@@ -128,10 +129,20 @@ fn hang_is_ended_at_the_limit_and_located() {
 }
 
 #[test]
-fn hang_in_boot_is_located() {
-    let (result, _) = Stand::new(HANG).run(Duration::from_secs(1));
-    let text = result.unwrap_err().to_string();
-    assert!(text.contains("while booting"), "{text}");
+fn hang_in_boot_is_told_apart_and_needs_no_patience() {
+    let mut stand = Stand::new(HANG);
+    stand.emulator.boot_limit = Duration::from_secs(1);
+    let error = stand.run(LONG).0.unwrap_err();
+    assert!(matches!(error, NestedError::NotBooted { .. }), "{error}");
+    assert!(stand.is_gone());
+}
+
+#[test]
+fn boot_limit_ends_with_the_boot() {
+    let mut stand = Stand::sending(&[ready(), started()], "sleep 2; exit 0");
+    stand.emulator.boot_limit = Duration::from_secs(1);
+    let error = stand.run(LONG).0.unwrap_err();
+    assert!(matches!(error, NestedError::EndedEarly { .. }), "{error}");
 }
 
 #[test]
