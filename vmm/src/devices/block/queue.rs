@@ -115,7 +115,7 @@ impl Request<'_> {
 
 /// The bytes `sector` and `length` stand for. Whole sectors only, and no more than the driver was
 /// told: buffers may overlap, so guest RAM does not bound what one request could cost.
-fn byte_range(sector: u64, length: usize) -> Result<std::ops::Range<u64>, u32> {
+pub(super) fn byte_range(sector: u64, length: usize) -> Result<std::ops::Range<u64>, u32> {
     let length = length as u64;
     if !length.is_multiple_of(SECTOR_BYTES) || length > MOST_PER_REQUEST as u64 {
         return Err(VIRTIO_BLK_S_IOERR);

@@ -1,9 +1,12 @@
+mod captures;
+mod content;
+mod hostile;
+
 use std::sync::Arc;
 
-use proptest::prelude::*;
-
+use super::device::MOST_PER_REQUEST;
 use super::*;
-use crate::devices::virtio::test_driver::{BUFFERS, INDIRECT, NEXT, RAM_BYTES, TestDriver, WRITE};
+use crate::devices::virtio::test_driver::{BUFFERS, TestDriver};
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -119,157 +122,37 @@ fn a_short_header_is_an_error_where_there_is_a_status() {
 }
 
 #[test]
-fn chains_without_a_status_stop_the_device() {
-    for parts in [
-        vec![(BUFFERS, 16, false)],
-        vec![(BUFFERS, 16, false), (DATA, 0, true)],
-        vec![(BUFFERS, 16, false), (DATA, 512, true), (STATUS, 1, false)],
-        vec![(BUFFERS, 16, false), (RAM_BYTES - 256, 512, true), (STATUS, 1, true)],
-        vec![(RAM_BYTES, 16, false), (STATUS, 1, true)],
-        vec![(u64::MAX, 16, false), (STATUS, 1, true)],
-        vec![(BUFFERS, u32::MAX, false), (STATUS, 1, true)],
-    ] {
-        let mut driver = disk();
-        header(&driver, IN, 0);
-        assert_eq!(driver.request(&parts), None, "{parts:?}");
-        driver.assert_stopped("bad descriptor chain");
-    }
+fn the_driver_is_told_how_large_a_request_may_be() {
+    let mut driver = disk();
+    let (segment, segments) = (driver.get(0x108), driver.get(0x10c));
+    assert_eq!(segment as usize * segments as usize, MOST_PER_REQUEST);
+    assert!(queue::byte_range(0, MOST_PER_REQUEST).is_ok());
+    assert!(queue::byte_range(0, MOST_PER_REQUEST + 512).is_err());
 }
 
 #[test]
-fn a_buffer_at_the_very_end_of_ram_works() {
+fn what_is_read_into_guest_memory_is_marked_dirty() {
     let mut driver = disk();
     header(&driver, IN, 0);
-    let data = (RAM_BYTES - 512, 512, true);
-    assert_eq!(driver.request(&[(BUFFERS, 16, false), data, (STATUS, 1, true)]), Some(513));
-    assert_eq!(driver.read(RAM_BYTES - 512, 512), content()[..512]);
-}
-
-#[test]
-fn loops_stop_the_device() {
-    let mut driver = disk();
-    header(&driver, IN, 0);
-    driver.descriptor(0, (BUFFERS, 16, NEXT, 1));
-    driver.descriptor(1, (DATA, 512, NEXT | WRITE, 1));
-    driver.submit(0);
-    driver.assert_stopped("");
-
-    let mut driver = disk();
-    driver.descriptor(0, (BUFFERS, 16, NEXT, 99));
-    driver.submit(0);
-    driver.assert_stopped("does not end");
-}
-
-#[test]
-fn indirect_tables_inside_indirect_tables_stop_the_device() {
-    let mut driver = disk();
-    driver.descriptor(0, (DATA, 16, INDIRECT, 0));
-    driver.descriptor_at(DATA, (DATA, 16, INDIRECT, 0));
-    driver.submit(0);
-    driver.assert_stopped("");
-}
-
-#[test]
-fn an_index_jump_stops_the_device() {
-    let mut driver = disk();
-    driver.publish(1000);
+    let data = (DATA + 0x800, 0x1000, true);
+    driver.chain(&[(BUFFERS, 16, false), data, (STATUS, 1, true)]);
+    driver.add(0);
+    driver.clean();
     driver.set(0x050, 0);
-    driver.assert_stopped("broken ring");
+    for (page, dirty) in
+        [(BUFFERS, true), (DATA, true), (DATA + 0x1000, true), (DATA + 0x2000, false)]
+    {
+        assert_eq!(driver.is_dirty(page), dirty, "{page:#x}");
+    }
 }
 
 #[test]
-fn images_that_cannot_be_disks_are_refused() {
-    assert!(matches!(DiskImage::from_bytes(&[]), Err(DiskError::Size(0))));
-    assert!(matches!(DiskImage::from_bytes(&[0; 513]), Err(DiskError::Size(513))));
-    assert!(matches!(
-        DiskImage::from_bytes(&[0; 512]).unwrap().require_ext4(),
-        Err(DiskError::NotExt4)
-    ));
-    assert!(matches!(
-        DiskImage::from_bytes(&[0; 4096]).unwrap().require_ext4(),
-        Err(DiskError::NotExt4)
-    ));
-    assert!(matches!(DiskImage::open("/nonexistent".as_ref()), Err(DiskError::Read { .. })));
-    assert!(matches!(DiskImage::open("/dev/null".as_ref()), Err(DiskError::NotAFile(_))));
-    let mut superblock = vec![0; 4096];
-    superblock[1024 + 0x38..][..2].copy_from_slice(&[0x53, 0xef]);
-    assert!(DiskImage::from_bytes(&superblock).unwrap().require_ext4().is_ok());
-}
-
-#[test]
-fn the_hash_is_of_the_content() {
-    use sha2::{Digest, Sha256};
-    let image = DiskImage::from_bytes(&content()).unwrap();
-    assert_eq!(image.sha256().unwrap(), <[u8; 32]>::from(Sha256::digest(content())));
-}
-
-proptest! {
-    #[test]
-    fn an_overlay_is_a_disk_and_discarding_it_is_the_base(
-        writes in proptest::collection::vec((0..DISK_BYTES as u64, 0..9000_u64, any::<u8>()), 0..20)
-    ) {
-        let base = content();
-        let mut model = base.clone();
-        let image = Arc::new(DiskImage::from_bytes(&base).unwrap());
-        let mut overlay = Overlay::new(image).unwrap();
-        for (start, length, byte) in writes {
-            let range = start..start + length;
-            let fits = range.end <= DISK_BYTES as u64;
-            prop_assert_eq!(overlay.read(range.clone()).is_some(), fits);
-            match overlay.write(range) {
-                Some(data) => {
-                    data.fill(byte);
-                    model[start as usize..][..length as usize].fill(byte);
-                }
-                None => prop_assert!(!fits),
-            }
-        }
-        prop_assert_eq!(overlay.read(0..DISK_BYTES as u64).unwrap(), &model);
-        let dirty: Vec<usize> = overlay.dirty_blocks().collect();
-        for (block, (now, before)) in
-            model.chunks(BLOCK_BYTES).zip(base.chunks(BLOCK_BYTES)).enumerate()
-        {
-            prop_assert!(now == before || dirty.contains(&block), "block {}", block);
-        }
-        overlay.discard().unwrap();
-        prop_assert_eq!(overlay.read(0..DISK_BYTES as u64).unwrap(), &base);
-        prop_assert_eq!(overlay.dirty_blocks().count(), 0);
-    }
-
-    /// Whatever the driver does, the device touches nothing but the buffers it may write and the
-    /// used ring.
-    #[test]
-    fn hostile_chains_reach_nothing_else(
-        descriptors in proptest::collection::vec(
-            (0..RAM_BYTES + 0x2000, prop_oneof![0..2000_u32, any::<u32>()], 0..8_u16, 0..20_u16),
-            1..16,
-        ),
-        head in 0..20_u16,
-        kind in 0..10_u32,
-        sector in prop_oneof![0..200_u64, any::<u64>()],
-    ) {
-        let mut driver = disk();
-        let mut allowed = vec![(0x3000, 0x1000)];
-        for (index, (address, length, flags, next)) in descriptors.iter().enumerate() {
-            // Indirect tables would themselves be places the device may legitimately go to.
-            let flags = flags & (NEXT | WRITE);
-            driver.descriptor(index as u16, (*address, *length, flags, *next));
-            if flags & WRITE != 0 {
-                allowed.push((*address, u64::from(*length)));
-            }
-        }
-        header(&driver, kind, sector);
-        if let Some((_, _, flags, next)) = descriptors.first() {
-            driver.descriptor(0, (BUFFERS, 16, flags & NEXT, *next));
-        }
-        let before = driver.read(0, RAM_BYTES as usize);
-        driver.submit(head);
-        let after = driver.read(0, RAM_BYTES as usize);
-        for (at, (old, new)) in before.iter().zip(&after).enumerate() {
-            let at = at as u64;
-            let mine = (0x2000..0x3000).contains(&at)
-                || allowed.iter().any(|(start, length)| (*start..start.saturating_add(*length)).contains(&at));
-            prop_assert!(old == new || mine, "byte {:#x}", at);
-        }
-    }
+fn what_is_written_to_the_disk_marks_no_guest_memory() {
+    let mut driver = disk();
+    header(&driver, OUT, 0);
+    driver.chain(&[(BUFFERS, 16, false), (DATA, 512, false), (STATUS, 1, true)]);
+    driver.add(0);
+    driver.clean();
+    driver.set(0x050, 0);
+    assert!(driver.is_dirty(STATUS) && !driver.is_dirty(DATA));
 }

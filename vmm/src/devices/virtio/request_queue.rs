@@ -181,3 +181,6 @@ pub fn restore(
         (Some(_), None) | (None, Some(_)) => Err(StateError::Activation),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 use super::{DeviceFault, FaultLatch, Interrupt, IrqLine, MmioTransport, VirtioDevice};
 use crate::memory::GuestRam;
@@ -48,6 +49,11 @@ pub struct TestDriver {
 
 impl TestDriver {
     pub fn new(device: impl VirtioDevice + 'static) -> Self {
+        Self::sharing(Arc::new(Mutex::new(device)))
+    }
+
+    /// A driver of a device that the test keeps a hand on.
+    pub fn sharing(device: Arc<Mutex<dyn VirtioDevice>>) -> Self {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM_BYTES as usize)]).unwrap();
         let memory = Arc::new(ram);
         let interrupts = Arc::new(AtomicU64::new(0));
@@ -56,7 +62,6 @@ impl TestDriver {
         let seen = Arc::clone(&faults);
         let sink = Arc::new(move |fault: &DeviceFault| seen.lock().unwrap().push(fault.clone()));
         let latch = Arc::new(FaultLatch::new(Arc::clone(&interrupt), sink));
-        let device = Arc::new(Mutex::new(device));
         let transport = MmioTransport::new(device, Arc::clone(&memory), interrupt, latch);
         Self { memory, transport, faults, interrupts, available: 0 }
     }
@@ -64,11 +69,16 @@ impl TestDriver {
     /// A device that works, with `features` beside `VERSION_1`.
     pub fn started(device: impl VirtioDevice + 'static, features: u64) -> Self {
         let mut driver = Self::new(device);
-        driver.negotiate(VERSION_1 | features);
-        driver.set_up_queue(0);
-        driver.set(0x070, 15);
-        assert_eq!(driver.get(0x070), 15);
+        driver.start(features);
         driver
+    }
+
+    /// Initialises the device as a good driver does.
+    pub fn start(&mut self, features: u64) {
+        self.negotiate(VERSION_1 | features);
+        self.set_up_queue(0);
+        self.set(0x070, 15);
+        assert_eq!(self.get(0x070), 15);
     }
 
     pub fn negotiate(&mut self, features: u64) {
@@ -115,26 +125,36 @@ impl TestDriver {
 
     /// Makes the chain at `head` available and notifies the device.
     pub fn submit(&mut self, head: u16) {
+        self.add(head);
+        self.set(0x050, 0);
+    }
+
+    /// Makes the chain at `head` available and keeps quiet about it.
+    pub fn add(&mut self, head: u16) {
         let slot = AVAILABLE + 4 + 2 * u64::from(self.available % QUEUE_SIZE);
         self.memory.write_obj(head, GuestAddress(slot)).unwrap();
         self.available = self.available.wrapping_add(1);
         self.publish(self.available);
-        self.set(0x050, 0);
     }
 
     pub fn publish(&self, index: u16) {
         self.memory.write_obj(index, GuestAddress(AVAILABLE + 2)).unwrap();
     }
 
-    /// Submits buffers as one chain from descriptor 0 on; returns the used length.
-    pub fn request(&mut self, parts: &[(u64, u32, bool)]) -> Option<u32> {
-        let before = self.used_index();
+    /// Writes buffers as one chain from descriptor 0 on.
+    pub fn chain(&self, parts: &[(u64, u32, bool)]) {
         for (index, (address, length, writable)) in parts.iter().enumerate() {
             let more = if index + 1 < parts.len() { NEXT } else { 0 };
             let flags = more | if *writable { WRITE } else { 0 };
             let index = index as u16;
             self.descriptor(index, (*address, *length, flags, index + 1));
         }
+    }
+
+    /// Submits buffers as one chain from descriptor 0 on; returns the used length.
+    pub fn request(&mut self, parts: &[(u64, u32, bool)]) -> Option<u32> {
+        let before = self.used_index();
+        self.chain(parts);
         self.submit(0);
         (self.used_index() != before).then(|| {
             let slot = USED + 4 + 8 * u64::from(before % QUEUE_SIZE);
@@ -146,8 +166,24 @@ impl TestDriver {
         self.memory.read_obj(GuestAddress(USED + 2)).unwrap()
     }
 
+    /// The index at which the device wants to be notified (section 2.7.10).
+    pub fn available_event(&self) -> u16 {
+        self.memory.read_obj(GuestAddress(USED + 4 + 8 * u64::from(QUEUE_SIZE))).unwrap()
+    }
+
     pub fn interrupts(&self) -> u64 {
         self.interrupts.load(Ordering::SeqCst)
+    }
+
+    /// Guest RAM, and how far the driver has come.
+    pub fn save(&self) -> (Vec<u8>, u16) {
+        (self.read(0, RAM_BYTES as usize), self.available)
+    }
+
+    /// Puts back what [`Self::save`] returned.
+    pub fn load(&mut self, (ram, available): &(Vec<u8>, u16)) {
+        self.write(0, ram);
+        self.available = *available;
     }
 
     pub fn write(&self, address: u64, bytes: &[u8]) {
@@ -158,6 +194,34 @@ impl TestDriver {
         let mut bytes = vec![0; length];
         self.memory.read_slice(&mut bytes, GuestAddress(address)).unwrap();
         bytes
+    }
+
+    /// Forgets which pages were written so far.
+    pub fn clean(&self) {
+        self.memory.iter().for_each(|region| MmapRegion::bitmap(region).reset());
+    }
+
+    /// True if the page was written since the last [`Self::clean`].
+    pub fn is_dirty(&self, address: u64) -> bool {
+        self.memory.iter().any(|region| region.bitmap().dirty_at(address as usize))
+    }
+
+    /// Asserts that whatever `act` makes the device do stays within `allowed` (start, length) and
+    /// the used ring, and is found in the bitmap of dirty pages.
+    pub fn assert_confined(&mut self, allowed: &[(u64, u64)], act: impl FnOnce(&mut Self)) {
+        let before = self.read(0, RAM_BYTES as usize);
+        self.clean();
+        act(self);
+        let after = self.read(0, RAM_BYTES as usize);
+        let used = (USED, 0x1000);
+        for (at, (old, new)) in (0..).zip(before.iter().zip(&after)).filter(|(_, (a, b))| a != b) {
+            let mine = allowed
+                .iter()
+                .chain([&used])
+                .any(|(start, length)| (*start..start.saturating_add(*length)).contains(&at));
+            assert!(mine, "byte {at:#x} went from {old:#x} to {new:#x}");
+            assert!(self.is_dirty(at), "byte {at:#x} changed behind the bitmap's back");
+        }
     }
 
     /// Asserts that the device has stopped with a fault, says so, and ignores notifications.

@@ -38,7 +38,7 @@ impl MmioTransport {
             driver_features_sel: self.driver_features_sel,
             queue_sel: self.queue_sel,
             interrupt: self.interrupt.status(),
-            queues: self.queues.iter().map(Queue::state).collect(),
+            queues: self.configured(),
             positions: self.device().queue_states(),
         })
     }
@@ -80,6 +80,11 @@ impl MmioTransport {
         // Last: activation may have raised an interrupt.
         self.interrupt.set_status(state.interrupt);
         Ok(())
+    }
+
+    /// The queues as the driver configured them.
+    pub(super) fn configured(&self) -> Vec<QueueState> {
+        self.queues.iter().map(Queue::state).collect()
     }
 
     /// Queues with these states, if this device could have them.
