@@ -69,9 +69,11 @@ fn establish(
     drop(listener);
     let mut reader = FrameReader::new(announcement, STALL_LIMIT);
     let ready = match reader.next(until, understand_ready) {
-        Ok(Some(ready)) => ready.map_err(|e| failed("reading its announcement", &e))?,
+        Ok(Some(ready)) => {
+            ready.map_err(|e| failed("reading the guest program's announcement", &e))?
+        }
         Ok(None) => return Err(never_ready(machine)),
-        Err(e) => return Err(failed("reading its announcement", &e)),
+        Err(e) => return Err(failed("reading the guest program's announcement", &e)),
     };
     drop(reader);
     let to_ready = begun.elapsed();
@@ -93,7 +95,7 @@ fn establish(
     let mut live = Live { machine: Arc::clone(machine), channel, gate, report };
     // Accepted by a kernel is not yet answered by a program.
     live.query(QueryKind::MemUsage, FIRST_ANSWER_LIMIT)
-        .map_err(|e| failed("the first question to the guest", &e))?;
+        .map_err(|e| failed("asking the guest its first question", &e))?;
     live.report.handshake = begun.elapsed().saturating_sub(to_ready);
     Ok(live)
 }
@@ -139,8 +141,8 @@ fn never_ready(machine: &Machine) -> SandboxError {
 
 fn failed_at(machine: &Machine, step: &str, error: &dyn std::fmt::Display) -> SandboxError {
     let reason = match machine.stop_reason() {
-        Some(stopped) => format!("{stopped}, {step}"),
-        None => format!("{step}: {error}"),
+        Some(stopped) => format!("while {step}: {stopped}"),
+        None => format!("while {step}: {error}"),
     };
     let console = machine.console().last_lines(live::CONSOLE_LINES);
     SandboxError::BootFailed { reason, console }
