@@ -28,6 +28,9 @@ const FIXED: &[(&str, &str)] = &[
 const FORBIDDEN: &[&str] =
     &["MAKEFLAGS", "CROSS_COMPILE", "LOCALVERSION", "KCFLAGS", "KBUILD_OUTPUT"];
 
+/// Names of scratch directories start so.
+const SCRATCH_PREFIX: &str = "build-";
+
 /// Packages the build needs, apart from the source's.
 pub const PACKAGES: &[&str] = &[
     "bc",
@@ -85,9 +88,10 @@ impl GuestKernel {
         }
         fs::create_dir_all(&self.cache)
             .with_context(|| format!("creating {}", self.cache.display()))?;
+        remove_leftovers(&self.cache);
         let step = progress::step(format!("Building kernel {} (minutes)", self.version()));
         let scratch = tempfile::Builder::new()
-            .prefix("build-")
+            .prefix(SCRATCH_PREFIX)
             .tempdir_in(&self.cache)
             .context("creating a scratch directory")?;
         let log = self.cache.join("build.log");
@@ -132,6 +136,17 @@ impl Kept {
         }
         fs::rename(&finished, &self.directory)
             .with_context(|| format!("moving the kernel to {}", self.directory.display()))
+    }
+}
+
+/// Removes what interrupted builds left behind: gigabytes each. Callers hold the cache's lock, so
+/// none of it is in use. What cannot be removed harms nothing.
+fn remove_leftovers(cache: &Path) {
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if entry.path().is_dir() && name.to_string_lossy().starts_with(SCRATCH_PREFIX) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
@@ -193,6 +208,20 @@ fn first_line_of_version(program: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_interrupted_builds_are_removed() {
+        let cache = tempfile::tempdir().unwrap();
+        for name in ["build-x1", "0123"] {
+            fs::create_dir(cache.path().join(name)).unwrap();
+            fs::write(cache.path().join(name).join("vmlinux"), "").unwrap();
+        }
+        fs::write(cache.path().join("build-log"), "").unwrap();
+        remove_leftovers(cache.path());
+        assert!(!cache.path().join("build-x1").exists());
+        assert!(cache.path().join("0123/vmlinux").exists());
+        assert!(cache.path().join("build-log").exists());
+    }
 
     #[test]
     fn damage_in_the_cache_is_seen_and_mended() {
