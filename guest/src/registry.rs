@@ -3,6 +3,7 @@
 
 mod argv;
 mod check;
+mod schema;
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 pub use argv::ArgvPart;
+use schema::Schema;
 
 /// Most output a tool may keep per stream, in bytes: both streams in base64 still fit one frame.
 pub const MAX_OUTPUT_BYTES: u64 = 4 << 20;
@@ -110,7 +112,7 @@ pub struct Registry {
 
 struct Entry {
     spec: ToolSpec,
-    schema: jsonschema::Validator,
+    schema: Schema,
 }
 
 impl Registry {
@@ -125,8 +127,8 @@ impl Registry {
         for spec in specs {
             let refuse = |reason| RegistryError::Tool { tool: spec.name.clone(), reason };
             check::check(&spec).map_err(refuse)?;
-            let schema = jsonschema::validator_for(&spec.params)
-                .map_err(|e| refuse(format!("its schema is not a JSON Schema: {e}")))?;
+            let schema = Schema::compile(&spec.params)
+                .map_err(|e| refuse(format!("its schema cannot be used: {e}")))?;
             let name = spec.name.clone();
             if let Some(twin) = tools.insert(name, Entry { spec, schema }) {
                 return Err(RegistryError::Tool {
@@ -164,12 +166,10 @@ impl Registry {
         if !entry.spec.enabled {
             return Err(CallError::Disabled(tool.to_owned()));
         }
-        let value = Value::Object(params.clone());
-        if let Some(error) = entry.schema.iter_errors(&value).next() {
-            let at = error.instance_path().to_string();
-            let at = if at.is_empty() { "/" } else { &at };
-            return Err(invalid(tool, format!("at {at}: {error}")));
-        }
+        entry
+            .schema
+            .check(&Value::Object(params.clone()))
+            .map_err(|reason| invalid(tool, reason))?;
         Ok(&entry.spec)
     }
 
