@@ -1,4 +1,10 @@
 //! What the integration tests share: where the image is, and a guest spoken to frame by frame.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says so by failing"
+)]
 
 mod image;
 mod raw_guest;

@@ -1,4 +1,10 @@
 //! Real Linux guests: how they start, and how they end.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says so by failing"
+)]
 
 use std::time::{Duration, Instant};
 
