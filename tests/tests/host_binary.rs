@@ -83,7 +83,7 @@ fn broken_kernels_and_disks_are_told_apart() {
         ("--kernel", write("empty", b""), "empty"),
         ("--kernel", write("text", b"#!/bin/sh\necho hi\n"), "kernel"),
         ("--kernel", write("cut", &kernel[..kernel.len() / 2]), "short"),
-        ("--rootfs", write("zeros", &[0; 1 << 20]), "file system"),
+        ("--rootfs", write("zeros", &vec![0; 1 << 20]), "file system"),
         ("--rootfs", write("odd", &[0; 1000]), "512"),
     ] {
         let output = agent(&["--image-dir", dir, option, &path, "exec", "echo"]);
