@@ -1,0 +1,76 @@
+//! What a Linux guest costs: boots to ready, tool calls, memory; beside the cost of one exit.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use brainstorm_agent::sandbox::{
+    BootReport, Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall,
+};
+
+use crate::exits;
+use crate::memory;
+use crate::report::Report;
+
+/// One part of a boot: its name, how to read it, the bar it is held against.
+type Part = (&'static str, fn(&BootReport) -> Duration, Option<&'static str>);
+
+const PARTS: [Part; 5] = [
+    ("boot() to the guest's ready message", |r| r.to_ready, Some("<= 600 ms nested")),
+    ("  boot() to first KVM_RUN", |r| r.machine.first_run, None),
+    (
+        "  guest kernel start to ready, guest's clock",
+        |r| Duration::from_micros(r.guest_boot_us),
+        None,
+    ),
+    ("control connection after ready", |r| r.handshake, None),
+    ("boot() altogether, image already loaded", |r| r.total, None),
+];
+
+/// Boots `boots` sandboxes and calls `echo` `calls` times in the last one.
+pub fn measure(image_dir: &Path, boots: usize, calls: usize, report: &mut Report) -> Result<()> {
+    let source = ImageSource::directory(image_dir);
+    let start = Instant::now();
+    let image = Arc::new(Image::open(&source)?);
+    report.add("read, hash and seal the image, once", &[start.elapsed()], None);
+
+    let config = SandboxConfig {
+        image: source,
+        vcpus: 1,
+        memory_mib: 128,
+        guest_cid: 3,
+        guest_port: None,
+        enable_tools: Vec::new(),
+    };
+    let mut boot_reports = Vec::new();
+    let mut last = None;
+    for _ in 0..boots.max(1) {
+        let sandbox = KvmSandbox::with_image(config.clone(), Arc::clone(&image));
+        boot_reports.push(sandbox.boot()?);
+        last = Some(sandbox);
+    }
+    for (name, part, bar) in PARTS {
+        let samples: Vec<Duration> = boot_reports.iter().map(part).collect();
+        report.add(name, &samples, bar);
+    }
+
+    let sandbox = last.context("no sandbox")?;
+    let mut round_trips = Vec::new();
+    let mut in_guest = Vec::new();
+    for _ in 0..calls {
+        let params = serde_json::json!({"message": "hello"});
+        let call = ToolCall::new("echo", params.as_object().cloned().unwrap_or_default());
+        let outcome = sandbox.execute_tool(call)?;
+        ensure!(outcome.stdout == b"hello\n", "echo said {:?}", outcome.stdout);
+        round_trips.push(outcome.round_trip);
+        in_guest.push(outcome.in_guest);
+    }
+    report.add("echo round trip", &round_trips, None);
+    report.add("  of which in the guest", &in_guest, None);
+    drop(sandbox);
+
+    report.add("one PIO exit", &exits::pio()?, None);
+    report.note(memory::per_machine(&config, &image)?);
+    Ok(())
+}
