@@ -77,6 +77,9 @@ fn broken_kernels_and_disks_are_told_apart() {
         path.to_str().unwrap().to_owned()
     };
     let kernel = std::fs::read(image.join("vmlinux")).unwrap();
+    // The magic number of a file system, on a disk that ends in the middle of a sector.
+    let mut odd = vec![0; (1 << 20) + 100];
+    odd[1024 + 0x38..][..2].copy_from_slice(&[0x53, 0xef]);
     let dir = image.to_str().unwrap();
     for (option, path, says) in [
         ("--kernel", "/nonexistent/vmlinux".to_owned(), "/nonexistent/vmlinux"),
@@ -84,7 +87,7 @@ fn broken_kernels_and_disks_are_told_apart() {
         ("--kernel", write("text", b"#!/bin/sh\necho hi\n"), "kernel"),
         ("--kernel", write("cut", &kernel[..kernel.len() / 2]), "short"),
         ("--rootfs", write("zeros", &vec![0; 1 << 20]), "file system"),
-        ("--rootfs", write("odd", &[0; 1000]), "512"),
+        ("--rootfs", write("odd", &odd), "512"),
     ] {
         let output = agent(&["--image-dir", dir, option, &path, "exec", "echo"]);
         assert_eq!(output.status.code(), Some(126), "{path}");

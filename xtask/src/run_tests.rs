@@ -43,6 +43,8 @@ pub struct TestArgs {
 /// Runs the tests. An error means that something failed or that guest tests ran nowhere.
 pub fn run(arguments: &TestArgs) -> Result<()> {
     let workspace = crate::workspace::root()?;
+    // One test asks `file` how the agent is linked.
+    crate::packages::ensure(&["file"])?;
     let guest_files = GuestFiles::build(&workspace)?;
     let executables = build(&workspace, &["test", "--workspace", "--no-run"])?;
     let (guest_tests, host_tests): (Vec<_>, Vec<_>) =

@@ -139,7 +139,9 @@ impl DiskParts {
 /// The sources that decide what the disk looks like stand for themselves.
 fn rootfs_recipe() -> String {
     [
+        include_str!("build.rs"),
         include_str!("rootfs.rs"),
+        include_str!("tree.rs"),
         include_str!("ext4.rs"),
         include_str!("samples/sample.txt"),
         include_str!("samples/sample.json"),

@@ -25,8 +25,19 @@ const FIXED: &[(&str, &str)] = &[
     ("LC_ALL", "C"),
 ];
 /// Variables with which a user's shell could change what make builds.
-const FORBIDDEN: &[&str] =
-    &["MAKEFLAGS", "CROSS_COMPILE", "LOCALVERSION", "KCFLAGS", "KBUILD_OUTPUT"];
+const FORBIDDEN: &[&str] = &[
+    "ARCH",
+    "CROSS_COMPILE",
+    "GNUMAKEFLAGS",
+    "KAFLAGS",
+    "KBUILD_OUTPUT",
+    "KCFLAGS",
+    "KCONFIG_CONFIG",
+    "KCPPFLAGS",
+    "LLVM",
+    "LOCALVERSION",
+    "MAKEFLAGS",
+];
 
 /// Names of scratch directories start so.
 const SCRATCH_PREFIX: &str = "build-";
