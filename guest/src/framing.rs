@@ -7,6 +7,8 @@ use thiserror::Error;
 pub const MAX_FRAME_BYTES: usize = 16 << 20;
 /// Length of a frame's header, in bytes.
 pub const HEADER_BYTES: usize = 4;
+/// Memory a decoder keeps between frames, in bytes.
+const KEPT_CAPACITY: usize = 64 << 10;
 
 /// Why bytes are not a frame, or a message cannot become one.
 #[derive(Debug, Error)]
@@ -56,6 +58,8 @@ impl FrameDecoder {
         if self.start > 0 {
             self.bytes.drain(..self.start);
             self.start = 0;
+            // One large frame must not cost its size for as long as the connection lives.
+            self.bytes.shrink_to(KEPT_CAPACITY.max(self.bytes.len() + data.len()));
         }
         self.bytes.extend_from_slice(data);
     }
@@ -127,6 +131,30 @@ mod tests {
         assert!(decoder.next_frame().unwrap().is_none());
         assert!(decoder.is_inside_frame());
         assert!(decoder.bytes.capacity() < 1024);
+    }
+
+    #[test]
+    fn a_large_frame_is_not_paid_for_twice() {
+        let mut decoder = FrameDecoder::new();
+        decoder.push(&encode_frame(&"x".repeat(1 << 20)).unwrap());
+        assert!(decoder.next_frame().unwrap().is_some());
+        decoder.push(&[0]);
+        assert!(decoder.bytes.capacity() <= KEPT_CAPACITY);
+    }
+
+    #[test]
+    fn a_known_dispatch_byte_for_byte() {
+        let dispatch = json!({"type": "ToolDispatch",
+            "command_id": "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab", "tool": "echo",
+            "params": {"message": "hello"}, "deadline_ms": 30000});
+        let message: crate::wire::HostMessage = serde_json::from_value(dispatch).unwrap();
+        let hex = "0000008a7b2274797065223a22546f6f6c4469737061746368222c22636f6d6d616e645f6964\
+            223a2233663262386331652d376434612d346539622d396335352d303132333435363738396162222c22\
+            746f6f6c223a226563686f222c22706172616d73223a7b226d657373616765223a2268656c6c6f227d2c\
+            22646561646c696e655f6d73223a33303030307d";
+        let frame = encode_frame(&message).unwrap();
+        let found: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(found, hex);
     }
 
     proptest! {

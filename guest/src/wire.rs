@@ -1,8 +1,12 @@
 //! Messages between the agent and the guest program. Every schema is closed: a field nobody
 //! knows, a key in other letters or a value of another type is an error.
 
+mod parse;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+pub use parse::{MAX_VALUES, MessageError, parse, request_id};
 
 /// Version of these messages, announced in [`GuestReady`].
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -66,6 +70,7 @@ pub struct GuestQuery {
     /// Identifies the query.
     pub query_id: String,
     /// What to ask.
+    #[serde(deserialize_with = "parse::name")]
     pub query_kind: QueryKind,
     /// When it was asked, RFC 3339.
     pub ts: String,
@@ -89,6 +94,7 @@ pub struct ResetSignal {
     /// Identifies the reset.
     pub reset_id: String,
     /// Why.
+    #[serde(deserialize_with = "parse::name")]
     pub reason: ResetReason,
 }
 
@@ -151,8 +157,10 @@ pub struct ToolResult {
     /// Hash of the terminal chunk.
     pub evidence_hash: String,
     /// Form of `stdout`.
+    #[serde(deserialize_with = "parse::name")]
     pub stdout_encoding: Encoding,
     /// Form of `stderr`.
+    #[serde(deserialize_with = "parse::name")]
     pub stderr_encoding: Encoding,
     /// Bytes the tool wrote, kept or not.
     pub stdout_bytes: u64,
@@ -207,6 +215,7 @@ pub struct GuestResponse {
     /// The query.
     pub query_id: String,
     /// What was asked.
+    #[serde(deserialize_with = "parse::name")]
     pub query_kind: QueryKind,
     /// The answer; its fields depend on the kind.
     pub result: Value,
@@ -233,6 +242,7 @@ pub struct ResetAck {
 #[serde(deny_unknown_fields)]
 pub struct ErrorEvent {
     /// What is wrong, for programs.
+    #[serde(deserialize_with = "parse::name")]
     pub code: ErrorCode,
     /// What is wrong, for people.
     pub message: String,
