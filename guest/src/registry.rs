@@ -18,6 +18,10 @@ use schema::Schema;
 pub const MAX_OUTPUT_BYTES: u64 = 4 << 20;
 /// Longest deadline of any tool, in milliseconds.
 pub const MAX_DEADLINE_MS: u64 = 600_000;
+/// Most memory of any tool, in MiB: that of the largest machine.
+pub const MAX_MEMORY_MIB: u64 = 8192;
+/// Most processes and threads of any tool.
+pub const MAX_PIDS: u64 = 1024;
 
 /// One tool.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,13 +61,13 @@ pub enum Track {
 pub struct Limits {
     /// Longest deadline, in milliseconds, 1 to 600 000.
     pub deadline_ms: u64,
-    /// Memory of all its processes and its /tmp, in MiB.
+    /// Memory of all its processes and its /tmp, in MiB, 1 to 8192.
     pub memory_mib: u64,
-    /// Processes and threads.
+    /// Processes and threads, 1 to 1024.
     pub pids: u64,
     /// Bytes kept of each output stream, at most 4 MiB.
     pub output_bytes: u64,
-    /// Size of its /tmp, in MiB.
+    /// Size of its /tmp, in MiB, 1 to `memory_mib`.
     pub scratch_mib: u64,
 }
 

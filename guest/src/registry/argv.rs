@@ -3,6 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+/// Longest argument the kernel hands to a program (`MAX_ARG_STRLEN`), without its NUL.
+const MAX_ARGUMENT_BYTES: usize = (128 << 10) - 1;
+
 /// One element of a command line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -41,6 +44,9 @@ pub fn build(template: &[ArgvPart], params: &Map<String, Value>) -> Result<Vec<S
         if let Some(argument) = argument {
             if argument.contains('\0') {
                 return Err("an argument cannot contain NUL".into());
+            }
+            if argument.len() > MAX_ARGUMENT_BYTES {
+                return Err(format!("an argument cannot exceed {MAX_ARGUMENT_BYTES} bytes"));
             }
             argv.push(argument);
         }

@@ -76,6 +76,10 @@ fn parameters_against_the_schema_are_refused_with_a_place() {
     }
     let nul = registry.argv("t", &params(&json!({"path": "a\0b"}))).unwrap_err();
     assert!(nul.to_string().contains("NUL"));
+    let fits = params(&json!({"path": "x".repeat((128 << 10) - 1)}));
+    assert!(registry.argv("t", &fits).is_ok());
+    let long = params(&json!({"path": "x".repeat(128 << 10)}));
+    assert!(registry.argv("t", &long).unwrap_err().to_string().contains("131071 bytes"));
 }
 
 #[test]
@@ -108,6 +112,15 @@ fn tools_that_cannot_work_are_refused_by_name() {
         ("/limits/deadline_ms", json!(600_001)),
         ("/limits/output_bytes", json!(5 << 20)),
         ("/limits/pids", json!(0)),
+        ("/limits/pids", json!(1025)),
+        ("/limits/memory_mib", json!(0)),
+        ("/limits/memory_mib", json!(8193)),
+        ("/limits/scratch_mib", json!(0)),
+        ("/limits/scratch_mib", json!(9)),
+        ("/estimated_duration_ms", json!(600_001)),
+        ("/argv/1", json!("a\0b")),
+        ("/argv/3/default", json!("five")),
+        ("/argv/2", json!({"param": "path", "default": ""})),
     ] {
         let mut bad = spec();
         *bad.pointer_mut(pointer).unwrap() = value.clone();
