@@ -148,13 +148,12 @@ mod tests {
             "command_id": "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab", "tool": "echo",
             "params": {"message": "hello"}, "deadline_ms": 30000});
         let message: crate::wire::HostMessage = serde_json::from_value(dispatch).unwrap();
-        let hex = "0000008a7b2274797065223a22546f6f6c4469737061746368222c22636f6d6d616e645f6964\
-            223a2233663262386331652d376434612d346539622d396335352d303132333435363738396162222c22\
-            746f6f6c223a226563686f222c22706172616d73223a7b226d657373616765223a2268656c6c6f227d2c\
-            22646561646c696e655f6d73223a33303030307d";
-        let frame = encode_frame(&message).unwrap();
-        let found: String = frame.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(found, hex);
+        let body = concat!(
+            r#"{"type":"ToolDispatch","command_id":"3f2b8c1e-7d4a-4e9b-9c55-0123456789ab","#,
+            r#""tool":"echo","params":{"message":"hello"},"deadline_ms":30000}"#,
+        );
+        let expected = [&[0, 0, 0, 0x8a], body.as_bytes()].concat();
+        assert_eq!(encode_frame(&message).unwrap(), expected);
     }
 
     proptest! {

@@ -1,9 +1,11 @@
 //! PID 1: sets the guest up, then serves the control connection. One thread, one event loop, no
 //! timer while nothing runs: an idle guest does nothing at all.
 
+mod announcement;
 mod census;
 mod clock;
 mod connection;
+mod console;
 mod output;
 mod poller;
 mod server;
@@ -13,8 +15,6 @@ mod vsock;
 
 use std::process::ExitCode;
 use std::time::Duration;
-
-use guest::wire::DEFAULT_PORT;
 
 const HEARTBEAT: Duration = Duration::from_secs(60);
 
@@ -28,13 +28,13 @@ pub fn run() -> ExitCode {
 }
 
 fn start() -> Result<std::convert::Infallible, String> {
-    setup::console();
+    console::open();
     setup::mounts()?;
     setup::protect_self();
-    let port = std::env::var("BSM_VSOCK_PORT").ok().and_then(|text| text.parse().ok());
+    let port = setup::port(std::env::var("BSM_VSOCK_PORT").ok().as_deref());
     let enabled = std::env::var("BSM_ENABLE_TOOLS").unwrap_or_default();
     let registry = setup::registry(&enabled)?;
-    let mut server = server::Server::new(registry, port.unwrap_or(DEFAULT_PORT))?;
+    let mut server = server::Server::new(registry, port)?;
     server.announce();
     server.serve()
 }
@@ -42,7 +42,7 @@ fn start() -> Result<std::convert::Infallible, String> {
 /// Something is beyond repair. Says so on the console and stays, so that it can be read.
 fn stay(reason: &str) -> ! {
     loop {
-        eprintln!("guest-init: {reason}");
+        console::print(reason);
         std::thread::sleep(HEARTBEAT);
     }
 }

@@ -55,19 +55,36 @@ fn open_descriptors(pid: u32) -> u64 {
 
 fn memory() -> Value {
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let field = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
-            .map_or(0, |kib| kib * 1024)
-    };
-    let total = field("MemTotal");
-    json!({"bytes_used": total.saturating_sub(field("MemAvailable")), "bytes_total": total})
+    let total = memory_field(&text, "MemTotal");
+    let available = memory_field(&text, "MemAvailable");
+    json!({"bytes_used": total.saturating_sub(available), "bytes_total": total})
+}
+
+/// Memory of the guest, in bytes.
+pub fn memory_total() -> u64 {
+    memory_field(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal")
+}
+
+fn memory_field(meminfo: &str, name: &str) -> u64 {
+    meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok())
+        .map_or(0, |kib| kib.saturating_mul(1024))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let text = "MemTotal:         114048 kB\nMemFree: 1 kB\nMemAvailable:   90000 kB\n";
+        assert_eq!(memory_field(text, "MemTotal"), 114_048 * 1024);
+        assert_eq!(memory_field(text, "Mem"), 0);
+        assert_eq!(memory_field("", "MemTotal"), 0);
+        assert!(memory_total() > 0);
+    }
 
     #[test]
     fn sockets_do_not_count_and_files_do() {

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use guest::framing::{FrameDecoder, encode_frame};
 use guest::wire::GuestMessage;
 
-/// How long a peer may stay silent in the middle of a frame.
-const PARTIAL_FRAME_LIMIT: Duration = Duration::from_secs(30);
-/// With this much unsent, the output of tools waits in their pipes.
+use super::console;
+
+/// How long a peer may stay silent in the middle of a frame, or take to read its last one.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// With this much unsent, no more requests are taken and the output of tools waits in their pipes.
 const CONGESTED_BYTES: usize = 1 << 20;
 const READ_BYTES: usize = 64 << 10;
 
@@ -18,10 +20,17 @@ const READ_BYTES: usize = 64 << 10;
 pub struct Connection {
     stream: File,
     pub decoder: FrameDecoder,
-    unsent: VecDeque<u8>,
-    partial_since: Option<Instant>,
+    /// Frames, the first of them sent up to `sent_of_first`.
+    unsent: VecDeque<Vec<u8>>,
+    sent_of_first: usize,
+    unsent_bytes: usize,
+    stalled_since: Option<Instant>,
     /// No more input; closes when everything is sent.
     closing: bool,
+    /// What the poller was told to watch for: input and output.
+    pub interest: (bool, bool),
+    /// The poller was told not to watch the pipes of this connection's tools.
+    pub tools_paused: bool,
 }
 
 /// What became of a connection.
@@ -37,8 +46,12 @@ impl Connection {
             stream,
             decoder: FrameDecoder::new(),
             unsent: VecDeque::new(),
-            partial_since: None,
+            sent_of_first: 0,
+            unsent_bytes: 0,
+            stalled_since: None,
             closing: false,
+            interest: (true, false),
+            tools_paused: false,
         }
     }
 
@@ -53,6 +66,7 @@ impl Connection {
             Ok(0) => Fate::Closed,
             Ok(count) => {
                 self.decoder.push(buffer.get(..count).unwrap_or_default());
+                self.stalled_since = None;
                 Fate::Open
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
@@ -62,29 +76,40 @@ impl Connection {
         }
     }
 
-    /// Restarts or stops the clock of a partial frame, after the decoder was emptied.
+    /// Starts or stops the clock of a partial frame. A frame that waits here because the peer
+    /// does not read is not partial.
     pub fn note_progress(&mut self) {
-        self.partial_since = self.decoder.is_inside_frame().then(Instant::now);
+        if self.closing {
+            return;
+        }
+        if !self.decoder.is_inside_frame() || self.is_congested() {
+            self.stalled_since = None;
+        } else if self.stalled_since.is_none() {
+            self.stalled_since = Some(Instant::now());
+        }
     }
 
     /// When the peer must have gone on.
     pub fn deadline(&self) -> Option<Instant> {
-        self.partial_since.and_then(|since| since.checked_add(PARTIAL_FRAME_LIMIT))
+        self.stalled_since.and_then(|since| since.checked_add(STALL_LIMIT))
     }
 
     /// Queues a message.
     pub fn send(&mut self, message: &GuestMessage) {
         match encode_frame(message) {
-            Ok(frame) => self.unsent.extend(frame),
+            Ok(frame) => {
+                self.unsent_bytes += frame.len();
+                self.unsent.push_back(frame);
+            }
             // Sizes are bounded where messages are made.
-            Err(e) => eprintln!("guest-init: cannot send: {e}"),
+            Err(e) => console::print(&format!("cannot send: {e}")),
         }
     }
 
-    /// Takes no more input and closes once everything is sent.
+    /// Takes no more input and closes once everything is sent, or the peer takes too long.
     pub fn close_after_sending(&mut self) {
         self.closing = true;
-        self.partial_since = None;
+        self.stalled_since = Some(Instant::now());
     }
 
     pub fn is_closing(&self) -> bool {
@@ -93,19 +118,22 @@ impl Connection {
 
     /// Sends as much as the peer takes.
     pub fn flush(&mut self) -> Fate {
-        while !self.unsent.is_empty() {
-            let (front, _) = self.unsent.as_slices();
-            match self.stream.write(front) {
+        while let Some(frame) = self.unsent.front() {
+            let rest = frame.get(self.sent_of_first..).unwrap_or_default();
+            match self.stream.write(rest) {
                 Ok(count) => {
-                    self.unsent.drain(..count);
+                    self.unsent_bytes = self.unsent_bytes.saturating_sub(count);
+                    self.sent_of_first += count;
+                    if count == rest.len() {
+                        self.unsent.pop_front();
+                        self.sent_of_first = 0;
+                    }
                 }
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Fate::Open,
                 Err(_) => return Fate::Closed,
             }
         }
-        // A large result must not stay in golden memory as an empty buffer.
-        self.unsent.shrink_to(READ_BYTES);
         if self.closing { Fate::Closed } else { Fate::Open }
     }
 
@@ -114,6 +142,95 @@ impl Connection {
     }
 
     pub fn is_congested(&self) -> bool {
-        self.unsent.len() > CONGESTED_BYTES
+        self.unsent_bytes > CONGESTED_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
+    use guest::wire::{ErrorCode, ErrorEvent};
+
+    use super::*;
+
+    fn pair() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        (Connection::new(File::from(OwnedFd::from(ours))), theirs)
+    }
+
+    fn message(bytes: usize) -> GuestMessage {
+        GuestMessage::ErrorEvent(ErrorEvent {
+            code: ErrorCode::ToolBusy,
+            message: "x".repeat(bytes),
+            request_id: None,
+        })
+    }
+
+    #[test]
+    fn what_a_slow_peer_reads_late_is_all_there_and_in_order() {
+        let (mut connection, mut peer) = pair();
+        let sizes = [10, 900_000, 20, 900_000];
+        let expected: Vec<u8> =
+            sizes.iter().flat_map(|size| encode_frame(&message(*size)).unwrap()).collect();
+        for size in sizes {
+            connection.send(&message(size));
+            assert_eq!(connection.flush(), Fate::Open);
+        }
+        assert!(connection.is_congested() && connection.has_unsent());
+        let mut found = vec![0; expected.len()];
+        let mut filled = 0;
+        while filled < found.len() {
+            assert_eq!(connection.flush(), Fate::Open);
+            filled += peer.read(&mut found[filled..]).unwrap();
+        }
+        assert!(found == expected);
+        assert!(!connection.has_unsent() && connection.unsent_bytes == 0);
+    }
+
+    #[test]
+    fn only_the_inside_of_a_frame_is_timed_and_every_byte_restarts_the_clock() {
+        let (mut connection, mut peer) = pair();
+        connection.note_progress();
+        assert_eq!(connection.deadline(), None);
+        peer.write_all(&[0, 0]).unwrap();
+        assert_eq!(connection.read(), Fate::Open);
+        connection.note_progress();
+        let first = connection.deadline().unwrap();
+        // Looked at for another reason: nothing came, so the clock goes on.
+        assert_eq!(connection.read(), Fate::Open);
+        connection.note_progress();
+        assert_eq!(connection.deadline(), Some(first));
+        peer.write_all(&[0]).unwrap();
+        connection.read();
+        connection.note_progress();
+        assert!(connection.deadline().unwrap() > first);
+        peer.write_all(b"\x02{}").unwrap();
+        connection.read();
+        assert_eq!(connection.decoder.next_frame().unwrap(), Some(&b"{}"[..]));
+        connection.note_progress();
+        assert_eq!(connection.deadline(), None);
+    }
+
+    #[test]
+    fn a_refused_peer_has_limited_time_to_read_why() {
+        let (mut connection, peer) = pair();
+        connection.send(&message(4 << 20));
+        connection.close_after_sending();
+        assert_eq!(connection.flush(), Fate::Open);
+        assert!(connection.deadline().is_some());
+        drop(peer);
+        assert_eq!(connection.flush(), Fate::Closed);
+    }
+
+    #[test]
+    fn everything_sent_ends_a_closing_connection_and_no_other() {
+        let (mut connection, _peer) = pair();
+        connection.send(&message(1));
+        assert_eq!(connection.flush(), Fate::Open);
+        connection.close_after_sending();
+        assert_eq!(connection.flush(), Fate::Closed);
     }
 }

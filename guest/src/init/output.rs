@@ -49,8 +49,13 @@ impl Stream {
         &self.pipe
     }
 
-    /// Reads once.
-    pub fn read(&mut self) -> Progress {
+    /// Bytes kept so far.
+    pub fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// Reads once and keeps at most `room` bytes of it, whatever the stream's own limit is.
+    pub fn read(&mut self, room: usize) -> Progress {
         let mut buffer = vec![0; READ_BYTES];
         match self.pipe.read(&mut buffer) {
             Ok(0) => {
@@ -58,9 +63,11 @@ impl Stream {
                 Progress::End
             }
             Ok(count) => {
-                self.total = self.total.saturating_add(count as u64);
-                let room = self.limit.saturating_sub(self.kept.len());
+                // What came after a gap must not look as if it followed.
+                let own = if self.is_cut() { 0 } else { self.limit - self.kept.len() };
+                let room = own.min(room);
                 let new = buffer.get(..count.min(room)).unwrap_or_default();
+                self.total = self.total.saturating_add(count as u64);
                 if new.is_empty() {
                     return Progress::Dropped;
                 }
@@ -75,9 +82,69 @@ impl Stream {
         }
     }
 
+    /// Something was dropped.
+    fn is_cut(&self) -> bool {
+        self.total > self.kept.len() as u64
+    }
+
     pub fn finish(self) -> Captured {
-        let truncated = self.total > self.kept.len() as u64;
+        let truncated = self.is_cut();
         let (text, encoding) = output::encode(self.kept);
         Captured { text, encoding, bytes: self.total, truncated }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+
+    use nix::fcntl::OFlag;
+    use nix::unistd::pipe2;
+
+    use super::*;
+
+    const PLENTY: usize = usize::MAX;
+
+    fn stream(limit: u64) -> (Stream, File) {
+        let (read, write): (OwnedFd, OwnedFd) =
+            pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).unwrap();
+        (Stream::new(File::from(read), 1, limit), File::from(write))
+    }
+
+    #[test]
+    fn the_limit_is_exact_and_the_rest_is_counted() {
+        let (mut stream, mut writer) = stream(5);
+        assert!(matches!(stream.read(PLENTY), Progress::Empty));
+        writer.write_all(b"abc").unwrap();
+        assert!(matches!(stream.read(PLENTY), Progress::Chunk(c) if c == b"\x01abc"));
+        writer.write_all(b"defg").unwrap();
+        assert!(matches!(stream.read(PLENTY), Progress::Chunk(c) if c == b"\x01de"));
+        writer.write_all(b"h").unwrap();
+        assert!(matches!(stream.read(PLENTY), Progress::Dropped));
+        drop(writer);
+        assert!(matches!(stream.read(PLENTY), Progress::End) && stream.ended);
+        let captured = stream.finish();
+        assert_eq!((captured.text.as_str(), captured.bytes), ("abcde", 8));
+        assert!(captured.truncated);
+    }
+
+    #[test]
+    fn after_a_gap_nothing_is_kept_even_if_room_comes_back() {
+        let (mut stream, mut writer) = stream(100);
+        writer.write_all(b"abc").unwrap();
+        assert!(matches!(stream.read(2), Progress::Chunk(c) if c == b"\x01ab"));
+        writer.write_all(b"def").unwrap();
+        assert!(matches!(stream.read(PLENTY), Progress::Dropped));
+        let captured = stream.finish();
+        assert_eq!((captured.text.as_str(), captured.bytes, captured.truncated), ("ab", 6, true));
+    }
+
+    #[test]
+    fn all_of_it_is_not_truncated() {
+        let (mut stream, mut writer) = stream(3);
+        writer.write_all(b"abc").unwrap();
+        stream.read(PLENTY);
+        assert!(!stream.finish().truncated);
     }
 }

@@ -11,6 +11,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 pub enum Token {
     Listener,
     Signals,
+    Announcement,
     Connection(u64),
     Stdout(u64),
     Stderr(u64),
@@ -22,6 +23,7 @@ impl Token {
         match self {
             Self::Listener => 0,
             Self::Signals => 1,
+            Self::Announcement => 6,
             Self::Connection(id) => (id << 3) | 2,
             Self::Stdout(id) => (id << 3) | 3,
             Self::Stderr(id) => (id << 3) | 4,
@@ -37,7 +39,8 @@ impl Token {
             2 => Self::Connection(id),
             3 => Self::Stdout(id),
             4 => Self::Stderr(id),
-            _ => Self::StartError(id),
+            5 => Self::StartError(id),
+            _ => Self::Announcement,
         }
     }
 }
@@ -101,6 +104,7 @@ mod tests {
         for token in [
             Token::Listener,
             Token::Signals,
+            Token::Announcement,
             Token::Connection(7),
             Token::Stdout(0),
             Token::Stderr(u64::MAX >> 3),

@@ -2,29 +2,34 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use guest::framing::{FrameError, encode_frame};
+use guest::framing::FrameError;
 use guest::registry::{CallError, Registry};
 use guest::wire::{
-    ErrorCode, ErrorEvent, GuestMessage, GuestReady, GuestResponse, HostMessage, PROTOCOL_VERSION,
-    ResetAck, ResultReason, ToolDispatch,
+    ErrorCode, ErrorEvent, GuestMessage, GuestResponse, HostMessage, ResetAck, ResultReason,
+    ToolDispatch, parse, request_id,
 };
+use nix::errno::Errno;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use sha2::{Digest, Sha256};
 
+use super::announcement::Announcement;
 use super::connection::{Connection, Fate};
 use super::poller::{Poller, Token};
 use super::tool::{self, Cgroup, Filters, Piece, Tool, Which};
-use super::{census, clock, vsock};
+use super::{census, clock, console, vsock};
 
 const MAX_CONNECTIONS: usize = 128;
 const MAX_TOOLS: usize = 16;
 /// How many ids of finished commands are remembered.
 const REMEMBERED_COMMANDS: usize = 1024;
+/// Share of the guest's memory that output of running tools may take in PID 1, which the kernel
+/// cannot kill to get it back.
+const KEPT_OUTPUT_SHARE: u64 = 4;
 
 /// Everything PID 1 holds.
 pub struct Server {
@@ -37,7 +42,11 @@ pub struct Server {
     next_id: u64,
     connections: BTreeMap<u64, Connection>,
     tools: BTreeMap<u64, Tool>,
-    finished: VecDeque<String>,
+    /// Most bytes of output to hold for all running tools together.
+    kept_limit: usize,
+    /// Hashes of the ids of finished commands: an id may be long.
+    finished: VecDeque<[u8; 32]>,
+    announcement: Option<Announcement>,
     /// Cgroups whose last processes are still on their way out.
     emptying: Vec<Cgroup>,
 }
@@ -63,25 +72,28 @@ impl Server {
             next_id: 0,
             connections: BTreeMap::new(),
             tools: BTreeMap::new(),
+            kept_limit: usize::try_from(census::memory_total() / KEPT_OUTPUT_SHARE)
+                .unwrap_or(usize::MAX),
             finished: VecDeque::new(),
+            announcement: None,
             emptying: Vec::new(),
         })
     }
 
-    /// Tells the host that this program listens. A host that does not want to know is no error.
-    pub fn announce(&self) {
-        let ready = GuestMessage::GuestReady(GuestReady {
-            protocol_version: PROTOCOL_VERSION,
-            port: self.port,
-            boot_us: clock::since_boot_us(),
-        });
-        let sent = vsock::connect_host(self.port).and_then(|mut stream| {
-            let frame = encode_frame(&ready).map_err(|e| e.to_string())?;
-            stream.write_all(&frame).map_err(|e| e.to_string())
-        });
-        match sent {
-            Ok(()) => eprintln!("guest-init: ready on vsock port {}", self.port),
-            Err(e) => eprintln!("guest-init: ready, but could not say so: {e}"),
+    /// Tells the host that this program listens. A host that does not want to know is no error,
+    /// and one that is slow to say so keeps nobody waiting.
+    pub fn announce(&mut self) {
+        match Announcement::begin(self.port, &self.poller) {
+            Ok(announcement) => self.announcement = Some(announcement),
+            Err(e) => console::print(&format!("ready, but could not say so: {e}")),
+        }
+    }
+
+    fn finish_announcement(&mut self) {
+        let Some(announcement) = self.announcement.take() else { return };
+        match announcement.finish(&self.poller) {
+            Ok(()) => console::print(&format!("ready on vsock port {}", self.port)),
+            Err(e) => console::print(&format!("ready, but could not say so: {e}")),
         }
     }
 
@@ -92,6 +104,7 @@ impl Server {
                 match token {
                     Token::Listener => self.accept(),
                     Token::Signals => self.reap(),
+                    Token::Announcement => self.finish_announcement(),
                     Token::Connection(id) => self.serve_connection(id),
                     Token::Stdout(id) => self.read_tool(id, Which::Stdout),
                     Token::Stderr(id) => self.read_tool(id, Which::Stderr),
@@ -115,8 +128,13 @@ impl Server {
             }
         }
         let late = self.connections.iter().filter(|(_, c)| c.deadline().is_some_and(|d| d <= now));
-        for id in late.map(|(id, _)| *id).collect::<Vec<_>>() {
-            self.refuse(id, ErrorCode::FrameMalformed, "silent in the middle of a frame");
+        for (id, closing) in late.map(|(id, c)| (*id, c.is_closing())).collect::<Vec<_>>() {
+            if closing {
+                self.drop_connection(id);
+            } else {
+                let reason = "silent in the middle of a frame";
+                self.refuse(id, ErrorCode::FrameMalformed, reason, None);
+            }
         }
     }
 
@@ -137,39 +155,43 @@ impl Server {
         }
     }
 
+    /// A connection can be read, or written to again. Reads only when all frames that came
+    /// before are dealt with, so that a peer that asks and never reads cannot fill the memory.
     fn serve_connection(&mut self, id: u64) {
+        self.flush(id);
+        self.work_off(id);
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if connection.is_closing() {
-            return self.flush(id);
-        }
-        if connection.read() == Fate::Closed {
-            return self.drop_connection(id);
-        }
-        while let Some(connection) = self.connections.get_mut(&id) {
-            if connection.is_closing() {
-                break;
+        if !connection.is_closing() && !connection.is_congested() {
+            if connection.read() == Fate::Closed {
+                return self.drop_connection(id);
             }
-            let message = match connection.decoder.next_frame() {
-                Ok(None) => break,
-                Ok(Some(body)) => {
-                    serde_json::from_slice::<HostMessage>(body).map_err(|e| e.to_string())
-                }
-                Err(e @ FrameError::TooLarge(_)) => {
-                    self.refuse(id, ErrorCode::FrameTooLarge, &e.to_string());
-                    break;
-                }
-                Err(e) => Err(e.to_string()),
-            };
-            match message {
-                Ok(message) => self.handle(id, message),
-                Err(reason) => self.refuse(id, ErrorCode::FrameMalformed, &reason),
-            }
+            self.work_off(id);
         }
         if let Some(connection) = self.connections.get_mut(&id) {
-            if !connection.is_closing() {
-                connection.note_progress();
-            }
+            connection.note_progress();
             self.flush(id);
+        }
+    }
+
+    /// Deals with the frames that are there, until answers pile up.
+    fn work_off(&mut self, id: u64) {
+        while let Some(connection) = self.connections.get_mut(&id) {
+            if connection.is_closing() || connection.is_congested() {
+                return;
+            }
+            let (code, reason, request) = match connection.decoder.next_frame() {
+                Ok(None) => return,
+                Ok(Some(body)) => match parse::<HostMessage>(body) {
+                    Ok(message) => {
+                        self.handle(id, message);
+                        continue;
+                    }
+                    Err(e) => (ErrorCode::FrameMalformed, e.to_string(), request_id(body)),
+                },
+                Err(e @ FrameError::TooLarge(_)) => (ErrorCode::FrameTooLarge, e.to_string(), None),
+                Err(e) => (ErrorCode::FrameMalformed, e.to_string(), None),
+            };
+            self.refuse(id, code, &reason, request);
         }
     }
 
@@ -203,14 +225,14 @@ impl Server {
     fn dispatch(&mut self, id: u64, dispatch: &ToolDispatch) {
         let command_id = &dispatch.command_id;
         let running = self.tools.values().any(|tool| tool.command_id == *command_id);
-        if running || self.finished.contains(command_id) {
+        if running || self.finished.contains(&fingerprint(command_id)) {
             return self.reject(id, ErrorCode::DuplicateCommandId, "used before", command_id);
         }
         if self.tools.len() >= MAX_TOOLS {
             return self.reject(id, ErrorCode::ToolBusy, "too many tools run", command_id);
         }
         if let Err((exit_code, reason, message)) = self.start(id, dispatch) {
-            self.remember(command_id.clone());
+            self.remember(command_id);
             for message in tool::not_started(command_id, exit_code, reason, message) {
                 self.send(id, &message);
             }
@@ -252,16 +274,22 @@ impl Server {
             }
         };
         if let Err(e) = watch(&self.poller, &tool) {
-            tool.kill();
+            self.emptying.push(tool.abandon());
             return Err(failed(e));
         }
         self.tools.insert(tool_id, tool);
         Ok(())
     }
 
+    /// How much more output of tools fits into memory.
+    fn room(&self) -> usize {
+        self.kept_limit.saturating_sub(self.tools.values().map(Tool::kept).sum())
+    }
+
     fn read_tool(&mut self, tool_id: u64, which: Which) {
+        let room = self.room();
         let Some(tool) = self.tools.get_mut(&tool_id) else { return };
-        let piece = tool.read(which);
+        let piece = tool.read(which, room);
         let (stream, ended) = match which {
             Which::Stdout => (tool.stdout.pipe(), tool.stdout.ended),
             Which::Stderr => (tool.stderr.pipe(), tool.stderr.ended),
@@ -272,7 +300,10 @@ impl Server {
         let id = tool.connection;
         if let Piece::Evidence(message) = piece {
             self.send(id, &message);
-            self.watch_pipes_of(id);
+            if let Some(connection) = self.connections.get_mut(&id).filter(|c| c.is_congested()) {
+                connection.tools_paused = true;
+                self.watch_pipes_of(id);
+            }
         }
     }
 
@@ -303,22 +334,31 @@ impl Server {
     /// Collects every child that has ended: tools, and orphans of tools.
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.signals.read_signal() {}
-        while let Ok(status) = waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            match status {
-                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, _, _) => {
-                    let found = self.tools.iter().find(|(_, tool)| tool.pid == pid);
-                    if let Some(tool_id) = found.map(|(tool_id, _)| *tool_id) {
-                        self.finish(tool_id, status);
-                    }
-                }
-                WaitStatus::StillAlive => break,
-                _ => {}
+        self.collect(Some(WaitPidFlag::WNOHANG));
+    }
+
+    /// Without a flag, waits until there are no children any more.
+    fn collect(&mut self, flag: Option<WaitPidFlag>) {
+        loop {
+            match waitpid(None, flag) {
+                Ok(WaitStatus::StillAlive) => break,
+                Ok(status) => self.ended(status),
+                Err(Errno::EINTR) => {}
+                Err(_) => break,
             }
         }
         self.emptying.retain(|group| !group.remove());
     }
 
+    fn ended(&mut self, status: WaitStatus) {
+        let found = self.tools.iter().find(|(_, tool)| Some(tool.pid) == status.pid());
+        if let Some(tool_id) = found.map(|(tool_id, _)| *tool_id) {
+            self.finish(tool_id, status);
+        }
+    }
+
     fn finish(&mut self, tool_id: u64, status: WaitStatus) {
+        let room = self.room();
         let Some(tool) = self.tools.remove(&tool_id) else { return };
         for stream in [&tool.stdout, &tool.stderr] {
             if !stream.ended {
@@ -328,32 +368,29 @@ impl Server {
         if let Some(pipe) = &tool.start_error {
             self.poller.remove(pipe);
         }
-        self.remember(tool.command_id.clone());
+        self.remember(&tool.command_id);
         let id = tool.connection;
-        let (messages, cgroup) = tool.finish(status);
+        let (messages, cgroup) = tool.finish(status, room);
         for message in &messages {
             self.send(id, message);
         }
         self.emptying.push(cgroup);
     }
 
-    /// Kills every tool and waits for their ends, which SIGKILL makes short.
+    /// Kills every tool and waits until all their processes are gone, orphans included. SIGKILL
+    /// makes that short.
     fn stop_all_tools(&mut self) {
-        while let Some((tool_id, pid)) = self.tools.iter().next().map(|(id, t)| (*id, t.pid)) {
-            if let Some(tool) = self.tools.get(&tool_id) {
-                tool.kill();
-            }
-            let status = waitpid(pid, None).unwrap_or(WaitStatus::StillAlive);
-            self.finish(tool_id, status);
+        for tool in self.tools.values() {
+            tool.kill();
         }
-        self.reap();
+        self.collect(None);
     }
 
-    fn remember(&mut self, command_id: String) {
+    fn remember(&mut self, command_id: &str) {
         if self.finished.len() >= REMEMBERED_COMMANDS {
             self.finished.pop_front();
         }
-        self.finished.push_back(command_id);
+        self.finished.push_back(fingerprint(command_id));
     }
 
     fn reject(&mut self, id: u64, code: ErrorCode, message: &str, request_id: &str) {
@@ -366,8 +403,8 @@ impl Server {
     }
 
     /// Answers what is not a message, and closes that connection.
-    fn refuse(&mut self, id: u64, code: ErrorCode, reason: &str) {
-        let event = ErrorEvent { code, message: reason.to_owned(), request_id: None };
+    fn refuse(&mut self, id: u64, code: ErrorCode, reason: &str, request_id: Option<String>) {
+        let event = ErrorEvent { code, message: reason.to_owned(), request_id };
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.send(&GuestMessage::ErrorEvent(event));
             connection.close_after_sending();
@@ -387,9 +424,14 @@ impl Server {
         if connection.flush() == Fate::Closed {
             return self.drop_connection(id);
         }
-        let (input, output) = (!connection.is_closing(), connection.has_unsent());
-        self.poller.change(connection.stream(), Token::Connection(id), input, output);
-        if !output {
+        let input = !connection.is_closing() && !connection.is_congested();
+        let interest = (input, connection.has_unsent());
+        if interest != connection.interest {
+            connection.interest = interest;
+            self.poller.change(connection.stream(), Token::Connection(id), interest.0, interest.1);
+        }
+        if connection.tools_paused && !connection.has_unsent() {
+            connection.tools_paused = false;
             self.watch_pipes_of(id);
         }
     }
@@ -403,4 +445,8 @@ impl Server {
             tool.kill();
         }
     }
+}
+
+fn fingerprint(command_id: &str) -> [u8; 32] {
+    Sha256::digest(command_id).into()
 }

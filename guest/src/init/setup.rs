@@ -1,32 +1,19 @@
 //! Mounts, cgroups and PID 1's own protection.
 
 use std::fs;
-use std::os::fd::AsRawFd;
 
 use guest::registry::Registry;
+use guest::wire::DEFAULT_PORT;
 use nix::mount::{MsFlags, mount};
+
+use super::console;
 
 /// Tools' cgroups lie below this one.
 pub const TOOL_CGROUPS: &str = "/sys/fs/cgroup/tools";
 const REGISTRY: &str = "/etc/bsm/tools.json";
 const HOSTNAME: &str = "bsm-sandbox";
-
-/// The root file system has no device nodes, so the kernel gave PID 1 no console. Without this,
-/// the first files it opens would become its standard streams.
-pub fn console() {
-    let nodev = MsFlags::MS_NOSUID;
-    let _ = mount(Some("devtmpfs"), "/dev", Some("devtmpfs"), nodev, None::<&str>);
-    if let Ok(console) = fs::OpenOptions::new().read(true).write(true).open("/dev/console") {
-        for stream in 0..3 {
-            // SAFETY: duplicates an open descriptor over the standard streams, which nothing in
-            // this process has opened yet.
-            unsafe { libc::dup2(console.as_raw_fd(), stream) };
-        }
-        if console.as_raw_fd() < 3 {
-            std::mem::forget(console);
-        }
-    }
-}
+/// Share of the processors that all tools have together while PID 1 (100) has work too.
+const TOOLS_CPU_WEIGHT: &str = "50";
 
 /// Everything else that is mounted.
 pub fn mounts() -> Result<(), String> {
@@ -47,13 +34,17 @@ pub fn mounts() -> Result<(), String> {
         let file = format!("{group}/cgroup.subtree_control");
         fs::write(&file, "+memory +pids +cpu").map_err(|e| format!("cannot write {file}: {e}"))?;
     }
+    let weight = format!("{TOOL_CGROUPS}/cpu.weight");
+    fs::write(&weight, TOOLS_CPU_WEIGHT).map_err(|e| format!("cannot write {weight}: {e}"))?;
     let _ = nix::unistd::sethostname(HOSTNAME);
     Ok(())
 }
 
 /// Whatever runs out of memory, it is not PID 1 that goes.
 pub fn protect_self() {
-    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    if let Err(e) = fs::write("/proc/self/oom_score_adj", "-1000") {
+        console::print(&format!("cannot protect itself: {e}"));
+    }
 }
 
 /// The image's tools, with those enabled that the kernel command line names.
@@ -62,8 +53,20 @@ pub fn registry(enabled: &str) -> Result<Registry, String> {
     let mut registry = Registry::parse(&text).map_err(|e| e.to_string())?;
     for name in enabled.split(',').filter(|name| !name.is_empty()) {
         if let Err(e) = registry.enable([name]) {
-            eprintln!("guest-init: {e}");
+            console::print(&e.to_string());
         }
     }
     Ok(registry)
+}
+
+/// The port to listen on: what the kernel command line says, or else the usual one.
+pub fn port(text: Option<&str>) -> u32 {
+    match text.map(str::parse) {
+        None => DEFAULT_PORT,
+        Some(Ok(port)) => port,
+        Some(Err(e)) => {
+            console::print(&format!("BSM_VSOCK_PORT is no port ({e}); using {DEFAULT_PORT}"));
+            DEFAULT_PORT
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod seccomp;
 mod spawn;
 
 use std::fs::File;
+use std::io::Read;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -14,9 +15,11 @@ use guest::evidence::Chain;
 use guest::output::{STDERR_TAG, STDOUT_TAG};
 use guest::registry::ToolSpec;
 use guest::wire::{EvidenceChunk, GuestMessage, ResultReason, ToolResult};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
+use super::console;
 use super::output::{Progress, Stream};
 pub use cgroup::Cgroup;
 pub use seccomp::Filters;
@@ -74,7 +77,9 @@ impl Tool {
     ) -> Result<Self, String> {
         let started = Instant::now();
         let cgroup = Cgroup::create(&spec.limits)?;
-        let child = spawn::spawn(argv, &spec.limits, &cgroup, filters)?;
+        let child = spawn::spawn(argv, &spec.limits, &cgroup, filters).inspect_err(|_| {
+            cgroup.remove();
+        })?;
         Ok(Self {
             connection,
             command_id: command_id.to_owned(),
@@ -99,21 +104,35 @@ impl Tool {
     /// Kills the whole tree at the deadline. Its end is noticed like any other.
     pub fn time_out(&mut self) {
         self.timed_out = true;
-        self.cgroup.kill();
+        self.kill();
     }
 
-    /// Kills the whole tree because nobody wants the result any more.
+    /// Kills the whole tree. Not to be called once the tool's own process has been waited for:
+    /// its id may be another's then.
     pub fn kill(&self) {
         self.cgroup.kill();
+        // A child that has not moved itself into the cgroup yet is only found by its id.
+        let _ = kill(self.pid, Signal::SIGKILL);
     }
 
-    /// Reads one stream once.
-    pub fn read(&mut self, which: Which) -> Piece {
+    /// Kills the whole tree and forgets it. The cgroup may need a moment to empty.
+    pub fn abandon(self) -> Cgroup {
+        self.kill();
+        self.cgroup
+    }
+
+    /// Bytes of output held in memory.
+    pub fn kept(&self) -> usize {
+        self.stdout.kept() + self.stderr.kept()
+    }
+
+    /// Reads one stream once and keeps at most `room` bytes of it.
+    pub fn read(&mut self, which: Which, room: usize) -> Piece {
         let stream = match which {
             Which::Stdout => &mut self.stdout,
             Which::Stderr => &mut self.stderr,
         };
-        match stream.read() {
+        match stream.read(room) {
             Progress::Chunk(data) => Piece::Evidence(self.evidence(&data, false)),
             Progress::Dropped => Piece::Dropped,
             Progress::Empty | Progress::End => Piece::Nothing,
@@ -122,11 +141,12 @@ impl Tool {
 
     /// Takes what the child said when it could not become the tool.
     pub fn read_start_error(&mut self) {
-        use std::io::Read;
         if let Some(mut pipe) = self.start_error.take() {
-            let mut text = String::new();
-            if pipe.read_to_string(&mut text).is_ok() && !text.is_empty() {
-                self.failure = Some(text);
+            let mut text = Vec::new();
+            // A child that has spoken but not ended yet makes this fail, after all of the text.
+            let _ = pipe.read_to_end(&mut text);
+            if !text.is_empty() {
+                self.failure = Some(String::from_utf8_lossy(&text).into_owned());
             }
         }
     }
@@ -142,14 +162,16 @@ impl Tool {
     }
 
     /// The tool has ended: whatever it left behind goes too, and what is still in the pipes is
-    /// its output. Returns the last messages and the cgroup, which may need a moment to empty.
-    pub fn finish(mut self, status: WaitStatus) -> (Vec<GuestMessage>, Cgroup) {
+    /// its output, of which at most `room` more bytes are kept. Returns the last messages and the
+    /// cgroup, which may need a moment to empty.
+    pub fn finish(mut self, status: WaitStatus, room: usize) -> (Vec<GuestMessage>, Cgroup) {
+        let most = self.kept().saturating_add(room);
         self.cgroup.kill();
         self.read_start_error();
         let mut messages = Vec::new();
         for which in [Which::Stdout, Which::Stderr] {
             loop {
-                match self.read(which) {
+                match self.read(which, most.saturating_sub(self.kept())) {
                     Piece::Evidence(message) => messages.push(message),
                     Piece::Dropped => {}
                     Piece::Nothing => break,
@@ -201,7 +223,7 @@ impl Tool {
 }
 
 fn unexpected(status: WaitStatus) -> ResultReason {
-    eprintln!("guest-init: a tool ended as {status:?}");
+    console::print(&format!("a tool ended as {status:?}"));
     ResultReason::StartFailed
 }
 
@@ -245,3 +267,6 @@ pub fn not_started(
         }),
     ]
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,11 @@
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::SocketError;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, connect, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, connect, getsockopt,
+    listen, socket,
 };
 
 const BACKLOG: i32 = 128;
@@ -30,11 +33,25 @@ pub fn accept(listener: &OwnedFd) -> Option<File> {
     Some(unsafe { File::from_raw_fd(descriptor) })
 }
 
-/// A connection to the host.
+/// Begins a connection to the host. It is made, or has failed, once it can be written to.
 pub fn connect_host(port: u32) -> Result<File, String> {
-    let socket = socket(AddressFamily::Vsock, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Vsock, SockType::Stream, flags, None)
         .map_err(|e| format!("no vsock: {e}"))?;
-    connect(socket.as_raw_fd(), &VsockAddr::new(HOST_CID, port))
-        .map_err(|e| format!("the host does not listen on vsock port {port}: {e}"))?;
-    Ok(File::from(socket))
+    match connect(socket.as_raw_fd(), &VsockAddr::new(HOST_CID, port)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => Ok(File::from(socket)),
+        Err(e) => Err(refused(port, e)),
+    }
+}
+
+/// Whether a connection that was begun has been made.
+pub fn connected(stream: &File, port: u32) -> Result<(), String> {
+    match getsockopt(stream, SocketError).map(Errno::from_raw) {
+        Ok(Errno::UnknownErrno) => Ok(()),
+        Ok(e) | Err(e) => Err(refused(port, e)),
+    }
+}
+
+fn refused(port: u32, error: Errno) -> String {
+    format!("the host does not listen on vsock port {port}: {error}")
 }

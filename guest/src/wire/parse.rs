@@ -36,6 +36,7 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, MessageError> {
 /// where it is an object that has one.
 pub fn request_id(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
+    #[expect(clippy::struct_field_names, reason = "they are the protocol's")]
     struct Ids {
         request_id: Option<String>,
         command_id: Option<String>,
@@ -124,7 +125,9 @@ mod tests {
     fn values_are_counted_before_they_cost_memory() {
         let message = |count: usize| {
             let list = vec!["0"; count].join(",");
-            format!(r#"{{"type":"ToolDispatch","command_id":"c","tool":"t","params":{{"x":[{list}]}}}}"#)
+            format!(
+                r#"{{"type":"ToolDispatch","command_id":"c","tool":"t","params":{{"x":[{list}]}}}}"#
+            )
         };
         assert!(parse::<HostMessage>(message(16_000).as_bytes()).is_ok());
         assert!(matches!(refused(&message(17_000)), MessageError::TooManyValues));

@@ -16,12 +16,25 @@ pub struct Cgroup {
 }
 
 impl Cgroup {
+    /// Takes any directory for a cgroup, for tests: nothing in it does anything.
+    #[cfg(test)]
+    pub fn pretend(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     /// Creates a cgroup with `limits`.
     pub fn create(limits: &Limits) -> Result<Self, String> {
         let name = NEXT.fetch_add(1, Ordering::Relaxed).to_string();
         let path = Path::new(TOOL_CGROUPS).join(name);
         fs::create_dir(&path).map_err(|e| format!("cannot create a cgroup: {e}"))?;
         let group = Self { path };
+        group.limit(limits).inspect_err(|_| {
+            group.remove();
+        })?;
+        Ok(group)
+    }
+
+    fn limit(&self, limits: &Limits) -> Result<(), String> {
         let memory = limits.memory_mib.saturating_mul(1 << 20).to_string();
         for (file, value) in [
             ("memory.max", memory.as_str()),
@@ -29,10 +42,10 @@ impl Cgroup {
             ("memory.oom.group", "1"),
             ("pids.max", &limits.pids.to_string()),
         ] {
-            fs::write(group.path.join(file), value)
+            fs::write(self.path.join(file), value)
                 .map_err(|e| format!("cannot set {file}: {e}"))?;
         }
-        Ok(group)
+        Ok(())
     }
 
     /// The file a process writes `0` to in order to move itself here.
@@ -56,5 +69,22 @@ impl Cgroup {
     /// Removes the directory. False while processes are still on their way out.
     pub fn remove(&self) -> bool {
         fs::remove_dir(&self.path).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_actual_kill_is_out_of_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        let group = Cgroup::pretend(directory.path());
+        assert!(!group.ran_out_of_memory());
+        for (count, expected) in [("0", false), ("1", true), ("12", true)] {
+            let text = format!("low 0\nhigh 0\nmax 7\noom 3\noom_kill {count}\noom_group_kill 0\n");
+            fs::write(directory.path().join("memory.events"), text).unwrap();
+            assert_eq!(group.ran_out_of_memory(), expected, "{count}");
+        }
     }
 }
