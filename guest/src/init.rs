@@ -8,6 +8,7 @@ mod connection;
 mod console;
 mod output;
 mod poller;
+mod reason;
 mod server;
 mod setup;
 mod tool;

@@ -6,7 +6,7 @@ mod parse;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub use parse::{MAX_VALUES, MessageError, parse, request_id};
+pub use parse::{MAX_ID_BYTES, MAX_VALUES, MessageError, parse, request_id};
 
 /// Version of these messages, announced in [`GuestReady`].
 pub const PROTOCOL_VERSION: u32 = 1;
@@ -51,7 +51,8 @@ pub enum GuestMessage {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToolDispatch {
-    /// Identifies the command; used once.
+    /// Identifies the command; used once. At most [`MAX_ID_BYTES`] bytes.
+    #[serde(deserialize_with = "parse::id")]
     pub command_id: String,
     /// Name in the registry.
     pub tool: String,
@@ -67,7 +68,8 @@ pub struct ToolDispatch {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GuestQuery {
-    /// Identifies the query.
+    /// Identifies the query. At most [`MAX_ID_BYTES`] bytes.
+    #[serde(deserialize_with = "parse::id")]
     pub query_id: String,
     /// What to ask.
     #[serde(deserialize_with = "parse::name")]
@@ -91,7 +93,8 @@ pub enum QueryKind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResetSignal {
-    /// Identifies the reset.
+    /// Identifies the reset. At most [`MAX_ID_BYTES`] bytes.
+    #[serde(deserialize_with = "parse::id")]
     pub reset_id: String,
     /// Why.
     #[serde(deserialize_with = "parse::name")]

@@ -25,6 +25,8 @@ pub struct Connection {
     sent_of_first: usize,
     unsent_bytes: usize,
     stalled_since: Option<Instant>,
+    /// Frames wait in the decoder: no input will tell that they can be dealt with again.
+    pub has_backlog: bool,
     /// No more input; closes when everything is sent.
     closing: bool,
     /// What the poller was told to watch for: input and output.
@@ -49,6 +51,7 @@ impl Connection {
             sent_of_first: 0,
             unsent_bytes: 0,
             stalled_since: None,
+            has_backlog: false,
             closing: false,
             interest: (true, false),
             tools_paused: false,
@@ -141,6 +144,12 @@ impl Connection {
         !self.unsent.is_empty()
     }
 
+    /// What to watch for: input and output.
+    pub fn wanted(&self) -> (bool, bool) {
+        let input = !self.closing && !self.is_congested();
+        (input, self.has_unsent() || (self.has_backlog && !self.closing))
+    }
+
     pub fn is_congested(&self) -> bool {
         self.unsent_bytes > CONGESTED_BYTES
     }
@@ -223,6 +232,17 @@ mod tests {
         assert!(connection.deadline().is_some());
         drop(peer);
         assert_eq!(connection.flush(), Fate::Closed);
+    }
+
+    #[test]
+    fn frames_that_wait_are_woken_by_output_whoever_sent_it() {
+        let (mut connection, _peer) = pair();
+        assert_eq!(connection.wanted(), (true, false));
+        connection.has_backlog = true;
+        // A tool's output has just taken everything unsent along: nothing is left to wait for.
+        assert_eq!(connection.wanted(), (true, true));
+        connection.close_after_sending();
+        assert_eq!(connection.wanted(), (false, false));
     }
 
     #[test]

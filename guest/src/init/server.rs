@@ -21,7 +21,7 @@ use super::announcement::Announcement;
 use super::connection::{Connection, Fate};
 use super::poller::{Poller, Token};
 use super::tool::{self, Cgroup, Filters, Piece, Tool, Which};
-use super::{census, clock, console, vsock};
+use super::{census, clock, console, reason, vsock};
 
 const MAX_CONNECTIONS: usize = 128;
 const MAX_TOOLS: usize = 16;
@@ -132,8 +132,8 @@ impl Server {
             if closing {
                 self.drop_connection(id);
             } else {
-                let reason = "silent in the middle of a frame";
-                self.refuse(id, ErrorCode::FrameMalformed, reason, None);
+                let why = "silent in the middle of a frame".to_owned();
+                self.refuse(id, ErrorCode::FrameMalformed, why, None);
             }
         }
     }
@@ -176,10 +176,11 @@ impl Server {
     /// Deals with the frames that are there, until answers pile up.
     fn work_off(&mut self, id: u64) {
         while let Some(connection) = self.connections.get_mut(&id) {
-            if connection.is_closing() || connection.is_congested() {
+            connection.has_backlog = connection.is_congested();
+            if connection.is_closing() || connection.has_backlog {
                 return;
             }
-            let (code, reason, request) = match connection.decoder.next_frame() {
+            let (code, why, request) = match connection.decoder.next_frame() {
                 Ok(None) => return,
                 Ok(Some(body)) => match parse::<HostMessage>(body) {
                     Ok(message) => {
@@ -191,7 +192,7 @@ impl Server {
                 Err(e @ FrameError::TooLarge(_)) => (ErrorCode::FrameTooLarge, e.to_string(), None),
                 Err(e) => (ErrorCode::FrameMalformed, e.to_string(), None),
             };
-            self.refuse(id, code, &reason, request);
+            self.refuse(id, code, why, request);
         }
     }
 
@@ -403,8 +404,8 @@ impl Server {
     }
 
     /// Answers what is not a message, and closes that connection.
-    fn refuse(&mut self, id: u64, code: ErrorCode, reason: &str, request_id: Option<String>) {
-        let event = ErrorEvent { code, message: reason.to_owned(), request_id };
+    fn refuse(&mut self, id: u64, code: ErrorCode, why: String, request_id: Option<String>) {
+        let event = ErrorEvent { code, message: reason::shorten(why), request_id };
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.send(&GuestMessage::ErrorEvent(event));
             connection.close_after_sending();
@@ -424,8 +425,7 @@ impl Server {
         if connection.flush() == Fate::Closed {
             return self.drop_connection(id);
         }
-        let input = !connection.is_closing() && !connection.is_congested();
-        let interest = (input, connection.has_unsent());
+        let interest = connection.wanted();
         if interest != connection.interest {
             connection.interest = interest;
             self.poller.change(connection.stream(), Token::Connection(id), interest.0, interest.1);

@@ -19,8 +19,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
-use super::console;
 use super::output::{Progress, Stream};
+use super::{console, reason};
 pub use cgroup::Cgroup;
 pub use seccomp::Filters;
 
@@ -194,7 +194,7 @@ impl Tool {
             stdout_truncated: stdout.truncated,
             stderr_truncated: stderr.truncated,
             reason,
-            message: self.failure,
+            message: self.failure.map(reason::shorten),
             duration_us: micros(self.started.elapsed()),
         }));
         (messages, self.cgroup)
@@ -262,7 +262,7 @@ pub fn not_started(
             stdout_truncated: false,
             stderr_truncated: false,
             reason: Some(reason),
-            message: Some(message),
+            message: Some(reason::shorten(message)),
             duration_us: 0,
         }),
     ]

@@ -9,8 +9,9 @@ use thiserror::Error;
 /// eight million of them, and each takes a hundred times its text in memory; no message needs
 /// more than a few hundred.
 pub const MAX_VALUES: usize = 16_384;
-/// Longest id that is repeated in an error, in bytes.
-const MAX_ID_BYTES: usize = 256;
+/// Longest id of a request, in bytes. It is repeated in every answer, so without a limit a request
+/// within the frame limit could have answers beyond it, which nobody could send.
+pub const MAX_ID_BYTES: usize = 256;
 
 /// Why a body is not a message.
 #[derive(Debug, Error)]
@@ -60,6 +61,19 @@ where
 {
     let text = String::deserialize(deserializer)?;
     T::deserialize(StrDeserializer::new(&text))
+}
+
+/// For ids of requests.
+pub(super) fn id<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.len() <= MAX_ID_BYTES {
+        Ok(text)
+    } else {
+        Err(serde::de::Error::custom(format!(
+            "an id of {} bytes; the limit is {MAX_ID_BYTES}",
+            text.len()
+        )))
+    }
 }
 
 /// Looks at the body without building anything from it. What is not JSON at all is left for the
@@ -113,6 +127,23 @@ mod tests {
         }
         let kind: QueryKind = name(&json!("MemUsage")).unwrap();
         assert_eq!(kind, QueryKind::MemUsage);
+    }
+
+    #[test]
+    fn an_id_has_a_longest_length() {
+        for (kind, key, rest) in [
+            ("ToolDispatch", "command_id", r#""tool":"t""#),
+            ("GuestQuery", "query_id", r#""query_kind":"MemUsage","ts":"""#),
+            ("ResetSignal", "reset_id", r#""reason":"on_idle""#),
+        ] {
+            let body = |length: usize| {
+                let id = "x".repeat(length);
+                format!(r#"{{"type":"{kind}","{key}":"{id}",{rest}}}"#)
+            };
+            assert!(parse::<HostMessage>(body(MAX_ID_BYTES).as_bytes()).is_ok(), "{kind}");
+            let error = refused(&body(MAX_ID_BYTES + 1)).to_string();
+            assert!(error.contains("an id of 257 bytes"), "{kind}: {error}");
+        }
     }
 
     #[test]

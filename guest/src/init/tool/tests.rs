@@ -3,6 +3,7 @@ use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 
+use guest::framing::{MAX_FRAME_BYTES, encode_frame};
 use guest::output;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::wait::waitpid;
@@ -152,4 +153,14 @@ fn output_beyond_either_limit_is_cut_and_counted() {
     let result = end(start("head -c 90 /dev/zero | tr '\\0' a; printf 1234567890 >&2"), 95);
     assert_eq!((result.stdout.len(), result.stdout_truncated), (90, false));
     assert_eq!((result.stderr.as_str(), result.stderr_truncated), ("12345", true));
+}
+
+#[test]
+fn a_reason_that_quotes_a_whole_frame_can_still_be_sent() {
+    let quoted = "\u{1}".repeat(MAX_FRAME_BYTES - 100);
+    let messages = not_started("c", UNKNOWN, ResultReason::UnknownTool, quoted);
+    for message in &messages {
+        assert!(encode_frame(message).unwrap().len() < 8192);
+    }
+    assert_eq!(result(&messages).exit_code, UNKNOWN);
 }
