@@ -6,6 +6,7 @@ mod console;
 mod keyboard;
 pub mod rng;
 mod serial;
+mod set;
 pub mod virtio;
 pub mod vsock;
 
@@ -14,3 +15,5 @@ pub(crate) use console::Console;
 pub use console::ConsoleSnapshot;
 pub(crate) use keyboard::KeyboardController;
 pub(crate) use serial::Com1;
+pub use set::DeviceStateError;
+pub(crate) use set::{DeviceSet, DeviceState};

@@ -3,19 +3,26 @@
 mod cpuid;
 mod exit;
 mod irq;
+mod msrs;
 mod probe;
+pub(crate) mod raw;
 mod vcpu;
+mod vcpu_state;
 mod vcpu_thread;
 mod vm;
+mod vm_state;
 
 pub(crate) use cpuid::CpuidTemplate;
 pub(crate) use exit::{ExitOutcome, run_once};
 pub(crate) use irq::VmIrqLine;
+pub(crate) use msrs::list as msr_list;
 pub use probe::{Capability, HostProbe, KvmKind, probe};
 pub use vcpu::{MpState, VcpuStatus};
 pub(crate) use vcpu::{Vcpu, VcpuRole};
+pub(crate) use vcpu_state::{VcpuImage, VcpuState, host_tsc};
 pub(crate) use vcpu_thread::{Next, VcpuControl, VcpuThread};
 pub(crate) use vm::Vm;
+pub(crate) use vm_state::{VmState, irqchip_bytes};
 
 use std::io;
 

@@ -29,8 +29,8 @@
 //! # }
 //! ```
 //!
-//! Dependencies inside the crate point one way: `machine` uses `kvm`, `boot` and `devices`; those
-//! use `memory`; nothing points back.
+//! Dependencies inside the crate point one way: `machine` uses `snapshot`, `boot`, `kvm` and
+//! `devices`; `snapshot` uses the last two; those use `memory`; nothing points back.
 #![warn(missing_docs)]
 
 pub mod boot;
@@ -38,6 +38,7 @@ pub mod devices;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod snapshot;
 
 pub use boot::{BootError, KernelError, KernelImage};
 pub use devices::ConsoleSnapshot;
@@ -49,4 +50,7 @@ pub use devices::vsock::{VsockCounters, VsockError, VsockHost, VsockListener, Vs
 pub use kvm::{Capability, HostProbe, KvmError, KvmKind, MpState, VcpuStatus, probe};
 pub use machine::{
     BootTimings, ConfigError, Machine, MachineConfig, MachineError, MachineState, StopReason,
+};
+pub use snapshot::{
+    Difference, Differences, Golden, ResetError, ResetParts, ResetReport, Strategy,
 };

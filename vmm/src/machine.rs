@@ -10,7 +10,7 @@ pub use config::{ConfigError, MachineConfig};
 pub use status::{BootTimings, MachineState, StopReason};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -19,6 +19,8 @@ use crate::devices::vsock::{VsockDevice, VsockHost};
 use crate::devices::{Console, ConsoleSnapshot};
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
+use crate::snapshot::{Differences, Golden, ResetError, ResetReport, Strategy};
+use assembly::Outside;
 use fate::Fate;
 use live::Live;
 
@@ -45,6 +47,15 @@ pub enum MachineError {
         /// What failed.
         reason: String,
     },
+    /// The machine could not be captured or put back.
+    #[error(transparent)]
+    Reset(#[from] ResetError),
+    /// There is nothing to go back to.
+    #[error("the machine has no golden state; capture one first")]
+    NotCaptured,
+    /// There is a golden state already.
+    #[error("the machine has a golden state already; fork it, or boot another machine")]
+    AlreadyCaptured,
     /// The operation does not fit the machine's state.
     #[error("cannot {operation} a machine that is {state}")]
     WrongState {
@@ -66,7 +77,8 @@ pub enum MachineError {
 
 /// A microVM.
 ///
-/// `create` → `boot` → (`pause` ⇄ `resume`) → `shutdown`. A guest that panics, resets itself,
+/// `create` → `boot` → (`pause` ⇄ `resume`) → `shutdown`; once captured while paused, `reset` at
+/// any time. A guest that panics, resets itself,
 /// breaks a device or a vCPU stops the machine by itself; [`Machine::stop_reason`] says why.
 /// Dropping a machine shuts it down. All methods can be called from any thread.
 pub struct Machine {
@@ -80,6 +92,8 @@ enum Phase {
     Created(Box<(MachineConfig, VsockDevice)>),
     Running(Live),
     Paused(Live),
+    /// A reset failed half way. Nothing runs; only another reset, or the end, comes next.
+    Poisoned(Live, String),
     Ended,
 }
 
@@ -106,11 +120,9 @@ impl Machine {
         match std::mem::replace(&mut *phase, Phase::Ended) {
             Phase::Created(parts) => {
                 let (config, vsock) = *parts;
-                let live = Live::start(&config, vsock, self.console.clone(), &self.fate)
-                    .inspect_err(|e| {
-                        self.fate.stop(StopReason::BootFailed(e.to_string()));
-                        self.fate.settle();
-                    })?;
+                let live = Live::boot(&config, self.outside(vsock))
+                    .inspect_err(|e| self.never_started(e))?;
+                live.run();
                 *phase = Phase::Running(live);
                 Ok(())
             }
@@ -118,6 +130,109 @@ impl Machine {
                 *phase = other;
                 Err(phase.wrong("boot"))
             }
+        }
+    }
+
+    /// A new machine in a golden state, paused. It shares golden memory and the golden disk with
+    /// every other one and owns only what it changes. Streams of the connections that were open
+    /// at the capture come from [`VsockHost::reattach`].
+    pub fn fork(golden: &Arc<Golden>) -> Result<Self, MachineError> {
+        let console = Console::new(golden.origin.console_bytes);
+        let (device, vsock) = VsockDevice::new(u64::from(golden.origin.guest_cid));
+        let machine = Self {
+            fate: Arc::new(Fate::new(console.clone(), vsock.clone())),
+            phase: Mutex::new(Phase::Ended),
+            console,
+            vsock,
+        };
+        let live = Live::fork(golden, machine.outside(device))
+            .inspect_err(|e| machine.never_started(e))?;
+        *machine.lock() = Phase::Paused(live);
+        Ok(machine)
+    }
+
+    /// Captures the machine, which must be paused, as the state that [`Machine::reset`] goes back
+    /// to. Capture it while its vCPUs wait and its connections are idle: that moment is what every
+    /// reset returns to.
+    ///
+    /// From here on the guest may write only those model-specific registers that a reset puts
+    /// back.
+    pub fn capture(&self) -> Result<Arc<Golden>, MachineError> {
+        let mut golden = None;
+        self.change("capture", |phase| match phase {
+            Phase::Paused(live) if live.golden().is_some() => {
+                (Phase::Paused(live), Err(MachineError::AlreadyCaptured))
+            }
+            Phase::Paused(mut live) => match live.capture() {
+                Ok(captured) => {
+                    golden = Some(captured);
+                    (Phase::Paused(live), Ok(()))
+                }
+                // Half a capture may have moved RAM already.
+                Err(e) => (Phase::Poisoned(live, e.to_string()), Err(e)),
+            },
+            other => {
+                let error = other.wrong("capture");
+                (other, Err(error))
+            }
+        })?;
+        golden.ok_or(MachineError::NotCaptured)
+    }
+
+    /// Puts the machine back to its golden state, in place. A running machine runs on from there,
+    /// a paused one stays paused. After an error nothing runs, and only another reset that
+    /// succeeds makes the machine usable again.
+    ///
+    /// The streams of connections that were open at the capture go on; all others fail with
+    /// [`VsockError::Gone`](crate::VsockError::Gone).
+    pub fn reset(&self, strategy: Strategy) -> Result<ResetReport, MachineError> {
+        let mut report = None;
+        self.change("reset", |phase| {
+            let begun = Instant::now();
+            let (mut live, runs) = match phase {
+                Phase::Running(live) if live.golden().is_none() => {
+                    return (Phase::Running(live), Err(MachineError::NotCaptured));
+                }
+                Phase::Running(live) => match live.park() {
+                    Ok(()) => (live, true),
+                    Err(e) => return (Phase::Poisoned(live, e.to_string()), Err(e)),
+                },
+                Phase::Paused(live) if live.golden().is_none() => {
+                    return (Phase::Paused(live), Err(MachineError::NotCaptured));
+                }
+                Phase::Paused(live) | Phase::Poisoned(live, _) => (live, false),
+                other @ (Phase::Created(_) | Phase::Ended) => {
+                    let error = other.wrong("reset");
+                    return (other, Err(error));
+                }
+            };
+            if runs {
+                self.vsock.quiesce();
+            }
+            let stop = begun.elapsed();
+            let mut done = match live.rewind(strategy) {
+                Ok(done) => done,
+                Err(e) => return (Phase::Poisoned(live, e.to_string()), Err(e)),
+            };
+            done.parts.stop = stop;
+            if runs {
+                let resuming = Instant::now();
+                self.vsock.resume();
+                live.run();
+                done.parts.resume = resuming.elapsed();
+            }
+            report = Some(done);
+            (if runs { Phase::Running(live) } else { Phase::Paused(live) }, Ok(()))
+        })?;
+        report.ok_or(MachineError::NotCaptured)
+    }
+
+    /// Compares a paused machine with its golden state, bit for bit: all memory, all vCPU and
+    /// device state, the whole disk. Takes as long as reading all of that takes.
+    pub fn differences(&self) -> Result<Differences, MachineError> {
+        match &*self.lock() {
+            Phase::Paused(live) => live.differences(),
+            other => Err(other.wrong("compare")),
         }
     }
 
@@ -174,6 +289,7 @@ impl Machine {
                     None => Ok(MachineState::Running(vcpus?)),
                 }
             }
+            Phase::Poisoned(_, reason) => Ok(MachineState::Poisoned(reason.clone())),
             Phase::Ended => Ok(MachineState::Stopped(StopReason::Shutdown)),
         }
     }
@@ -210,7 +326,9 @@ impl Machine {
     /// What each part of [`Machine::boot`] cost; `None` before.
     pub fn timings(&self) -> Option<BootTimings> {
         match &*self.lock() {
-            Phase::Running(live) | Phase::Paused(live) => Some(live.timings()),
+            Phase::Running(live) | Phase::Paused(live) | Phase::Poisoned(live, _) => {
+                Some(live.timings())
+            }
             Phase::Created(_) | Phase::Ended => None,
         }
     }
@@ -227,6 +345,16 @@ impl Machine {
         let (next, result) = step(std::mem::replace(&mut *phase, Phase::Ended));
         *phase = next;
         result
+    }
+
+    fn outside(&self, device: VsockDevice) -> Outside<'_> {
+        let vsock = (device, self.vsock.clone());
+        Outside { vsock, console: self.console.clone(), fate: &self.fate }
+    }
+
+    fn never_started(&self, error: &MachineError) {
+        self.fate.stop(StopReason::BootFailed(error.to_string()));
+        self.fate.settle();
     }
 
     fn lock(&self) -> MutexGuard<'_, Phase> {
@@ -246,11 +374,14 @@ impl Phase {
             Self::Created(_) => "not booted",
             Self::Running(_) => "running",
             Self::Paused(_) => "paused",
+            Self::Poisoned(..) => "poisoned by a failed reset",
             Self::Ended => "stopped",
         };
         MachineError::WrongState { operation, state }
     }
 }
 
+#[cfg(test)]
+mod reset_tests;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,14 @@
 //! Guest-physical memory: where things lie, and the mapping that holds them.
 
+mod dirty_map;
+mod golden;
 pub mod layout;
 mod private;
 mod ram;
 mod sealed;
 
+pub use dirty_map::{DirtyMap, PAGE_BYTES};
+pub use golden::{GoldenMemory, GoldenRegion};
 pub use private::PrivateMapping;
 pub use ram::{GuestRam, MAX_MEMORY_MIB, MIN_MEMORY_MIB, MemoryError, allocate, host_address};
 pub use sealed::SealedMemory;

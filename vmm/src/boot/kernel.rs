@@ -151,7 +151,7 @@ impl KernelImage {
             .map_err(|e| KernelError::Load(e.to_string()))?;
         // SAFETY: the slice shows that the range lies in RAM owned by `ram`; start and length are
         // page aligned; guest memory is only ever reached through volatile accesses.
-        unsafe { self.memory.map_over(target.ptr_guard_mut().as_ptr(), length) }
+        unsafe { self.memory.map_over(target.ptr_guard_mut().as_ptr(), 0, length) }
             .map_err(|e| KernelError::Load(e.to_string()))?;
         Ok(LoadedKernel { entry: self.entry, setup: self.setup })
     }

@@ -1,11 +1,13 @@
 //! Routes port and memory-mapped accesses to devices. What nobody owns reads as all ones and
 //! swallows writes, as on a real bus.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use vm_superio::SerialState;
 
 use super::Com1;
 use super::keyboard::KeyboardController;
-use super::virtio::MmioTransport;
+use super::virtio::{MmioState, MmioTransport, StateError};
 use crate::memory::layout;
 
 /// All devices the guest can reach by address.
@@ -26,7 +28,7 @@ impl Bus {
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
         match self.device_at(address) {
             Some((device, offset)) => {
-                device.lock().unwrap_or_else(PoisonError::into_inner).read(offset, data);
+                lock(device).read(offset, data);
             }
             None => data.fill(0xff),
         }
@@ -35,14 +37,14 @@ impl Bus {
     /// A memory-mapped write.
     pub fn mmio_write(&self, address: u64, data: &[u8]) {
         if let Some((device, offset)) = self.device_at(address) {
-            device.lock().unwrap_or_else(PoisonError::into_inner).write(offset, data);
+            lock(device).write(offset, data);
         }
     }
 
     /// A port read. String instructions read the same register again and again.
     pub fn pio_read(&self, port: u16, data: &mut [u8]) {
         if Com1::owns(port) {
-            let mut com1 = self.com1.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut com1 = lock(&self.com1);
             for byte in data {
                 *byte = com1.read(port);
             }
@@ -56,7 +58,7 @@ impl Bus {
     /// A port write.
     pub fn pio_write(&self, port: u16, data: &[u8]) {
         if Com1::owns(port) {
-            let mut com1 = self.com1.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut com1 = lock(&self.com1);
             for byte in data {
                 com1.write(port, *byte);
             }
@@ -67,9 +69,30 @@ impl Bus {
         }
     }
 
+    /// Registers of the virtio transports, in slot order, and of the serial port.
+    pub fn capture(&self) -> Result<(Vec<MmioState>, SerialState), StateError> {
+        let transports = self.virtio.iter().map(|transport| lock(transport).state());
+        Ok((transports.collect::<Result<_, _>>()?, lock(&self.com1).state()))
+    }
+
+    /// Puts back what [`Self::capture`] read.
+    pub fn restore(&self, transports: &[MmioState], com1: &SerialState) -> Result<(), StateError> {
+        if transports.len() != self.virtio.len() {
+            return Err(StateError::Queue);
+        }
+        for (transport, state) in self.virtio.iter().zip(transports) {
+            lock(transport).restore(state)?;
+        }
+        lock(&self.com1).restore(com1)
+    }
+
     fn device_at(&self, address: u64) -> Option<(&Mutex<MmioTransport>, u64)> {
         let relative = address.checked_sub(layout::VIRTIO_MMIO)?;
         let slot = usize::try_from(relative / layout::VIRTIO_MMIO_STRIDE).ok()?;
         Some((self.virtio.get(slot)?, relative % layout::VIRTIO_MMIO_STRIDE))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

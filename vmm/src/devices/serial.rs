@@ -1,18 +1,20 @@
 //! COM1: a 16550A whose output goes to the console ring.
 
 use std::io;
+use std::sync::Arc;
 
 use vm_superio::serial::NoEvents;
-use vm_superio::{Serial, Trigger};
+use vm_superio::{Serial, SerialState, Trigger};
 
 use super::Console;
-use crate::devices::virtio::IrqLine;
+use crate::devices::virtio::{IrqLine, StateError};
 
 /// Registers of COM1.
 const FIRST_PORT: u16 = 0x3f8;
 const LAST_PORT: u16 = 0x3ff;
 
-struct Line(Box<dyn IrqLine>);
+#[derive(Clone)]
+struct Line(Arc<dyn IrqLine>);
 
 impl Trigger for Line {
     type E = io::Error;
@@ -25,6 +27,8 @@ impl Trigger for Line {
 /// The first serial port.
 pub struct Com1 {
     uart: Serial<Line, NoEvents, Console>,
+    console: Console,
+    line: Line,
 }
 
 impl Com1 {
@@ -32,13 +36,29 @@ impl Com1 {
     pub const IRQ: u32 = 4;
 
     /// A port that writes to `console` and interrupts through `line`.
-    pub fn new(console: Console, line: Box<dyn IrqLine>) -> Self {
-        Self { uart: Serial::new(Line(line), console) }
+    pub fn new(console: Console, line: Arc<dyn IrqLine>) -> Self {
+        let line = Line(line);
+        Self { uart: Serial::new(line.clone(), console.clone()), console, line }
     }
 
     /// True when `port` is one of this device's registers.
     pub fn owns(port: u16) -> bool {
         (FIRST_PORT..=LAST_PORT).contains(&port)
+    }
+
+    /// Every register. What was written to the console is the host's and not part of it.
+    pub fn state(&self) -> SerialState {
+        self.uart.state()
+    }
+
+    /// Puts every register back. No vCPU may run.
+    pub fn restore(&mut self, state: &SerialState) -> Result<(), StateError> {
+        if self.uart.state() != *state {
+            let (line, console) = (self.line.clone(), self.console.clone());
+            self.uart = Serial::from_state(state, line, NoEvents, console)
+                .map_err(|_| StateError::Registers)?;
+        }
+        Ok(())
     }
 
     /// Reads a register.

@@ -87,4 +87,7 @@ pub enum StateError {
     /// The transport has to be put back first: it decides whether the device is active.
     #[error("the device and its state disagree on activation; put back the transport first")]
     Activation,
+    /// Registers that no device can have.
+    #[error("the state's registers fit no device; capture it again")]
+    Registers,
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::KvmError;
+use super::{KvmError, msrs};
 use crate::memory::{self, GuestRam, layout};
 
 /// A KVM virtual machine with in-kernel interrupt controllers and its RAM attached.
@@ -18,7 +20,8 @@ pub struct Vm {
 
 impl Vm {
     /// Creates the VM, its PIC, I/O APIC, local APICs and PIT, and maps `ram` into it.
-    pub fn create(kvm: &Kvm, ram: Arc<GuestRam>) -> Result<Self, KvmError> {
+    /// With `tracking`, KVM logs which pages the guest writes from the start.
+    pub fn create(kvm: &Kvm, ram: Arc<GuestRam>, tracking: bool) -> Result<Self, KvmError> {
         let fd = kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
         // Both addresses must be set before the first vCPU exists (api.rst 4.14, 4.60).
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
@@ -27,11 +30,16 @@ impl Vm {
         let vm = Self { fd: Arc::new(fd), ram };
         // Before the interrupt controllers: registering their I/O ranges starts an RCU grace
         // period that a new memory slot would have to wait for, about 8 ms.
-        vm.map_memory()?;
+        vm.map_memory(tracking)?;
         vm.fd.create_irq_chip().map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         vm.fd.create_pit2(pit).map_err(KvmError::ioctl("KVM_CREATE_PIT2"))?;
         Ok(vm)
+    }
+
+    /// From here on the guest can only write MSRs that a reset puts back.
+    pub fn close_msrs(&self) -> Result<(), KvmError> {
+        msrs::close(&self.fd)
     }
 
     /// The VM descriptor, shared with interrupt lines.
@@ -44,7 +52,12 @@ impl Vm {
         &self.ram
     }
 
-    fn map_memory(&self) -> Result<(), KvmError> {
+    /// Lets KVM log which pages the guest writes, beginning with none.
+    pub fn track_writes(&self) -> Result<(), KvmError> {
+        self.map_memory(true)
+    }
+
+    fn map_memory(&self, tracking: bool) -> Result<(), KvmError> {
         for (slot, region) in self.ram.iter().enumerate() {
             let start = region.start_addr();
             let address = memory::host_address(&self.ram, start).map_err(|e| KvmError::Ioctl {
@@ -53,7 +66,7 @@ impl Vm {
             })?;
             let slot = kvm_userspace_memory_region {
                 slot: slot as u32,
-                flags: 0,
+                flags: if tracking { KVM_MEM_LOG_DIRTY_PAGES } else { 0 },
                 guest_phys_addr: start.raw_value(),
                 memory_size: region.len(),
                 userspace_addr: address,

@@ -7,46 +7,48 @@ use std::time::{Duration, Instant};
 use super::fate::Fate;
 use super::{BootTimings, MachineConfig, MachineError, StopReason};
 use crate::boot::{self, BootError};
-use crate::devices::block::{Block, Overlay};
+use crate::devices::block::{Block, DiskImage, Overlay};
 use crate::devices::rng::Rng;
 use crate::devices::virtio::{FaultLatch, FaultSink, Interrupt, MmioTransport, VirtioDevice};
-use crate::devices::vsock::VsockDevice;
-use crate::devices::{Bus, Com1, Console, KeyboardController};
-use crate::kvm::{self, CpuidTemplate, Vcpu, VcpuRole, Vm, VmIrqLine};
+use crate::devices::vsock::{VsockDevice, VsockHost};
+use crate::devices::{Bus, Com1, Console, DeviceSet, KeyboardController};
+use crate::kvm::{self, CpuidTemplate, KvmError, Vcpu, VcpuRole, Vm, VmIrqLine};
 use crate::memory::{self, GuestRam, layout};
+use crate::snapshot::{Golden, ResetError};
 
 /// A machine whose vCPUs have not been entered.
 pub struct Assembly {
     pub vm: Vm,
     pub vcpus: Vec<Vcpu>,
-    pub bus: Arc<Bus>,
+    pub devices: DeviceSet,
+    pub cpuid: Arc<CpuidTemplate>,
     /// Set when the guest pulls the reset line.
     pub reset: Arc<AtomicBool>,
     pub timings: BootTimings,
 }
 
-/// Builds everything but the threads.
-pub fn assemble(
-    config: &MachineConfig,
-    vsock: VsockDevice,
-    console: Console,
-    fate: &Arc<Fate>,
-) -> Result<Assembly, MachineError> {
+/// What exists before the machine does.
+pub struct Outside<'a> {
+    pub vsock: (VsockDevice, VsockHost),
+    pub console: Console,
+    pub fate: &'a Arc<Fate>,
+}
+
+/// Builds everything but the threads, with a kernel about to start.
+pub fn assemble(config: &MachineConfig, outside: Outside<'_>) -> Result<Assembly, MachineError> {
     let mut timings = BootTimings::default();
     let kvm = kvm::open()?;
     let ram = timed(&mut timings.memory, || memory::allocate(config.memory_mib))?;
     let ram = Arc::new(ram);
-    let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram)))?;
-
+    let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), false))?;
     let reset = Arc::new(AtomicBool::new(false));
-    let devices = timed(&mut timings.devices, || devices(config, vsock))?;
-    let device_count = devices.len() as u32;
-    let bus = Arc::new(wire(&vm, devices, console, fate, &reset));
-
-    let entry = timed(&mut timings.kernel_load, || load(config, &ram, device_count))?;
-    let vcpus = timed(&mut timings.vcpus, || {
-        let cpuid = CpuidTemplate::for_host(&kvm, config.vcpus)?;
-        (0..config.vcpus)
+    let devices =
+        timed(&mut timings.devices, || devices(config.disk.as_ref(), &vm, outside, &reset))?;
+    let count = device_count(&devices);
+    let entry = timed(&mut timings.kernel_load, || load(config, &ram, count))?;
+    let (cpuid, vcpus) = timed(&mut timings.vcpus, || {
+        let cpuid = Arc::new(CpuidTemplate::for_host(&kvm, config.vcpus)?);
+        let vcpus = (0..config.vcpus)
             .map(|index| {
                 let vcpu = Vcpu::create(&vm, index, &cpuid)?;
                 let role =
@@ -54,24 +56,70 @@ pub fn assemble(
                 vcpu.prepare(role)?;
                 Ok(vcpu)
             })
-            .collect::<Result<Vec<_>, kvm::KvmError>>()
+            .collect::<Result<Vec<_>, KvmError>>()?;
+        Ok::<_, KvmError>((cpuid, vcpus))
     })?;
-    Ok(Assembly { vm, vcpus, bus, reset, timings })
+    Ok(Assembly { vm, vcpus, devices, cpuid, reset, timings })
+}
+
+/// Builds everything but the threads, in a golden state.
+pub fn fork(golden: &Golden, outside: Outside<'_>) -> Result<Assembly, MachineError> {
+    let mut timings = BootTimings::default();
+    let kvm = kvm::open()?;
+    let ram = Arc::new(timed(&mut timings.memory, || golden.memory.map())?);
+    let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), true))?;
+    let reset = Arc::new(AtomicBool::new(false));
+    // Nothing may move between host and guest before both are back.
+    outside.vsock.1.quiesce();
+    let devices = timed(&mut timings.devices, || {
+        let devices = devices(golden.disk.as_ref(), &vm, outside, &reset)?;
+        devices.restore(&golden.devices).map_err(ResetError::from)?;
+        Ok::<_, MachineError>(devices)
+    })?;
+    let cpuid = Arc::clone(&golden.cpuid);
+    let vcpus = timed(&mut timings.vcpus, || {
+        let mut vcpus = (0..golden.vcpus.len())
+            .map(|index| Vcpu::create(&vm, index as u8, &cpuid))
+            .collect::<Result<Vec<_>, _>>()?;
+        vm.restore(&golden.vm)?;
+        let now = kvm::host_tsc();
+        for (vcpu, image) in vcpus.iter_mut().zip(&golden.vcpus) {
+            vcpu.adopt(image, now)?;
+        }
+        vm.close_msrs()?;
+        Ok::<_, KvmError>(vcpus)
+    })?;
+    Ok(Assembly { vm, vcpus, devices, cpuid, reset, timings })
 }
 
 type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
 
-/// The virtio devices in slot order.
-fn devices(config: &MachineConfig, vsock: VsockDevice) -> Result<Vec<SharedDevice>, MachineError> {
-    let mut devices: Vec<SharedDevice> = Vec::new();
-    if let Some(image) = &config.disk {
-        let overlay = Overlay::new(Arc::clone(image))
-            .map_err(|e| MachineError::Device { device: "disk", reason: e.to_string() })?;
-        devices.push(Arc::new(Mutex::new(Block::new(overlay))));
-    }
-    devices.push(Arc::new(Mutex::new(vsock)));
-    devices.push(Arc::new(Mutex::new(Rng::new())));
-    Ok(devices)
+fn device_count(devices: &DeviceSet) -> u32 {
+    2 + u32::from(devices.block.is_some())
+}
+
+/// All devices, the virtio ones in slot order: disk if there is one, vsock, entropy.
+fn devices(
+    disk: Option<&Arc<DiskImage>>,
+    vm: &Vm,
+    outside: Outside<'_>,
+    reset: &Arc<AtomicBool>,
+) -> Result<DeviceSet, MachineError> {
+    let Outside { vsock: (vsock_device, vsock), console, fate } = outside;
+    let block = disk
+        .map(|image| {
+            let overlay = Overlay::new(Arc::clone(image))
+                .map_err(|e| MachineError::Device { device: "disk", reason: e.to_string() })?;
+            Ok::<_, MachineError>(Arc::new(Mutex::new(Block::new(overlay))))
+        })
+        .transpose()?;
+    let rng = Arc::new(Mutex::new(Rng::new()));
+    let mut virtio: Vec<SharedDevice> = Vec::new();
+    virtio.extend(block.iter().map(|block| Arc::clone(block) as SharedDevice));
+    virtio.push(Arc::new(Mutex::new(vsock_device)));
+    virtio.push(Arc::clone(&rng) as SharedDevice);
+    let bus = Arc::new(wire(vm, virtio, console, fate, reset));
+    Ok(DeviceSet { bus, block, rng, vsock })
 }
 
 /// Gives every device its interrupt line and place on the bus.
@@ -82,7 +130,7 @@ fn wire(
     fate: &Arc<Fate>,
     reset: &Arc<AtomicBool>,
 ) -> Bus {
-    let line = |gsi| Box::new(VmIrqLine::new(Arc::clone(vm.fd()), gsi));
+    let line = |gsi| VmIrqLine::new(Arc::clone(vm.fd()), gsi);
     let sink: FaultSink = {
         let fate = Arc::downgrade(fate);
         Arc::new(move |fault| {
@@ -95,12 +143,12 @@ fn wire(
         .into_iter()
         .zip(layout::VIRTIO_MMIO_IRQ..)
         .map(|(device, gsi)| {
-            let interrupt = Arc::new(Interrupt::new(line(gsi)));
+            let interrupt = Arc::new(Interrupt::new(Box::new(line(gsi))));
             let faults = Arc::new(FaultLatch::new(Arc::clone(&interrupt), Arc::clone(&sink)));
             MmioTransport::new(device, Arc::clone(vm.ram()), interrupt, faults)
         })
         .collect();
-    let com1 = Com1::new(console, line(Com1::IRQ));
+    let com1 = Com1::new(console, Arc::new(line(Com1::IRQ)));
     Bus::new(com1, KeyboardController::new(Arc::clone(reset)), transports)
 }
 

@@ -1,15 +1,15 @@
 //! A machine with vCPUs: what exists between boot and shutdown.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use super::assembly::{self, Assembly};
+use super::assembly::{self, Assembly, Outside};
 use super::fate::Fate;
 use super::{BootTimings, MachineConfig, MachineError, StopReason};
-use crate::devices::vsock::VsockDevice;
-use crate::devices::{Bus, Console};
-use crate::kvm::{ExitOutcome, Next, Vcpu, VcpuStatus, VcpuThread, Vm, run_once};
+use crate::devices::{Bus, DeviceSet};
+use crate::kvm::{CpuidTemplate, ExitOutcome, Next, Vcpu, VcpuStatus, VcpuThread, Vm, run_once};
+use crate::snapshot::{Differences, Golden, Origin, ResetReport, Rewinder, Strategy};
 
 /// How long a vCPU may take to leave the guest. Leaving takes microseconds; a host that needs
 /// this long is not scheduling us.
@@ -21,26 +21,52 @@ pub struct Live {
     first_run: Arc<OnceLock<Instant>>,
     started: Instant,
     timings: BootTimings,
-    _bus: Arc<Bus>,
-    _vm: Vm,
+    cpuid: Arc<CpuidTemplate>,
+    origin: Origin,
+    rewinder: Option<Rewinder>,
+    devices: DeviceSet,
+    vm: Vm,
 }
 
 impl Live {
-    /// Builds the machine and lets it run.
-    pub fn start(
-        config: &MachineConfig,
-        vsock: VsockDevice,
-        console: Console,
-        fate: &Arc<Fate>,
-    ) -> Result<Self, MachineError> {
+    /// Builds a machine whose kernel is about to start.
+    pub fn boot(config: &MachineConfig, outside: Outside<'_>) -> Result<Self, MachineError> {
         let started = Instant::now();
-        let Assembly { vm, vcpus, bus, reset, mut timings } =
-            assembly::assemble(config, vsock, console, fate)?;
+        let fate = outside.fate;
+        let origin = Origin {
+            memory_mib: config.memory_mib,
+            kernel_sha256: config.kernel.sha256(),
+            cmdline: config.cmdline.clone(),
+            guest_cid: config.guest_cid,
+            console_bytes: config.console_bytes,
+        };
+        let assembly = assembly::assemble(config, outside)?;
+        Self::start(assembly, origin, fate, started)
+    }
+
+    /// Builds a machine in a golden state.
+    pub fn fork(golden: &Arc<Golden>, outside: Outside<'_>) -> Result<Self, MachineError> {
+        let started = Instant::now();
+        let fate = outside.fate;
+        let assembly = assembly::fork(golden, outside)?;
+        let mut live = Self::start(assembly, golden.origin.clone(), fate, started)?;
+        live.rewinder = Some(Rewinder::new(Arc::clone(golden), &live.vm));
+        Ok(live)
+    }
+
+    /// Starts the threads of the vCPUs, parked.
+    fn start(
+        assembly: Assembly,
+        origin: Origin,
+        fate: &Arc<Fate>,
+        started: Instant,
+    ) -> Result<Self, MachineError> {
+        let Assembly { vm, vcpus, devices, cpuid, reset, mut timings } = assembly;
         let first_run = Arc::new(OnceLock::new());
         let spawning = Instant::now();
         let mut threads = Vec::new();
         for (index, vcpu) in vcpus.into_iter().enumerate() {
-            let step = stepper(&bus, &reset, fate, &first_run);
+            let step = stepper(&devices.bus, &reset, fate, &first_run);
             let at_end = {
                 let fate = Arc::clone(fate);
                 move || fate.settle()
@@ -54,9 +80,65 @@ impl Live {
         }
         fate.set_vcpus(threads.iter().map(|thread| Arc::clone(thread.control())).collect());
         timings.vcpus += spawning.elapsed();
-        let live = Self { threads, first_run, started, timings, _bus: bus, _vm: vm };
-        live.run();
-        Ok(live)
+        let rewinder = None;
+        Ok(Self { threads, first_run, started, timings, cpuid, origin, rewinder, devices, vm })
+    }
+
+    /// Captures the machine, which must be parked with its socket device quiesced.
+    pub fn capture(&mut self) -> Result<Arc<Golden>, MachineError> {
+        let vcpus = self.parked_vcpus();
+        let (cpuid, origin) = (Arc::clone(&self.cpuid), self.origin.clone());
+        let golden = Golden::capture(&self.vm, &vcpus, &self.devices, cpuid, origin)?;
+        drop(vcpus);
+        let golden = Arc::new(golden);
+        self.rewinder = Some(Rewinder::new(Arc::clone(&golden), &self.vm));
+        Ok(golden)
+    }
+
+    /// Puts the machine back. It must be parked with its socket device quiesced.
+    pub fn rewind(&mut self, strategy: Strategy) -> Result<ResetReport, MachineError> {
+        let mut vcpus: Vec<_> = self.threads.iter().map(|t| t.control().vcpu()).collect();
+        match &mut self.rewinder {
+            Some(rewinder) => Ok(rewinder.rewind(&self.vm, &mut vcpus, &self.devices, strategy)?),
+            None => Err(MachineError::NotCaptured),
+        }
+    }
+
+    /// Compares the machine with its golden state. It must be parked with its socket device
+    /// quiesced.
+    pub fn differences(&self) -> Result<Differences, MachineError> {
+        let golden = self.golden().ok_or(MachineError::NotCaptured)?;
+        let mut vcpus = self.parked_vcpus();
+        Ok(Differences::between(golden, &self.vm, &mut vcpus, &self.devices)?)
+    }
+
+    /// What the machine can be put back to.
+    pub fn golden(&self) -> Option<&Arc<Golden>> {
+        self.rewinder.as_ref().map(Rewinder::golden)
+    }
+
+    #[cfg(test)]
+    pub fn rewinder(&mut self) -> Option<&mut Rewinder> {
+        self.rewinder.as_mut()
+    }
+
+    #[cfg(test)]
+    pub fn vm(&self) -> &Vm {
+        &self.vm
+    }
+
+    #[cfg(test)]
+    pub fn ram(&self) -> &Arc<crate::memory::GuestRam> {
+        self.vm.ram()
+    }
+
+    #[cfg(test)]
+    pub fn devices(&self) -> &DeviceSet {
+        &self.devices
+    }
+
+    fn parked_vcpus(&self) -> Vec<MutexGuard<'_, Vcpu>> {
+        self.threads.iter().map(|thread| thread.control().vcpu()).collect()
     }
 
     /// Lets every vCPU run.

@@ -15,6 +15,8 @@ pub enum MachineState {
     Running(Vec<VcpuStatus>),
     /// No guest code runs.
     Paused(Vec<VcpuStatus>),
+    /// A reset failed half way, for this reason. Only a reset that succeeds helps.
+    Poisoned(String),
     /// Over.
     Stopped(StopReason),
 }

@@ -21,11 +21,11 @@ fn print(text: &str) -> Vec<u8> {
 }
 
 /// `1: pause; jmp 1b`
-const SPIN: [u8; 4] = [0xf3, 0x90, 0xeb, 0xfc];
+pub const SPIN: [u8; 4] = [0xf3, 0x90, 0xeb, 0xfc];
 /// `ud2`, with no interrupt table to catch it.
 const FAULT: [u8; 2] = [0x0f, 0x0b];
 
-fn config(code: &[u8]) -> MachineConfig {
+pub fn config(code: &[u8]) -> MachineConfig {
     let image = fixtures::elf(ENTRY, code, code.len() as u64);
     MachineConfig {
         vcpus: 1,
@@ -38,7 +38,7 @@ fn config(code: &[u8]) -> MachineConfig {
     }
 }
 
-fn machine(code: &[u8]) -> Machine {
+pub fn machine(code: &[u8]) -> Machine {
     Machine::create(config(code)).unwrap()
 }
 

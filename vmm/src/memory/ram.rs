@@ -1,14 +1,13 @@
 //! The mapping that backs guest RAM.
 
 use thiserror::Error;
-use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use super::layout;
+use super::{DirtyMap, layout};
 
 /// Guest RAM. Writes that devices make through [`vm_memory::Bytes`] are recorded in its bitmap,
 /// one bit per 4 KiB page: the half of the dirty set that KVM's dirty log does not see.
-pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
+pub type GuestRam = GuestMemoryMmap<DirtyMap>;
 
 /// Smallest guest, in MiB: the kernel, its page structures and one tool still fit.
 pub const MIN_MEMORY_MIB: u32 = 64;
@@ -24,6 +23,9 @@ pub enum MemoryError {
     /// The host refused the mapping.
     #[error("cannot map guest memory: {0}; free host memory or choose a smaller guest")]
     Map(String),
+    /// Golden memory could not be made or mapped.
+    #[error("cannot keep a golden copy of guest memory: {0}; free host memory")]
+    Golden(#[source] std::io::Error),
 }
 
 /// Maps anonymous, private, zero-filled RAM of `mib` MiB. Nothing is touched, so nothing is used

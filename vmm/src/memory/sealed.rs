@@ -53,14 +53,15 @@ impl SealedMemory {
     }
 
     /// Replaces `length` bytes of an existing mapping at `target` by a private, writable mapping
-    /// of this memory from its first byte.
+    /// of this memory from byte `offset` on, which must be page aligned.
     ///
     /// # Safety
     ///
     /// `target..target + length` must lie in a mapping that the caller owns, be page aligned, and
     /// hold nothing that anybody has a Rust reference to. The mapping's owner unmaps it as before.
-    pub unsafe fn map_over(&self, target: *mut u8, length: usize) -> io::Result<()> {
-        if length > self.length.next_multiple_of(0x1000) {
+    pub unsafe fn map_over(&self, target: *mut u8, offset: usize, length: usize) -> io::Result<()> {
+        let end = offset.checked_add(length);
+        if end.is_none_or(|end| end > self.length.next_multiple_of(0x1000)) {
             return Err(io::Error::other("the mapping would reach past the sealed memory"));
         }
         // SAFETY: the caller vouches for the range; MAP_FIXED replaces exactly that.
@@ -71,7 +72,7 @@ impl SealedMemory {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
                 self.file.as_raw_fd(),
-                0,
+                offset as libc::off_t,
             )
         };
         if ptr::eq(mapped, libc::MAP_FAILED) { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -107,7 +108,7 @@ mod tests {
             vm_memory::GuestMemoryBackend::get_host_address(&ram, vm_memory::GuestAddress(0x1000))
                 .unwrap();
         // SAFETY: the page belongs to `ram` and nothing refers to it.
-        unsafe { memory.map_over(target, 4096) }.unwrap();
+        unsafe { memory.map_over(target, 0, 4096) }.unwrap();
         let mut found = [0; 6];
         vm_memory::Bytes::read_slice(&ram, &mut found, vm_memory::GuestAddress(0x1000)).unwrap();
         assert_eq!(&found, b"golden");
@@ -115,6 +116,6 @@ mod tests {
         memory.file().read_exact_at(&mut found, 0).unwrap();
         assert_eq!(&found, b"golden");
         // SAFETY: as above.
-        assert!(unsafe { memory.map_over(target, 8192) }.is_err());
+        assert!(unsafe { memory.map_over(target, 0, 8192) }.is_err());
     }
 }

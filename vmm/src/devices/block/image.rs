@@ -112,6 +112,13 @@ impl DiskImage {
         Ok(*self.sha256.get_or_init(|| hash.finalize().into()))
     }
 
+    /// The content.
+    pub fn read_all(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.memory.length()];
+        self.memory.file().read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
     /// Fails unless the disk holds an ext4 file system from its first block on.
     pub fn require_ext4(&self) -> Result<(), DiskError> {
         let mut magic = [0; 2];

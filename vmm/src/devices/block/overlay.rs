@@ -69,8 +69,18 @@ impl Overlay {
         })
     }
 
-    /// Forgets every write. Costs one call per run of dirty blocks; clean blocks cost nothing.
-    pub fn discard(&mut self) -> io::Result<()> {
+    /// Makes what the disk holds now the base of this overlay, and returns that base.
+    pub fn freeze(&mut self) -> io::Result<Arc<DiskImage>> {
+        if self.dirty.iter().any(|word| *word != 0) {
+            let base = DiskImage::from_bytes(self.mapping.bytes()).map_err(io::Error::other)?;
+            *self = Self::new(Arc::new(base))?;
+        }
+        Ok(Arc::clone(&self.base))
+    }
+
+    /// Forgets every write and returns how many blocks they had touched. Costs one call per run of
+    /// dirty blocks; clean blocks cost nothing.
+    pub fn discard(&mut self) -> io::Result<usize> {
         let mut runs: Vec<Range<usize>> = Vec::new();
         for block in self.dirty_blocks() {
             match runs.last_mut() {
@@ -78,11 +88,13 @@ impl Overlay {
                 _ => runs.push(block..block + 1),
             }
         }
+        let blocks = runs.iter().map(Range::len).sum();
         for run in runs {
             self.mapping.revert(run.start * BLOCK_BYTES..run.end * BLOCK_BYTES)?;
         }
+        // Only now: after an error the next attempt has to know all of them.
         self.dirty.fill(0);
-        Ok(())
+        Ok(blocks)
     }
 }
 

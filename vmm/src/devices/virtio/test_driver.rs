@@ -198,7 +198,7 @@ impl TestDriver {
 
     /// Forgets which pages were written so far.
     pub fn clean(&self) {
-        self.memory.iter().for_each(|region| MmapRegion::bitmap(region).reset());
+        self.memory.iter().for_each(|region| MmapRegion::bitmap(region).clear());
     }
 
     /// True if the page was written since the last [`Self::clean`].

@@ -1,0 +1,225 @@
+//! Resets of machines whose guest is a few bytes of code: they run on every KVM there is.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use super::tests::{SPIN, config, machine};
+use super::*;
+use crate::snapshot::{Difference, Sabotage};
+
+const STRATEGIES: [Strategy; 4] = [
+    Strategy::CopyBack,
+    Strategy::DropPrivate,
+    Strategy::Hybrid { copy_pages: 10 },
+    Strategy::FullCopy,
+];
+
+/// Counts in 64 pages from 2 MiB on and in RBX, for ever.
+const BUSY: [u8; 34] = [
+    0x48, 0xc7, 0xc7, 0x00, 0x00, 0x20, 0x00, // mov rdi, 0x200000
+    0x48, 0xc7, 0xc1, 0x40, 0x00, 0x00, 0x00, // mov rcx, 64
+    0x48, 0xff, 0x07, // 1: inc qword [rdi]
+    0x48, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, // add rdi, 0x1000
+    0x48, 0xff, 0xc9, // dec rcx
+    0x75, 0xf1, // jnz 1b
+    0x48, 0xff, 0xc3, // inc rbx
+    0xeb, 0xde, // jmp 0
+];
+
+fn run_a_while(machine: &Machine) {
+    machine.resume().unwrap();
+    sleep(Duration::from_millis(20));
+    machine.pause().unwrap();
+}
+
+fn captured(config: MachineConfig) -> Machine {
+    let machine = Machine::create(config).unwrap();
+    machine.boot().unwrap();
+    sleep(Duration::from_millis(20));
+    machine.pause().unwrap();
+    machine.capture().unwrap();
+    machine
+}
+
+fn with_disk() -> MachineConfig {
+    let disk = crate::devices::block::DiskImage::from_bytes(&[7; 64 << 10]).unwrap();
+    MachineConfig { disk: Some(Arc::new(disk)), ..config(&BUSY) }
+}
+
+fn differences(machine: &Machine) -> Vec<Difference> {
+    machine.differences().unwrap().0
+}
+
+fn write_disk(machine: &Machine) {
+    let phase = machine.lock();
+    let Phase::Paused(live) = &*phase else { panic!("not paused") };
+    live.devices().block().unwrap().overlay_mut().write(5000..9000).unwrap().fill(1);
+}
+
+fn sabotage(machine: &Machine, how: Option<Sabotage>) {
+    let mut phase = machine.lock();
+    let (Phase::Paused(live) | Phase::Poisoned(live, _)) = &mut *phase else { panic!() };
+    live.rewinder().unwrap().sabotage = how;
+}
+
+#[test]
+fn every_strategy_brings_back_every_bit() {
+    let machine = captured(with_disk());
+    assert_eq!(differences(&machine), [], "right after the capture");
+    for strategy in STRATEGIES {
+        for cycle in 0..5 {
+            run_a_while(&machine);
+            write_disk(&machine);
+            let found = differences(&machine);
+            assert!(found.iter().any(|d| matches!(d, Difference::Memory { .. })), "{found:?}");
+            assert!(found.contains(&Difference::Disk { at: 5000 }), "{found:?}");
+            let report = machine.reset(strategy).unwrap();
+            assert!((64..200).contains(&report.dirty_pages), "{report:?}");
+            assert_eq!(report.disk_blocks, 2);
+            assert_eq!(differences(&machine), [], "{} cycle {cycle}", strategy.name());
+        }
+    }
+}
+
+#[test]
+fn a_running_machine_runs_on_from_its_golden_state() {
+    let machine = captured(config(&BUSY));
+    machine.resume().unwrap();
+    for strategy in STRATEGIES {
+        sleep(Duration::from_millis(5));
+        let report = machine.reset(strategy).unwrap();
+        assert!(report.parts.stop > Duration::ZERO);
+        assert!(matches!(machine.state().unwrap(), MachineState::Running(_)));
+    }
+    machine.pause().unwrap();
+    machine.reset(Strategy::CopyBack).unwrap();
+    assert_eq!(differences(&machine), []);
+}
+
+#[test]
+fn all_memory_dirty_and_memory_above_the_hole() {
+    let machine = captured(MachineConfig { memory_mib: 3200, ..config(&SPIN) });
+    for strategy in [Strategy::CopyBack, Strategy::DropPrivate] {
+        {
+            let phase = machine.lock();
+            let Phase::Paused(live) = &*phase else { panic!() };
+            let high = vm_memory::GuestAddress(crate::memory::layout::HOLE_END + 0x5432);
+            vm_memory::Bytes::write_slice(live.ram().as_ref(), &[1; 20 << 20], high).unwrap();
+        }
+        let report = machine.reset(strategy).unwrap();
+        assert_eq!(report.dirty_pages, (20 << 20) / 4096 + 1);
+    }
+    let phase = machine.lock();
+    let Phase::Paused(live) = &*phase else { panic!() };
+    let mut found = [9; 4096];
+    let high = vm_memory::GuestAddress(crate::memory::layout::HOLE_END + 0x5000);
+    vm_memory::Bytes::read_slice(live.ram().as_ref(), &mut found, high).unwrap();
+    assert_eq!(found, [0; 4096]);
+}
+
+#[test]
+fn what_a_broken_reset_leaves_behind_is_seen() {
+    let machine = captured(with_disk());
+    let skipped = [
+        (Sabotage::SkipPage, "pages of memory"),
+        (Sabotage::SkipDisk, "the disk"),
+        (Sabotage::SkipVcpus, "registers"),
+        (Sabotage::SkipDevices, "device"),
+        (Sabotage::SkipVm, "PIT"),
+    ];
+    for (how, named) in skipped {
+        run_a_while(&machine);
+        write_disk(&machine);
+        disturb(&machine);
+        sabotage(&machine, Some(how));
+        machine.reset(Strategy::CopyBack).unwrap();
+        let found = machine.differences().unwrap().to_string();
+        assert!(found.contains(named), "{how:?}: {found}");
+        sabotage(&machine, None);
+        machine.reset(Strategy::FullCopy).unwrap();
+        assert_eq!(differences(&machine), []);
+    }
+}
+
+/// Changes what this guest does not change by itself.
+fn disturb(machine: &Machine) {
+    let phase = machine.lock();
+    let Phase::Paused(live) = &*phase else { panic!() };
+    live.devices().bus.pio_write(0x3ff, &[0x5a]);
+    let mut pit = live.vm().fd().get_pit2().unwrap();
+    pit.channels[2].mode = 3;
+    pit.channels[2].count = 1234;
+    live.vm().fd().set_pit2(&pit).unwrap();
+}
+
+#[test]
+fn a_reset_that_fails_half_way_can_be_repeated_and_nothing_else() {
+    let machine = captured(config(&BUSY));
+    run_a_while(&machine);
+    sabotage(&machine, Some(Sabotage::Fail));
+    assert!(matches!(machine.reset(Strategy::DropPrivate), Err(MachineError::Reset(_))));
+    let MachineState::Poisoned(reason) = machine.state().unwrap() else { panic!("not poisoned") };
+    assert!(reason.contains("sabotage"));
+    assert!(matches!(machine.resume(), Err(MachineError::WrongState { .. })));
+    assert!(matches!(machine.pause(), Err(MachineError::WrongState { .. })));
+    assert!(matches!(machine.capture(), Err(MachineError::WrongState { .. })));
+    assert!(machine.reset(Strategy::CopyBack).is_err(), "still sabotaged");
+    sabotage(&machine, None);
+    // KVM's log was cleared by the attempts that failed: the pages must be remembered.
+    let report = machine.reset(Strategy::CopyBack).unwrap();
+    assert!(report.dirty_pages >= 64);
+    assert_eq!(differences(&machine), []);
+    machine.resume().unwrap();
+}
+
+#[test]
+fn capture_and_reset_at_the_wrong_time_are_typed_errors() {
+    let machine = machine(&BUSY);
+    let reset = |machine: &Machine| machine.reset(Strategy::CopyBack).unwrap_err();
+    assert!(matches!(reset(&machine), MachineError::WrongState { .. }));
+    assert!(matches!(machine.capture(), Err(MachineError::WrongState { .. })));
+    machine.boot().unwrap();
+    assert!(matches!(reset(&machine), MachineError::NotCaptured));
+    assert!(matches!(machine.capture(), Err(MachineError::WrongState { .. })), "while running");
+    machine.pause().unwrap();
+    assert!(matches!(reset(&machine), MachineError::NotCaptured));
+    assert!(matches!(machine.differences(), Err(MachineError::NotCaptured)));
+    machine.capture().unwrap();
+    assert!(matches!(machine.capture(), Err(MachineError::AlreadyCaptured)));
+    machine.shutdown();
+    assert!(matches!(reset(&machine), MachineError::WrongState { .. }));
+}
+
+#[test]
+fn forks_start_golden_and_know_nothing_of_each_other() {
+    let first = captured(with_disk());
+    let golden = {
+        let phase = first.lock();
+        let Phase::Paused(live) = &*phase else { panic!() };
+        Arc::clone(live.golden().unwrap())
+    };
+    run_a_while(&first);
+    write_disk(&first);
+    let forks: Vec<_> = (0..3).map(|_| Machine::fork(&golden).unwrap()).collect();
+    for fork in &forks {
+        assert_eq!(differences(fork), []);
+        run_a_while(fork);
+        write_disk(fork);
+        assert_ne!(differences(fork), []);
+    }
+    drop(first);
+    for fork in &forks {
+        fork.reset(Strategy::DropPrivate).unwrap();
+        assert_eq!(differences(fork), []);
+    }
+}
+
+#[test]
+fn several_vcpus_come_back_together() {
+    let machine = captured(MachineConfig { vcpus: 4, ..config(&BUSY) });
+    for strategy in STRATEGIES {
+        run_a_while(&machine);
+        machine.reset(strategy).unwrap();
+        assert_eq!(differences(&machine), []);
+    }
+}

@@ -1,0 +1,85 @@
+//! A captured machine.
+
+use std::fmt;
+use std::sync::{Arc, MutexGuard};
+
+use crate::devices::block::DiskImage;
+use crate::devices::{DeviceSet, DeviceState};
+use crate::kvm::{CpuidTemplate, Vcpu, VcpuImage, Vm, VmState, host_tsc, msr_list};
+use crate::memory::GoldenMemory;
+
+use super::ResetError;
+
+/// What a machine was made of that its golden state does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// RAM in MiB.
+    pub memory_mib: u32,
+    /// SHA-256 of the kernel image.
+    pub kernel_sha256: [u8; 32],
+    /// Kernel command line, without the devices that the machine appends.
+    pub cmdline: String,
+    /// vsock address of the guest.
+    pub guest_cid: u32,
+    /// Size of the console ring.
+    pub console_bytes: usize,
+}
+
+/// A captured machine: what a reset goes back to, and what forks start from. Immutable.
+pub struct Golden {
+    pub(crate) memory: GoldenMemory,
+    pub(crate) vcpus: Vec<VcpuImage>,
+    pub(crate) vm: VmState,
+    pub(crate) devices: DeviceState,
+    pub(crate) disk: Option<Arc<DiskImage>>,
+    pub(crate) cpuid: Arc<CpuidTemplate>,
+    pub(crate) origin: Origin,
+}
+
+impl Golden {
+    /// Captures a machine that stands still, and makes it the first one to run on top of what was
+    /// captured: its RAM becomes a private mapping of golden memory, its disk an overlay of the
+    /// golden disk, and KVM logs from here on what the guest writes.
+    pub(crate) fn capture(
+        vm: &Vm,
+        vcpus: &[MutexGuard<'_, Vcpu>],
+        devices: &DeviceSet,
+        cpuid: Arc<CpuidTemplate>,
+        origin: Origin,
+    ) -> Result<Self, ResetError> {
+        let wanted = msr_list(&crate::kvm::open()?)?;
+        // One reading for all, so that their counters keep their distance, which is none.
+        let now = host_tsc();
+        let vcpus = vcpus
+            .iter()
+            .map(|vcpu| VcpuImage::new(vcpu.capture(&wanted, now)?))
+            .collect::<Result<Vec<_>, _>>()?;
+        let vm_state = vm.capture()?;
+        let device_state = devices.capture()?;
+        let memory = GoldenMemory::capture(vm.ram())?;
+        let disk = devices.freeze_disk()?;
+        memory.map_into(vm.ram())?;
+        vm.track_writes()?;
+        vm.close_msrs()?;
+        Ok(Self { memory, vcpus, vm: vm_state, devices: device_state, disk, cpuid, origin })
+    }
+
+    /// RAM of a machine in this state, in MiB.
+    pub fn memory_mib(&self) -> u32 {
+        self.origin.memory_mib
+    }
+
+    /// Its number of vCPUs.
+    pub fn vcpus(&self) -> usize {
+        self.vcpus.len()
+    }
+}
+
+impl fmt::Debug for Golden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Golden")
+            .field("memory_mib", &self.origin.memory_mib)
+            .field("vcpus", &self.vcpus.len())
+            .finish_non_exhaustive()
+    }
+}
