@@ -12,8 +12,7 @@ mod params;
 
 pub use command_line::CommandLineError;
 pub(crate) use command_line::with_devices;
-#[cfg(test)]
-pub(crate) use kernel::fixtures;
+pub(crate) use kernel::small_elf;
 pub use kernel::{KernelError, KernelImage, LoadedKernel};
 pub(crate) use long_mode::{enter_long_mode, write_tables};
 pub(crate) use mp_table::write_mp_table;

@@ -2,6 +2,7 @@
 
 pub mod block;
 mod bus;
+mod checkpoint;
 mod console;
 mod keyboard;
 pub mod rng;
@@ -11,6 +12,8 @@ pub mod virtio;
 pub mod vsock;
 
 pub(crate) use bus::Bus;
+pub(crate) use checkpoint::Checkpoint;
+pub use checkpoint::Mark;
 pub(crate) use console::Console;
 pub use console::ConsoleSnapshot;
 pub(crate) use keyboard::KeyboardController;

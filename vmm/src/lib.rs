@@ -38,15 +38,16 @@ pub mod devices;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
+pub mod micro;
 pub mod snapshot;
 
 pub use boot::{BootError, KernelError, KernelImage};
-pub use devices::ConsoleSnapshot;
 pub use devices::block::{DiskError, DiskImage};
 pub use devices::virtio::DeviceFault;
 #[cfg(feature = "tokio")]
 pub use devices::vsock::AsyncVsockStream;
 pub use devices::vsock::{VsockCounters, VsockError, VsockHost, VsockListener, VsockStream};
+pub use devices::{ConsoleSnapshot, Mark};
 pub use kvm::{Capability, HostProbe, KvmError, KvmKind, MpState, VcpuStatus, probe};
 pub use machine::{
     BootTimings, ConfigError, Machine, MachineConfig, MachineError, MachineState, StopReason,

@@ -16,7 +16,7 @@ use thiserror::Error;
 
 use crate::boot::BootError;
 use crate::devices::vsock::{VsockDevice, VsockHost};
-use crate::devices::{Console, ConsoleSnapshot};
+use crate::devices::{Checkpoint, Console, ConsoleSnapshot, Mark};
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
 use crate::snapshot::{Differences, Golden, ResetError, ResetReport, Strategy};
@@ -85,6 +85,7 @@ pub struct Machine {
     phase: Mutex<Phase>,
     fate: Arc<Fate>,
     console: Console,
+    checkpoint: Checkpoint,
     vsock: VsockHost,
 }
 
@@ -108,6 +109,7 @@ impl Machine {
             fate: Arc::new(Fate::new(console.clone(), vsock.clone())),
             phase: Mutex::new(Phase::Created(Box::new((config, device)))),
             console,
+            checkpoint: Checkpoint::default(),
             vsock,
         })
     }
@@ -116,14 +118,20 @@ impl Machine {
     ///
     /// After an error nothing is left of the machine: it is ended and can be dropped.
     pub fn boot(&self) -> Result<(), MachineError> {
+        self.boot_paused()?;
+        self.resume()
+    }
+
+    /// Loads the kernel and stops short of its first instruction.
+    pub fn boot_paused(&self) -> Result<(), MachineError> {
         let mut phase = self.lock();
         match std::mem::replace(&mut *phase, Phase::Ended) {
             Phase::Created(parts) => {
                 let (config, vsock) = *parts;
                 let live = Live::boot(&config, self.outside(vsock))
                     .inspect_err(|e| self.never_started(e))?;
-                live.run();
-                *phase = Phase::Running(live);
+                self.vsock.quiesce();
+                *phase = Phase::Paused(live);
                 Ok(())
             }
             other => {
@@ -143,6 +151,7 @@ impl Machine {
             fate: Arc::new(Fate::new(console.clone(), vsock.clone())),
             phase: Mutex::new(Phase::Ended),
             console,
+            checkpoint: Checkpoint::default(),
             vsock,
         };
         let live = Live::fork(golden, machine.outside(device))
@@ -323,6 +332,25 @@ impl Machine {
         self.console.snapshot()
     }
 
+    /// The last byte the guest wrote to port 0x80, if it has written one.
+    pub fn checkpoint(&self) -> Option<Mark> {
+        self.checkpoint.last()
+    }
+
+    /// Waits until the guest has written more than `seen` bytes to port 0x80. `None` when `limit`
+    /// passes first.
+    pub fn wait_checkpoint(&self, seen: u64, limit: Duration) -> Option<Mark> {
+        self.checkpoint.wait(seen, limit)
+    }
+
+    /// When the first vCPU was last let into the guest after it had been held; `None` before.
+    pub fn entered(&self) -> Option<Instant> {
+        match &*self.lock() {
+            Phase::Running(live) | Phase::Paused(live) | Phase::Poisoned(live, _) => live.entered(),
+            Phase::Created(_) | Phase::Ended => None,
+        }
+    }
+
     /// What each part of [`Machine::boot`] cost; `None` before.
     pub fn timings(&self) -> Option<BootTimings> {
         match &*self.lock() {
@@ -349,7 +377,12 @@ impl Machine {
 
     fn outside(&self, device: VsockDevice) -> Outside<'_> {
         let vsock = (device, self.vsock.clone());
-        Outside { vsock, console: self.console.clone(), fate: &self.fate }
+        Outside {
+            vsock,
+            console: self.console.clone(),
+            checkpoint: self.checkpoint.clone(),
+            fate: &self.fate,
+        }
     }
 
     fn never_started(&self, error: &MachineError) {

@@ -1,5 +1,7 @@
 //! Kernel images: an uncompressed ELF `vmlinux` or a bzImage.
 
+pub(crate) mod small_elf;
+
 use std::fs;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
@@ -265,7 +267,5 @@ fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
     read(bytes, at).map(u64::from_le_bytes)
 }
 
-#[cfg(test)]
-pub(crate) mod fixtures;
 #[cfg(test)]
 mod tests;

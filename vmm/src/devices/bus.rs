@@ -5,23 +5,29 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_superio::SerialState;
 
-use super::Com1;
 use super::keyboard::KeyboardController;
 use super::virtio::{MmioState, MmioTransport, StateError};
+use super::{Checkpoint, Com1};
 use crate::memory::layout;
 
 /// All devices the guest can reach by address.
 pub struct Bus {
     com1: Mutex<Com1>,
     keyboard: KeyboardController,
+    checkpoint: Checkpoint,
     virtio: Vec<Mutex<MmioTransport>>,
 }
 
 impl Bus {
     /// A bus with virtio-mmio devices in slot order.
-    pub fn new(com1: Com1, keyboard: KeyboardController, virtio: Vec<MmioTransport>) -> Self {
+    pub fn new(
+        com1: Com1,
+        keyboard: KeyboardController,
+        checkpoint: Checkpoint,
+        virtio: Vec<MmioTransport>,
+    ) -> Self {
         let virtio = virtio.into_iter().map(Mutex::new).collect();
-        Self { com1: Mutex::new(com1), keyboard, virtio }
+        Self { com1: Mutex::new(com1), keyboard, checkpoint, virtio }
     }
 
     /// A memory-mapped read.
@@ -61,6 +67,10 @@ impl Bus {
             let mut com1 = lock(&self.com1);
             for byte in data {
                 com1.write(port, *byte);
+            }
+        } else if port == Checkpoint::PORT {
+            for byte in data {
+                self.checkpoint.write(*byte);
             }
         } else {
             for byte in data {

@@ -26,6 +26,8 @@ enum Request {
 struct Inner {
     request: Request,
     parked: bool,
+    /// When it was last let run.
+    entered: Option<Instant>,
     /// Kernel id of the thread while it exists: cleared before the thread ends, under the lock
     /// that kicks hold, so that a kick never hits a stranger.
     thread: Option<libc::pid_t>,
@@ -64,7 +66,12 @@ impl VcpuControl {
     pub fn new(mut vcpu: Vcpu) -> Arc<Self> {
         let immediate_exit = ImmediateExit::of(&mut vcpu);
         Arc::new(Self {
-            inner: Mutex::new(Inner { request: Request::Park, parked: false, thread: None }),
+            inner: Mutex::new(Inner {
+                request: Request::Park,
+                parked: false,
+                entered: None,
+                thread: None,
+            }),
             changed: Condvar::new(),
             immediate_exit,
             vcpu: Arc::new(Mutex::new(vcpu)),
@@ -99,6 +106,11 @@ impl VcpuControl {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         true
+    }
+
+    /// When the vCPU was last let run.
+    pub fn entered(&self) -> Option<Instant> {
+        self.lock().entered
     }
 
     /// The vCPU. Its thread holds this lock while it runs, so callers park it first.
@@ -139,7 +151,10 @@ impl VcpuControl {
         let mut inner = self.lock();
         loop {
             match inner.request {
-                Request::Run => return true,
+                Request::Run => {
+                    inner.entered = Some(Instant::now());
+                    return true;
+                }
                 Request::Exit => return false,
                 Request::Park => {
                     inner.parked = true;

@@ -11,7 +11,7 @@ use crate::devices::block::{Block, DiskImage, Overlay};
 use crate::devices::rng::Rng;
 use crate::devices::virtio::{FaultLatch, FaultSink, Interrupt, MmioTransport, VirtioDevice};
 use crate::devices::vsock::{VsockDevice, VsockHost};
-use crate::devices::{Bus, Com1, Console, DeviceSet, KeyboardController};
+use crate::devices::{Bus, Checkpoint, Com1, Console, DeviceSet, KeyboardController};
 use crate::kvm::{self, CpuidTemplate, KvmError, Vcpu, VcpuRole, Vm, VmIrqLine};
 use crate::memory::{self, GuestRam, layout};
 use crate::snapshot::{Golden, ResetError};
@@ -31,6 +31,7 @@ pub struct Assembly {
 pub struct Outside<'a> {
     pub vsock: (VsockDevice, VsockHost),
     pub console: Console,
+    pub checkpoint: Checkpoint,
     pub fate: &'a Arc<Fate>,
 }
 
@@ -105,7 +106,7 @@ fn devices(
     outside: Outside<'_>,
     reset: &Arc<AtomicBool>,
 ) -> Result<DeviceSet, MachineError> {
-    let Outside { vsock: (vsock_device, vsock), console, fate } = outside;
+    let Outside { vsock: (vsock_device, vsock), console, checkpoint, fate } = outside;
     let block = disk
         .map(|image| {
             let overlay = Overlay::new(Arc::clone(image))
@@ -118,7 +119,7 @@ fn devices(
     virtio.extend(block.iter().map(|block| Arc::clone(block) as SharedDevice));
     virtio.push(Arc::new(Mutex::new(vsock_device)));
     virtio.push(Arc::clone(&rng) as SharedDevice);
-    let bus = Arc::new(wire(vm, virtio, console, fate, reset));
+    let bus = Arc::new(wire(vm, virtio, (console, checkpoint), fate, reset));
     Ok(DeviceSet { bus, block, rng, vsock })
 }
 
@@ -126,7 +127,7 @@ fn devices(
 fn wire(
     vm: &Vm,
     devices: Vec<SharedDevice>,
-    console: Console,
+    (console, checkpoint): (Console, Checkpoint),
     fate: &Arc<Fate>,
     reset: &Arc<AtomicBool>,
 ) -> Bus {
@@ -149,7 +150,8 @@ fn wire(
         })
         .collect();
     let com1 = Com1::new(console, Arc::new(line(Com1::IRQ)));
-    Bus::new(com1, KeyboardController::new(Arc::clone(reset)), transports)
+    let keyboard = KeyboardController::new(Arc::clone(reset));
+    Bus::new(com1, keyboard, checkpoint, transports)
 }
 
 /// Writes the kernel and everything it reads at entry. Returns the entry point.

@@ -170,6 +170,11 @@ impl Live {
             .collect()
     }
 
+    /// When the first vCPU was last let run.
+    pub fn entered(&self) -> Option<Instant> {
+        self.threads.first().and_then(|thread| thread.control().entered())
+    }
+
     /// What the boot cost.
     pub fn timings(&self) -> BootTimings {
         let first_run =

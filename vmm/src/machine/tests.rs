@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::boot::{KernelImage, fixtures};
+use crate::boot::{KernelImage, small_elf};
 use crate::kvm::MpState;
 
 const ENTRY: u64 = 0x10_0000;
@@ -26,7 +26,7 @@ pub const SPIN: [u8; 4] = [0xf3, 0x90, 0xeb, 0xfc];
 const FAULT: [u8; 2] = [0x0f, 0x0b];
 
 pub fn config(code: &[u8]) -> MachineConfig {
-    let image = fixtures::elf(ENTRY, code, code.len() as u64);
+    let image = small_elf::elf(ENTRY, code, code.len() as u64);
     MachineConfig {
         vcpus: 1,
         memory_mib: 64,
@@ -141,7 +141,7 @@ fn application_processors_wait_to_be_started() {
 
 #[test]
 fn a_kernel_too_large_for_the_guest_ends_the_machine_with_a_reason() {
-    let image = fixtures::elf(ENTRY, &SPIN, 65 << 20);
+    let image = small_elf::elf(ENTRY, &SPIN, 65 << 20);
     let kernel = Arc::new(KernelImage::from_bytes(&image).unwrap());
     let machine = Machine::create(MachineConfig { kernel, ..config(&SPIN) }).unwrap();
     assert!(matches!(machine.boot(), Err(MachineError::Boot(_))));

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::fixtures::elf;
+use super::small_elf::elf;
 use super::*;
 use crate::memory::allocate;
 
