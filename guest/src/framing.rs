@@ -146,13 +146,17 @@ mod tests {
     fn a_known_dispatch_byte_for_byte() {
         let dispatch = json!({"type": "ToolDispatch",
             "command_id": "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab", "tool": "echo",
-            "params": {"message": "hello"}, "deadline_ms": 30000});
+            "params": {"message": "hello"}, "deadline_ms": 30000,
+            "freshness": {"wall_time_ns": 1_767_323_045_678_901_234_u64,
+                "entropy": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}});
         let message: crate::wire::HostMessage = serde_json::from_value(dispatch).unwrap();
         let body = concat!(
             r#"{"type":"ToolDispatch","command_id":"3f2b8c1e-7d4a-4e9b-9c55-0123456789ab","#,
-            r#""tool":"echo","params":{"message":"hello"},"deadline_ms":30000}"#,
+            r#""tool":"echo","params":{"message":"hello"},"deadline_ms":30000,"#,
+            r#""freshness":{"wall_time_ns":1767323045678901234,"#,
+            r#""entropy":"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="}}"#,
         );
-        let expected = [&[0, 0, 0, 0x8a], body.as_bytes()].concat();
+        let expected = [&[0, 0, 0, 0xf4], body.as_bytes()].concat();
         assert_eq!(encode_frame(&message).unwrap(), expected);
     }
 

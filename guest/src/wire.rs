@@ -1,15 +1,17 @@
 //! Messages between the agent and the guest program. Every schema is closed: a field nobody
 //! knows, a key in other letters or a value of another type is an error.
 
+mod freshness;
 mod parse;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use freshness::{ENTROPY_BYTES, Freshness, FreshnessAck, entropy_sha256};
 pub use parse::{MAX_ID_BYTES, MAX_VALUES, MessageError, parse, request_id};
 
 /// Version of these messages, announced in [`GuestReady`].
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 /// vsock port of the guest program unless `BSM_VSOCK_PORT` says otherwise.
 pub const DEFAULT_PORT: u32 = 52000;
 /// Deadline of a dispatch that names none, in milliseconds.
@@ -35,6 +37,8 @@ pub enum HostMessage {
 pub enum GuestMessage {
     /// The guest program listens. Sent once, on a connection of its own.
     GuestReady(GuestReady),
+    /// Time and randomness are new, and the tool starts next.
+    FreshnessAck(FreshnessAck),
     /// Output of a running tool.
     EvidenceChunk(EvidenceChunk),
     /// A tool has ended.
@@ -62,6 +66,8 @@ pub struct ToolDispatch {
     /// Milliseconds until the tool is killed; none left means it is not started.
     #[serde(default = "default_deadline")]
     pub deadline_ms: i64,
+    /// Time and randomness for the guest; without them no tool starts.
+    pub freshness: Freshness,
 }
 
 /// Ask about the guest.
@@ -288,15 +294,34 @@ mod tests {
         serde_json::from_value(value)
     }
 
+    /// A dispatch with `fields` on top.
+    fn dispatch(fields: Value) -> Value {
+        let mut message = json!({"type": "ToolDispatch", "command_id": "c", "tool": "t",
+            "freshness": Freshness::new(1, &[7; ENTROPY_BYTES])});
+        if let (Some(message), Value::Object(fields)) = (message.as_object_mut(), fields) {
+            message.extend(fields);
+        }
+        message
+    }
+
+    fn without(mut message: Value, field: &str) -> Value {
+        message.as_object_mut().unwrap().remove(field).unwrap();
+        message
+    }
+
     #[test]
     fn a_dispatch_has_defaults() {
-        for params in [
-            json!({"type": "ToolDispatch", "command_id": "c", "tool": "t"}),
-            json!({"type": "ToolDispatch", "command_id": "c", "tool": "t", "params": null}),
-        ] {
-            let HostMessage::ToolDispatch(dispatch) = parse(params).unwrap() else { panic!() };
+        for message in [dispatch(json!({})), dispatch(json!({"params": null}))] {
+            let HostMessage::ToolDispatch(dispatch) = parse(message).unwrap() else { panic!() };
             assert_eq!((dispatch.deadline_ms, dispatch.params.len()), (30_000, 0));
         }
+    }
+
+    #[test]
+    fn a_dispatch_without_freshness_is_none() {
+        let error = parse(without(dispatch(json!({})), "freshness")).unwrap_err();
+        assert!(error.to_string().contains("missing field `freshness`"), "{error}");
+        assert!(parse(dispatch(json!({"freshness": null}))).is_err());
     }
 
     #[test]
@@ -306,11 +331,11 @@ mod tests {
             json!([]),
             json!({}),
             json!({"type": "Nonsense"}),
-            json!({"type": "tooldispatch", "command_id": "c", "tool": "t"}),
-            json!({"type": "ToolDispatch", "Command_Id": "c", "tool": "t"}),
-            json!({"type": "ToolDispatch", "command_id": "c", "tool": "t", "extra": 1}),
-            json!({"type": "ToolDispatch", "command_id": "c", "tool": "t", "params": []}),
-            json!({"type": "ToolDispatch", "command_id": "c", "tool": "t", "deadline_ms": 1.5}),
+            dispatch(json!({"type": "tooldispatch"})),
+            without(dispatch(json!({"Command_Id": "c"})), "command_id"),
+            dispatch(json!({"extra": 1})),
+            dispatch(json!({"params": []})),
+            dispatch(json!({"deadline_ms": 1.5})),
             json!({"type": "GuestQuery", "query_id": "q", "query_kind": "All", "ts": ""}),
             json!({"type": "ResetSignal", "reset_id": "r", "reason": "bored"}),
         ] {

@@ -10,4 +10,4 @@ mod image;
 mod raw_guest;
 
 pub use image::{agent_binary, cmdline, image_dir, kernel, rootfs};
-pub use raw_guest::{RawConnection, RawGuest, Received, default_config, dispatch};
+pub use raw_guest::{RawConnection, RawGuest, Received, default_config, dispatch, freshness};

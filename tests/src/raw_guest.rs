@@ -1,8 +1,10 @@
 //! A booted guest without the agent: frames go in and come out as they are.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use guest::wire::{ENTROPY_BYTES, Freshness};
 use serde_json::{Value, json};
 use vmm::{Machine, MachineConfig, VsockStream};
 
@@ -151,5 +153,15 @@ pub fn dispatch(command_id: &str, tool: &str, params: &Value, deadline_ms: i64) 
         "tool": tool,
         "params": params,
         "deadline_ms": deadline_ms,
+        "freshness": freshness(),
     })
+}
+
+/// The time now and new random bytes, as every `ToolDispatch` carries them.
+pub fn freshness() -> Value {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970");
+    let mut entropy = [0; ENTROPY_BYTES];
+    let read = File::open("/dev/urandom").and_then(|mut device| device.read_exact(&mut entropy));
+    read.expect("random bytes");
+    json!(Freshness::new(u64::try_from(now.as_nanos()).expect("a clock before 2554"), &entropy))
 }

@@ -9,6 +9,7 @@
 use std::io::Write;
 use std::time::Duration;
 
+use guest::wire::{Freshness, entropy_sha256};
 use integration_tests::{RawGuest, Received, dispatch};
 use serde_json::{Value, json};
 
@@ -53,6 +54,10 @@ fn what_is_not_a_message_is_refused() {
     extra["surprise"] = json!(1);
     let mut float = dispatch("c", "echo", &json!({}), 1000);
     float["deadline_ms"] = json!(1.5);
+    let mut stale = dispatch("c", "echo", &json!({}), 1000);
+    stale.as_object_mut().unwrap().remove("freshness");
+    let mut short = dispatch("c", "echo", &json!({}), 1000);
+    short["freshness"]["entropy"] = json!("AAAA");
     for body in [
         b"garbage".to_vec(),
         b"\xff\xfe\xfd".to_vec(),
@@ -65,6 +70,8 @@ fn what_is_not_a_message_is_refused() {
         query.to_string().into_bytes(),
         extra.to_string().into_bytes(),
         float.to_string().into_bytes(),
+        stale.to_string().into_bytes(),
+        short.to_string().into_bytes(),
         dispatch("c", "echo", &json!([]), 1000).to_string().into_bytes(),
     ] {
         refused(&guest, &framed(&body), "FRAME_MALFORMED");
@@ -120,6 +127,7 @@ fn all_three_queries_are_answered_while_a_tool_runs() {
     let guest = RawGuest::boot("BSM_ENABLE_TOOLS=sh");
     let mut connection = guest.connect();
     connection.send(&dispatch("long", "sh", &json!({"script": "sleep 2; echo done"}), 20_000));
+    assert!(matches!(connection.receive(), Received::Frame(f) if f["type"] == "FreshnessAck"));
     std::thread::sleep(Duration::from_millis(500));
     let mut answers = Vec::new();
     for kind in ["OpenFdCount", "MemUsage", "ProcessList"] {
@@ -178,4 +186,63 @@ fn a_command_id_is_used_once() {
     second.send(&frame);
     let answer = second.receive();
     assert_eq!(error_code(&answer), Some("DUPLICATE_COMMAND_ID"), "{answer:?}");
+}
+
+/// Dispatches with this wall time and returns what came until and with the result.
+fn run_at(guest: &RawGuest, id: &str, wall_time_ns: u64) -> Vec<Value> {
+    let mut connection = guest.connect();
+    let mut frame = dispatch(id, "sh", &json!({"script": "date +%s"}), 20_000);
+    frame["freshness"]["wall_time_ns"] = json!(wall_time_ns);
+    connection.send(&frame);
+    let mut frames = Vec::new();
+    while frames.last().is_none_or(|frame: &Value| frame["type"] != "ToolResult") {
+        let Received::Frame(frame) = connection.receive() else { panic!("closed: {frames:?}") };
+        frames.push(frame);
+    }
+    frames
+}
+
+#[test]
+fn a_tool_starts_after_the_guest_has_confirmed_time_and_randomness() {
+    const SECOND: u64 = 1_000_000_000;
+    let guest = RawGuest::boot("BSM_ENABLE_TOOLS=sh");
+    // Forward, and back again.
+    for (id, second) in [("later", 4_000_000_000), ("earlier", 1_700_000_000)] {
+        let frames = run_at(&guest, id, second * SECOND);
+        assert_eq!(
+            (&frames[0]["type"], &frames[0]["command_id"]),
+            (&json!("FreshnessAck"), &json!(id))
+        );
+        let guest_time = frames[0]["guest_time_ns"].as_u64().unwrap();
+        assert!(guest_time.abs_diff(second * SECOND) <= SECOND, "{guest_time}");
+        let confirmed = frames.iter().filter(|frame| frame["type"] == "FreshnessAck");
+        assert_eq!(confirmed.count(), 1);
+        let result = frames.last().unwrap();
+        let date: u64 = result["stdout"].as_str().unwrap().trim().parse().unwrap();
+        // The tool itself may take its time to start under emulation.
+        assert!((second..second + 30).contains(&date), "{id}: {date}");
+    }
+}
+
+#[test]
+fn the_confirmation_names_the_random_bytes() {
+    let guest = RawGuest::boot("");
+    let mut connection = guest.connect();
+    let frame = dispatch("c", "echo", &json!({"message": "x"}), 10_000);
+    let sent: Freshness = serde_json::from_value(frame["freshness"].clone()).unwrap();
+    connection.send(&frame);
+    let Received::Frame(ack) = connection.receive() else { panic!("closed") };
+    assert_eq!(ack["entropy_sha256"], entropy_sha256(&sent.entropy_bytes().unwrap()), "{ack}");
+    assert_eq!(connection.result_of("c")["stdout"], "x\n");
+}
+
+#[test]
+fn no_tool_starts_at_a_time_the_clock_cannot_show() {
+    let guest = RawGuest::boot("BSM_ENABLE_TOOLS=sh");
+    let frames = run_at(&guest, "never", u64::MAX);
+    let result = frames.last().unwrap();
+    assert_eq!((&result["exit_code"], &result["reason"]), (&json!(254), &json!("start_failed")));
+    assert!(result["message"].as_str().unwrap().contains("cannot set the clock"), "{result}");
+    assert!(frames.iter().all(|frame| frame["type"] != "FreshnessAck"), "{frames:?}");
+    guest.assert_works();
 }

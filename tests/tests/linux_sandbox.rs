@@ -7,7 +7,7 @@
 )]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brainstorm_agent::sandbox::{
     Image, ImageSource, KvmSandbox, QueryAnswer, QueryKind, Sandbox, SandboxConfig, SandboxError,
@@ -90,6 +90,21 @@ fn calls_that_cannot_work_never_reach_the_guest() {
     late.deadline_ms = 0;
     let error = sandbox.execute_tool(late).unwrap_err();
     assert_eq!(error.code(), "SANDBOX_TOOL_TIMEOUT");
+    assert_eq!(sandbox.state(), SandboxState::Ready);
+}
+
+#[test]
+fn every_command_has_the_hosts_time_and_random_numbers_of_its_own() {
+    let sandbox = booted();
+    let seconds = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    for _ in 0..2 {
+        let before = seconds();
+        let date = stdout(&sandbox, "sh", &json!({"script": "date +%s"}));
+        let date: u64 = date.trim().parse().unwrap();
+        assert!((before.saturating_sub(1)..=seconds() + 1).contains(&date), "{before}: {date}");
+    }
+    let uuid = json!({"path": "/proc/sys/kernel/random/uuid"});
+    assert_ne!(stdout(&sandbox, "cat", &uuid), stdout(&sandbox, "cat", &uuid));
     assert_eq!(sandbox.state(), SandboxState::Ready);
 }
 

@@ -5,6 +5,7 @@
 //! no other thread has to wake up. A caller that leaves hands the reading to another one.
 
 mod collector;
+mod confirmation;
 mod decode;
 mod error;
 mod frame_reader;
@@ -61,8 +62,8 @@ impl Channel {
         Self { table: Mutex::new(Table::new(reader)), writer: Mutex::new(Box::new(writer)) }
     }
 
-    /// Runs a command: sends it, checks its evidence as it arrives, and returns what it wrote.
-    /// At most `output_bytes` of each output stream are kept.
+    /// Runs a command: sends it, sees that the guest confirms its freshness, checks its evidence as
+    /// it arrives, and returns what it wrote. At most `output_bytes` of each output stream are kept.
     pub fn dispatch(
         &self,
         dispatch: ToolDispatch,
@@ -70,7 +71,8 @@ impl Channel {
         until: Instant,
     ) -> Result<Output, CommandFailure> {
         let id = dispatch.command_id.clone();
-        let request = Request::Command(Box::new(Collector::new(&id, output_bytes)));
+        let collector = Collector::new(&id, &dispatch.freshness, output_bytes);
+        let request = Request::Command(Box::new(collector));
         match self.exchange(&id, request, &HostMessage::ToolDispatch(dispatch), until)? {
             Reply::Output(output) => Ok(*output),
             Reply::Answer(_) => Err(wrong_reply(&id).into()),

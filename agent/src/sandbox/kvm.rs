@@ -2,6 +2,7 @@
 
 mod admission;
 mod boot;
+mod freshness;
 mod live;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -186,13 +187,14 @@ impl KvmSandbox {
         admitted: &Admitted,
         begun: Instant,
     ) -> Result<ToolOutcome, SandboxError> {
+        let fence = begun + admitted.deadline() + GRACE;
         let dispatch = ToolDispatch {
             command_id: call.command_id,
             tool: call.tool,
             params: call.params,
             deadline_ms: admitted.deadline_ms,
+            freshness: freshness::draw()?,
         };
-        let fence = begun + admitted.deadline() + GRACE;
         match live.channel.dispatch(dispatch, admitted.output_bytes, fence) {
             Ok(output) => finished(output, admitted, begun),
             Err(failure) => Err(self.failed(live, failure, admitted)),

@@ -21,7 +21,7 @@ use super::announcement::Announcement;
 use super::connection::{Connection, Fate};
 use super::poller::{Poller, Token};
 use super::tool::{self, Cgroup, Filters, Piece, Tool, Which};
-use super::{census, clock, console, reason, vsock};
+use super::{census, clock, console, freshness, reason, vsock};
 
 const MAX_CONNECTIONS: usize = 128;
 const MAX_TOOLS: usize = 16;
@@ -30,6 +30,9 @@ const REMEMBERED_COMMANDS: usize = 1024;
 /// Share of the guest's memory that output of running tools may take in PID 1, which the kernel
 /// cannot kill to get it back.
 const KEPT_OUTPUT_SHARE: u64 = 4;
+
+/// Why a tool was not started: its exit code, and the reason for programs and for people.
+type NotStarted = (i32, ResultReason, String);
 
 /// Everything PID 1 holds.
 pub struct Server {
@@ -232,7 +235,8 @@ impl Server {
         if self.tools.len() >= MAX_TOOLS {
             return self.reject(id, ErrorCode::ToolBusy, "too many tools run", command_id);
         }
-        if let Err((exit_code, reason, message)) = self.start(id, dispatch) {
+        let started = self.refresh(id, dispatch).and_then(|()| self.start(id, dispatch));
+        if let Err((exit_code, reason, message)) = started {
             self.remember(command_id);
             for message in tool::not_started(command_id, exit_code, reason, message) {
                 self.send(id, &message);
@@ -240,12 +244,19 @@ impl Server {
         }
     }
 
-    fn start(
-        &mut self,
-        id: u64,
-        dispatch: &ToolDispatch,
-    ) -> Result<(), (i32, ResultReason, String)> {
-        let failed = |e| (tool::NOT_STARTED, ResultReason::StartFailed, e);
+    /// Takes over the time and the randomness of a dispatch and says so. No tool starts before
+    /// that, and none whose host cannot be told.
+    fn refresh(&mut self, id: u64, dispatch: &ToolDispatch) -> Result<(), NotStarted> {
+        let ack = freshness::apply(&dispatch.command_id, &dispatch.freshness).map_err(failed)?;
+        self.send(id, &GuestMessage::FreshnessAck(ack));
+        if self.connections.contains_key(&id) {
+            Ok(())
+        } else {
+            Err(failed("its connection is gone".to_owned()))
+        }
+    }
+
+    fn start(&mut self, id: u64, dispatch: &ToolDispatch) -> Result<(), NotStarted> {
         let argv = self.registry.argv(&dispatch.tool, &dispatch.params).map_err(|e| {
             let (code, reason) = match e {
                 CallError::InvalidParams { .. } => (tool::NOT_STARTED, ResultReason::InvalidParams),
@@ -445,6 +456,10 @@ impl Server {
             tool.kill();
         }
     }
+}
+
+fn failed(message: String) -> NotStarted {
+    (tool::NOT_STARTED, ResultReason::StartFailed, message)
 }
 
 fn fingerprint(command_id: &str) -> [u8; 32] {

@@ -5,6 +5,8 @@ use serde::de::DeserializeOwned;
 use serde::de::value::StrDeserializer;
 use thiserror::Error;
 
+use super::freshness::{ENTROPY_BYTES, decode_entropy};
+
 /// Most values one message may hold, counted as commas and opening brackets. A frame can name
 /// eight million of them, and each takes a hundred times its text in memory; no message needs
 /// more than a few hundred.
@@ -76,6 +78,19 @@ pub(super) fn id<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<St
     }
 }
 
+/// For the random bytes of a dispatch. Does not repeat them in its error.
+pub(super) fn entropy<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match decode_entropy(&text) {
+        Some(_) => Ok(text),
+        None => Err(serde::de::Error::custom(format!(
+            "entropy is {ENTROPY_BYTES} bytes in standard base64"
+        ))),
+    }
+}
+
 /// Looks at the body without building anything from it. What is not JSON at all is left for the
 /// parser to say.
 fn check_shape(body: &[u8]) -> Result<(), MessageError> {
@@ -100,8 +115,12 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    use super::super::{HostMessage, QueryKind};
+    use super::super::{Freshness, HostMessage, QueryKind};
     use super::*;
+
+    fn freshness() -> Value {
+        json!(Freshness::new(1, &[7; ENTROPY_BYTES]))
+    }
 
     fn refused(body: &str) -> MessageError {
         parse::<HostMessage>(body.as_bytes()).unwrap_err()
@@ -131,8 +150,9 @@ mod tests {
 
     #[test]
     fn an_id_has_a_longest_length() {
+        let dispatch = format!(r#""tool":"t","freshness":{}"#, freshness());
         for (kind, key, rest) in [
-            ("ToolDispatch", "command_id", r#""tool":"t""#),
+            ("ToolDispatch", "command_id", dispatch.as_str()),
             ("GuestQuery", "query_id", r#""query_kind":"MemUsage","ts":"""#),
             ("ResetSignal", "reset_id", r#""reason":"on_idle""#),
         ] {
@@ -157,7 +177,9 @@ mod tests {
         let message = |count: usize| {
             let list = vec!["0"; count].join(",");
             format!(
-                r#"{{"type":"ToolDispatch","command_id":"c","tool":"t","params":{{"x":[{list}]}}}}"#
+                r#"{{"type":"ToolDispatch","command_id":"c","tool":"t","params":{{"x":[{list}]}},
+                    "freshness":{}}}"#,
+                freshness()
             )
         };
         assert!(parse::<HostMessage>(message(16_000).as_bytes()).is_ok());
@@ -168,7 +190,7 @@ mod tests {
     fn punctuation_inside_strings_is_free() {
         let text = "\\\",[{\"".repeat(20_000);
         let body = json!({"type": "ToolDispatch", "command_id": "c", "tool": "t",
-            "params": {"x": text}});
+            "params": {"x": text}, "freshness": freshness()});
         assert!(parse::<HostMessage>(body.to_string().as_bytes()).is_ok());
     }
 
@@ -197,7 +219,9 @@ mod tests {
 
         #[test]
         fn what_is_a_small_object_is_left_to_serde(text in "[\\\\\",{}\\[\\]a-z ]{0,40}") {
-            let body = json!({"type": "ToolDispatch", "command_id": text, "tool": "t"}).to_string();
+            let body = json!({"type": "ToolDispatch", "command_id": text, "tool": "t",
+                "freshness": freshness()});
+            let body = body.to_string();
             let expected: Value = serde_json::from_str(&body).unwrap();
             let found = parse::<HostMessage>(body.as_bytes()).unwrap();
             let HostMessage::ToolDispatch(found) = found else { panic!() };

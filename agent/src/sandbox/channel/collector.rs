@@ -1,11 +1,13 @@
 //! The output of one command: its evidence as it arrives, and its result against that evidence.
+//! Both count only once the guest has confirmed the command's freshness.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use guest::evidence::{Chain, MAX_CHUNK_BYTES};
 use guest::output::{self, STDERR_TAG, STDOUT_TAG};
-use guest::wire::{Encoding, EvidenceChunk, ToolResult};
+use guest::wire::{Encoding, EvidenceChunk, Freshness, FreshnessAck, ToolResult};
 
+use super::confirmation::Confirmation;
 use super::error::{ChannelError, EvidenceFault};
 
 /// Output of a command whose evidence holds.
@@ -22,6 +24,7 @@ pub struct Output {
 /// Collects and checks. Holds at most as much output as the command may return.
 pub struct Collector {
     command_id: String,
+    confirmation: Confirmation,
     chain: Chain,
     last_seq: u64,
     is_closed: bool,
@@ -31,10 +34,11 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Keeps up to `limit` bytes per output stream.
-    pub fn new(command_id: &str, limit: usize) -> Self {
+    /// For a command that was sent with `freshness`. Keeps up to `limit` bytes per output stream.
+    pub fn new(command_id: &str, freshness: &Freshness, limit: usize) -> Self {
         Self {
             command_id: command_id.to_owned(),
+            confirmation: Confirmation::of(freshness),
             chain: Chain::new(command_id),
             last_seq: 0,
             is_closed: false,
@@ -44,8 +48,14 @@ impl Collector {
         }
     }
 
+    /// Takes the guest's word that the command's time and randomness are in place.
+    pub fn confirm(&mut self, ack: &FreshnessAck) -> Result<(), ChannelError> {
+        self.confirmation.accept(ack).map_err(|detail| self.not_fresh(detail))
+    }
+
     /// Takes the next chunk.
     pub fn add(&mut self, chunk: &EvidenceChunk) -> Result<(), ChannelError> {
+        self.confirmation.check_chunk(chunk).map_err(|detail| self.not_fresh(detail))?;
         self.check(chunk).map_err(|fault| self.refuse(fault))
     }
 
@@ -109,6 +119,7 @@ impl Collector {
 
     /// Takes the result: it must be what the chunks said.
     pub fn finish(&mut self, mut result: ToolResult) -> Result<Output, ChannelError> {
+        self.confirmation.check_result(&result).map_err(|detail| self.not_fresh(detail))?;
         if !self.is_closed {
             let next = self.last_seq.saturating_add(1);
             return Err(self.refuse(malformed(format!(
@@ -137,6 +148,13 @@ impl Collector {
     /// What there is of the output when there will be no result.
     pub fn abandon(self) -> (Vec<u8>, Vec<u8>) {
         (self.stdout, self.stderr)
+    }
+
+    /// Drops what was collected: it may come from a tool that had no right to run.
+    fn not_fresh(&mut self, detail: String) -> ChannelError {
+        self.stdout.clear();
+        self.stderr.clear();
+        ChannelError::NotFresh { id: self.command_id.clone(), detail }
     }
 
     fn refuse(&self, fault: EvidenceFault) -> ChannelError {

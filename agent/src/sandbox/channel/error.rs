@@ -68,6 +68,17 @@ pub enum ChannelError {
         /// The guest's explanation.
         message: String,
     },
+    /// A tool may have run with time or randomness another command had.
+    #[error(
+        "the guest did not confirm new time and randomness for command {id}: {detail}; its output \
+         is not used, and the sandbox must be reset"
+    )]
+    NotFresh {
+        /// The command.
+        id: String,
+        /// What the guest did instead.
+        detail: String,
+    },
     /// The output of one command cannot be trusted.
     #[error("evidence of {command_id}: {fault}")]
     Evidence {
@@ -143,7 +154,7 @@ impl ChannelError {
                 "SANDBOX_VSOCK_PARTIAL_FRAME_TIMEOUT"
             }
             Self::DuplicateRequest { .. } => "SANDBOX_VSOCK_DUPLICATE_REQUEST",
-            Self::Protocol { .. } => "SANDBOX_VSOCK_PROTOCOL_ERROR",
+            Self::Protocol { .. } | Self::NotFresh { .. } => "SANDBOX_VSOCK_PROTOCOL_ERROR",
             Self::Refused { code, .. } => match code {
                 ErrorCode::ToolBusy => "SANDBOX_NOT_AVAILABLE",
                 ErrorCode::DuplicateCommandId => "SANDBOX_VSOCK_DUPLICATE_REQUEST",

@@ -146,6 +146,15 @@ impl Table {
 
     fn deliver_message(&mut self, message: GuestMessage) {
         match message {
+            GuestMessage::FreshnessAck(ack) => match self.waiting(&ack.command_id) {
+                Some(Request::Command(collector)) => {
+                    if let Err(error) = collector.confirm(&ack) {
+                        self.finish(&ack.command_id, Err(error));
+                    }
+                }
+                Some(Request::Query(_)) => self.wrong_type(&ack.command_id, "FreshnessAck"),
+                None => self.arrive_late(&ack.command_id),
+            },
             GuestMessage::EvidenceChunk(chunk) => match self.waiting(&chunk.command_id) {
                 Some(Request::Command(collector)) => {
                     if let Err(error) = collector.add(&chunk) {

@@ -1,4 +1,5 @@
 mod evidence;
 mod fake_guest;
 mod framing;
+mod freshness;
 mod requests;

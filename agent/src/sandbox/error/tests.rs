@@ -49,6 +49,10 @@ fn every_error_has_the_protocols_code() {
         (code(ChannelError::WriteStalled { sent: 1 }), "SANDBOX_VSOCK_PARTIAL_FRAME_TIMEOUT"),
         (code(ChannelError::DuplicateRequest { id: text() }), "SANDBOX_VSOCK_DUPLICATE_REQUEST"),
         (code(ChannelError::Protocol { detail: text() }), "SANDBOX_VSOCK_PROTOCOL_ERROR"),
+        (
+            code(ChannelError::NotFresh { id: text(), detail: text() }),
+            "SANDBOX_VSOCK_PROTOCOL_ERROR",
+        ),
         (refused(ErrorCode::ToolBusy), "SANDBOX_NOT_AVAILABLE"),
         (refused(ErrorCode::DuplicateCommandId), "SANDBOX_VSOCK_DUPLICATE_REQUEST"),
         (refused(ErrorCode::FrameMalformed), "SANDBOX_VSOCK_PROTOCOL_ERROR"),

@@ -4,13 +4,14 @@ use guest::evidence::{Chain, MAX_CHUNK_BYTES};
 use serde_json::{Value, json};
 
 use super::super::{ChannelError, Output};
-use super::fake_guest::{chunk, pair, result, script, spawn_command};
+use super::fake_guest::{ack, chunk, pair, result, script, spawn_command};
 
-/// Plays these frames to a command and returns what became of it.
+/// Plays these frames to a command that was confirmed and returns what became of it.
 fn play(frames: &[Value]) -> Result<Output, ChannelError> {
     let (channel, mut guest) = pair();
     let caller = spawn_command(&channel, "a");
     guest.receive();
+    guest.send(&ack("a"));
     for frame in frames {
         guest.send(frame);
     }
@@ -143,7 +144,7 @@ fn a_false_hash_is_a_mismatch() {
     assert_eq!(code(&frames), "SANDBOX_EVIDENCE_MISMATCH");
     // The chain of another command is not this one's.
     let mut frames = story();
-    frames[4]["evidence_hash"] = script("b", "one two")[2]["evidence_hash"].clone();
+    frames[4]["evidence_hash"] = script("b", "one two")[3]["evidence_hash"].clone();
     assert_eq!(code(&frames), "SANDBOX_EVIDENCE_MISMATCH");
 }
 

@@ -7,7 +7,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use guest::evidence::Chain;
-use guest::wire::{GuestQuery, GuestResponse, QueryKind, ToolDispatch};
+use guest::wire::{
+    ENTROPY_BYTES, Freshness, GuestQuery, GuestResponse, QueryKind, ToolDispatch, entropy_sha256,
+};
 use serde_json::{Value, json};
 
 use super::super::{Channel, ChannelError, CommandFailure, Output};
@@ -15,6 +17,9 @@ use super::super::{Channel, ChannelError, CommandFailure, Output};
 /// Long enough to never be reached by a test that works.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const LIMIT: usize = 64;
+/// What every command of these tests brings along.
+pub const WALL_TIME_NS: u64 = 1_767_323_045_678_901_234;
+pub const ENTROPY: [u8; ENTROPY_BYTES] = [0xa5; ENTROPY_BYTES];
 
 pub struct FakeGuest {
     pub stream: UnixStream,
@@ -49,7 +54,8 @@ impl FakeGuest {
         self.stream.write_all(bytes).unwrap();
     }
 
-    /// Sends the evidence of `stdout` and the result that goes with it.
+    /// Confirms the freshness of a command, then sends the evidence of `stdout` and the result that
+    /// goes with it.
     pub fn finish(&mut self, id: &str, stdout: &str) {
         for message in script(id, stdout) {
             self.send(&message);
@@ -63,16 +69,25 @@ pub fn frame(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The chunks of `stdout` (one, unless it is empty), the terminal one, and the result.
+/// The confirmation, the chunks of `stdout` (one, unless it is empty), the terminal one, and the
+/// result.
 pub fn script(id: &str, stdout: &str) -> Vec<Value> {
     let mut chain = Chain::new(id);
-    let mut messages = Vec::new();
+    let mut messages = vec![ack(id)];
     if !stdout.is_empty() {
         messages.push(next_chunk(id, &mut chain, &[b"\x01", stdout.as_bytes()].concat(), false));
     }
     messages.push(next_chunk(id, &mut chain, b"", true));
     messages.push(result(id, stdout, &chain.hash()));
     messages
+}
+
+/// The confirmation of a command's freshness.
+pub fn ack(id: &str) -> Value {
+    json!({
+        "type": "FreshnessAck", "command_id": id, "guest_time_ns": WALL_TIME_NS + 1,
+        "entropy_sha256": entropy_sha256(&ENTROPY),
+    })
 }
 
 fn next_chunk(id: &str, chain: &mut Chain, data: &[u8], is_terminal: bool) -> Value {
@@ -110,6 +125,7 @@ pub fn response(id: &str) -> Value {
 pub fn dispatch(id: &str) -> ToolDispatch {
     serde_json::from_value(json!({
         "command_id": id, "tool": "echo", "params": {"message": "hello"}, "deadline_ms": 1000,
+        "freshness": Freshness::new(WALL_TIME_NS, &ENTROPY),
     }))
     .unwrap()
 }

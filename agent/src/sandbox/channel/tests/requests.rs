@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use guest::wire::Freshness;
 use serde_json::json;
 
 use super::super::ChannelError;
 use super::fake_guest::{
-    LIMIT, dispatch, error_of, pair, query, response, spawn_command, spawn_query,
+    ENTROPY, LIMIT, WALL_TIME_NS, dispatch, error_of, pair, query, response, spawn_command,
+    spawn_query,
 };
 
 #[test]
@@ -16,7 +18,8 @@ fn a_command_goes_out_whole_and_its_result_comes_back() {
     assert_eq!(
         guest.receive(),
         json!({"type": "ToolDispatch", "command_id": "a", "tool": "echo",
-               "params": {"message": "hello"}, "deadline_ms": 1000})
+               "params": {"message": "hello"}, "deadline_ms": 1000,
+               "freshness": Freshness::new(WALL_TIME_NS, &ENTROPY)})
     );
     guest.finish("a", "hello\n");
     let output = caller.join().unwrap().unwrap();
@@ -99,13 +102,15 @@ fn replies_for_nobody_are_counted_and_harmless() {
     guest.receive();
     guest.finish("a", "x");
     assert_eq!(caller.join().unwrap().unwrap().stdout, b"x");
-    assert_eq!(channel.counters().late_arrivals, 4);
+    assert_eq!(channel.counters().late_arrivals, 5);
 }
 
 #[test]
 fn a_caller_that_gives_up_takes_its_partial_output_and_leaves_the_channel_usable() {
     let (channel, mut guest) = pair();
-    guest.send(&super::fake_guest::script("a", "par")[0]);
+    for message in &super::fake_guest::script("a", "par")[..2] {
+        guest.send(message);
+    }
     let soon = Instant::now() + Duration::from_millis(50);
     let failure = channel.dispatch(dispatch("a"), LIMIT, soon).unwrap_err();
     assert_eq!(failure.error, ChannelError::TimedOut { id: "a".into() });
@@ -116,7 +121,7 @@ fn a_caller_that_gives_up_takes_its_partial_output_and_leaves_the_channel_usable
     guest.receive();
     guest.finish("b", "x");
     assert_eq!(caller.join().unwrap().unwrap().stdout, b"x");
-    assert_eq!(channel.counters().late_arrivals, 3);
+    assert_eq!(channel.counters().late_arrivals, 4);
 }
 
 #[test]
