@@ -1,5 +1,6 @@
 //! The command line. Each subcommand is one file here and keeps to parsing, calling and printing.
 
+mod bench;
 mod doctor;
 mod exec;
 mod exit;
@@ -54,6 +55,8 @@ enum Command {
     Doctor(doctor::Arguments),
     /// List the tools of the image.
     Tools(tools::Arguments),
+    /// Measure this host.
+    Bench(bench::Arguments),
 }
 
 impl Cli {
@@ -68,6 +71,7 @@ impl Cli {
             Command::Exec(arguments) => exec::run(arguments, config),
             Command::Doctor(arguments) => doctor::run(&arguments, &config),
             Command::Tools(arguments) => tools::run(&arguments, &config),
+            Command::Bench(arguments) => bench::run(&arguments, &config),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::time::Duration;
 
 use guest::wire::{Freshness, entropy_sha256};
-use integration_tests::{RawGuest, Received, dispatch};
+use integration_tests::{RawGuest, Received, dispatch, freshness};
 use serde_json::{Value, json};
 
 fn error_code(received: &Received) -> Option<&str> {
@@ -245,4 +245,53 @@ fn no_tool_starts_at_a_time_the_clock_cannot_show() {
     assert!(result["message"].as_str().unwrap().contains("cannot set the clock"), "{result}");
     assert!(frames.iter().all(|frame| frame["type"] != "FreshnessAck"), "{frames:?}");
     guest.assert_works();
+}
+
+/// A body of nearly 16 MiB, most of it quotation marks: quoted in an answer they take more room.
+fn nearly_too_large(prefix: &str, suffix: &str) -> Vec<u8> {
+    let filler = r#"\""#.repeat((16 * 1024 * 1024 - 1024) / 2);
+    framed(format!("{prefix}{filler}{suffix}").as_bytes())
+}
+
+#[test]
+fn an_id_as_large_as_a_frame_is_refused() {
+    let guest = RawGuest::boot("");
+    let prefix = format!(
+        r#"{{"type":"ToolDispatch","tool":"echo","freshness":{},"command_id":""#,
+        freshness()
+    );
+    let mut connection = guest.connect();
+    connection.stream.write_all(&nearly_too_large(&prefix, r#""}"#)).unwrap();
+    let first = connection.receive();
+    // Without the message: it might be 16 MiB.
+    assert!(error_code(&first) == Some("FRAME_MALFORMED"));
+    guest.assert_works();
+}
+
+#[test]
+fn an_unknown_field_as_large_as_a_frame_is_refused() {
+    let guest = RawGuest::boot("");
+    let body = nearly_too_large(r#"{"type":"ResetSignal",""#, r#"":1}"#);
+    refused(&guest, &body, "FRAME_MALFORMED");
+}
+
+#[test]
+fn a_command_as_large_as_a_frame_gets_its_result() {
+    let guest = RawGuest::boot("");
+    for (id, prefix, suffix, exit_code) in [
+        ("tool", r#""tool":""#, r#""}"#, 127),
+        ("parameter", r#""tool":"echo","params":{""#, r#"":1}}"#, 254),
+    ] {
+        let mut connection = guest.connect();
+        let freshness = freshness();
+        let start = format!(
+            r#"{{"type":"ToolDispatch","command_id":"{id}","freshness":{freshness},{prefix}"#
+        );
+        connection.stream.write_all(&nearly_too_large(&start, suffix)).unwrap();
+        assert!(matches!(connection.receive(), Received::Frame(f) if f["type"] == "FreshnessAck"));
+        assert!(matches!(connection.receive(), Received::Frame(f) if f["type"] == "EvidenceChunk"));
+        let Received::Frame(result) = connection.receive() else { panic!("no result for {id}") };
+        assert_eq!(result["exit_code"], exit_code, "{id}");
+        guest.assert_works();
+    }
 }

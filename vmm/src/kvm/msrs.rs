@@ -12,9 +12,10 @@ use super::KvmError;
 
 /// Deadline of the local APIC's timer, in TSC ticks (Intel SDM volume 3, "TSC-Deadline Mode").
 pub const TSC_DEADLINE: u32 = 0x6e0;
-/// The time-stamp counter. Put back through the vCPU's offset attribute instead: KVM ignores
-/// writes to this MSR that move it by less than a second.
+/// The time-stamp counter. See [`tsc`].
 const TSC: u32 = 0x10;
+/// Further away than any counter KVM could take for the one before: days.
+const FAR_AWAY: u64 = 1 << 52;
 /// Commands rather than state: writing one makes KVM write the wall clock into guest memory.
 const KVM_WALL_CLOCKS: [u32; 2] = [0x11, 0x4b56_4d00];
 
@@ -59,6 +60,13 @@ pub fn list(kvm: &Kvm) -> Result<Vec<u32>, KvmError> {
         .collect();
     list.sort_unstable_by_key(|msr| (*msr == TSC_DEADLINE, *msr));
     Ok(list)
+}
+
+/// Two writes that put the TSC to `value`. KVM takes a write that moves the counter by less than a
+/// second for an attempt to keep vCPUs in step, and ignores it; a write to somewhere far away in
+/// between makes it take the second one at its word.
+pub fn tsc(value: u64) -> [kvm_msr_entry; 2] {
+    [value ^ FAR_AWAY, value].map(|data| kvm_msr_entry { index: TSC, data, ..Default::default() })
 }
 
 /// Reads those of `wanted` that this vCPU has.

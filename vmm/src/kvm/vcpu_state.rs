@@ -3,9 +3,10 @@
 use std::arch::x86_64::_rdtsc;
 
 use kvm_bindings::{
-    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR,
-    KVM_VCPUEVENT_VALID_SMM, Msrs, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, KVM_VCPUEVENT_VALID_NMI_PENDING,
+    KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR, KVM_VCPUEVENT_VALID_SMM, Msrs,
+    kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::SyncReg;
 
@@ -28,11 +29,24 @@ pub struct VcpuState {
     pub tsc: u64,
 }
 
-/// What a reset writes, in the form the kernel takes: made once per machine.
+/// What a reset writes, in the form the kernel takes: made once per golden state.
 pub struct VcpuImage {
     state: VcpuState,
     /// Values of [`msrs::WRITABLE`] MSRs.
     writable: Msrs,
+    /// The same, and the TSC: for a machine's only vCPU.
+    writable_and_tsc: Msrs,
+    /// The timer's deadline, if one was set.
+    deadline: Option<Msrs>,
+}
+
+/// How a vCPU's TSC goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TscBy {
+    /// With the other MSRs: saves a call, but every vCPU gets a time of its own.
+    Msr,
+    /// Through the offset to the host's counter, equal for all vCPUs.
+    Offset,
 }
 
 /// The host's time-stamp counter, once for all vCPUs of a machine, so that theirs stay equal.
@@ -67,37 +81,70 @@ impl Vcpu {
         })
     }
 
+    /// Whether KVM can give the guest another counter than the host's. Some accept the request and
+    /// ignore it.
+    pub fn tsc_can_be_moved(&self) -> Result<bool, KvmError> {
+        let offset = raw::tsc_offset(&self.fd)?;
+        let moved = offset ^ (1 << 40);
+        raw::set_tsc_offset(&self.fd, moved)?;
+        let found = raw::tsc_offset(&self.fd)?;
+        raw::set_tsc_offset(&self.fd, offset)?;
+        Ok(found == moved)
+    }
+
     /// Puts back everything a guest could have changed since `image` was captured on this vCPU.
     /// General registers, special registers and events travel in `kvm_run` and take effect when
-    /// the vCPU is entered next, or with [`Self::settle`]. The vCPU must be parked.
-    pub fn reset(&mut self, image: &VcpuImage, host_tsc: u64) -> Result<(), KvmError> {
-        self.put_back(&image.state, &image.writable, host_tsc)
+    /// the vCPU is entered next, or with [`Self::settle`]. The vCPU must be parked. `alone`: the
+    /// machine has no other.
+    pub fn reset(&mut self, image: &VcpuImage, host_tsc: u64, alone: bool) -> Result<(), KvmError> {
+        if alone {
+            self.put_back(image, &image.writable_and_tsc, host_tsc, TscBy::Msr)
+        } else {
+            self.put_back(image, &image.writable, host_tsc, TscBy::Offset)
+        }
     }
 
     /// Gives a new vCPU the state of another one, all MSRs included.
     pub fn adopt(&mut self, image: &VcpuImage, host_tsc: u64) -> Result<(), KvmError> {
-        self.put_back(&image.state, &msrs::collection(&image.state.msrs)?, host_tsc)
+        self.put_back(image, &msrs::collection(&image.state.msrs)?, host_tsc, TscBy::Offset)
     }
 
-    fn put_back(&mut self, state: &VcpuState, msrs: &Msrs, host_tsc: u64) -> Result<(), KvmError> {
+    fn put_back(
+        &mut self,
+        image: &VcpuImage,
+        msrs: &Msrs,
+        host_tsc: u64,
+        tsc_by: TscBy,
+    ) -> Result<(), KvmError> {
         let fd = &self.fd;
-        // An INIT or SIPI on its way would strike the golden state: reading takes it in, and what
-        // it does to the registers is undone below.
-        fd.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
+        let state = &image.state;
+        if !matches!(state.mp_state.mp_state, KVM_MP_STATE_RUNNABLE | KVM_MP_STATE_HALTED) {
+            // An INIT or SIPI on its way would strike a processor that waits for one. Reading
+            // takes it in, and what it does is undone below. For all others the staged events
+            // cancel an INIT, and a SIPI without one has no effect.
+            fd.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
+        }
         fd.set_mp_state(state.mp_state).map_err(KvmError::ioctl("KVM_SET_MP_STATE"))?;
-        // Before the local APIC: its timer compares its deadline with this.
-        raw::set_tsc_offset(fd, state.tsc.wrapping_sub(host_tsc))?;
         // XCR0 decides which parts of the next one are valid.
         fd.set_xcrs(&state.xcrs).map_err(KvmError::ioctl("KVM_SET_XCRS"))?;
         // SAFETY: no guest here may use features that need more than 4 KiB: the process never
         // asks for the permission that AMX needs.
         unsafe { fd.set_xsave(&state.xsave) }.map_err(KvmError::ioctl("KVM_SET_XSAVE"))?;
         fd.set_debug_regs(&state.debug_regs).map_err(KvmError::ioctl("KVM_SET_DEBUGREGS"))?;
+        // The TSC and the deadline go back before the local APIC: setting that starts its timer
+        // again, and a deadline that has passed would interrupt the golden state.
+        if tsc_by == TscBy::Offset {
+            raw::set_tsc_offset(fd, state.tsc.wrapping_sub(host_tsc))?;
+        }
+        msrs::write(fd, msrs)?;
         // The APIC's base address cannot have moved: its MSR is behind the filter.
         fd.set_lapic(&state.lapic).map_err(KvmError::ioctl("KVM_SET_LAPIC"))?;
-        // After the local APIC, whose timer mode decides whether a deadline is taken.
-        msrs::write(fd, msrs)?;
-        self.stage_registers(state);
+        // Once more after the local APIC: if the guest had taken the timer out of deadline mode,
+        // the first one was ignored.
+        if let Some(deadline) = &image.deadline {
+            msrs::write(fd, deadline)?;
+        }
+        self.stage_registers(&image.state);
         Ok(())
     }
 
@@ -144,7 +191,19 @@ impl VcpuImage {
             .copied()
             .filter(|entry| msrs::WRITABLE.contains(&entry.index))
             .collect();
-        Ok(Self { writable: msrs::collection(&writable)?, state })
+        let mut with_tsc = msrs::tsc(state.tsc).to_vec();
+        with_tsc.extend_from_slice(&writable);
+        let deadline = writable
+            .iter()
+            .find(|entry| entry.index == msrs::TSC_DEADLINE && entry.data != 0)
+            .map(|entry| msrs::collection(&[*entry]))
+            .transpose()?;
+        Ok(Self {
+            writable: msrs::collection(&writable)?,
+            writable_and_tsc: msrs::collection(&with_tsc)?,
+            deadline,
+            state,
+        })
     }
 
     /// What it puts back.

@@ -107,9 +107,10 @@ impl Live {
     /// Compares the machine with its golden state. It must be parked with its socket device
     /// quiesced.
     pub fn differences(&self) -> Result<Differences, MachineError> {
-        let golden = self.golden().ok_or(MachineError::NotCaptured)?;
+        let rewinder = self.rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
         let mut vcpus = self.parked_vcpus();
-        Ok(Differences::between(golden, &self.vm, &mut vcpus, &self.devices)?)
+        let put_back = rewinder.put_back_between();
+        Ok(Differences::between(rewinder.golden(), &self.vm, &mut vcpus, &self.devices, put_back)?)
     }
 
     /// What the machine can be put back to.

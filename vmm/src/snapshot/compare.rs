@@ -3,6 +3,7 @@
 use std::fmt;
 use std::slice;
 use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::{kvm_irqchip, kvm_xsave};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -12,9 +13,9 @@ use crate::devices::{DeviceSet, DeviceStateError};
 use crate::kvm::{Vcpu, VcpuState, Vm, VmState, host_tsc, irqchip_bytes};
 use crate::memory::PAGE_BYTES;
 
-/// Timers and clocks run on while a machine stands still. More than this after a reset means that
-/// they were not put back.
-const CLOCK_TOLERANCE_NS: u64 = 60_000_000_000;
+/// How much clocks of different origin may differ: a little, and a thousandth of what passed.
+const CLOCK_SLACK: Duration = Duration::from_micros(500);
+const CLOCK_DRIFT: u32 = 1000;
 /// The current count of the local APIC's timer, which KVM computes when asked.
 const APIC_CURRENT_COUNT: usize = 0x390;
 
@@ -65,18 +66,37 @@ impl Differences {
         vm: &Vm,
         vcpus: &mut [MutexGuard<'_, Vcpu>],
         devices: &DeviceSet,
+        put_back: Option<(Instant, Instant)>,
     ) -> Result<Self, ResetError> {
         let mut found = Self::default();
         found.memory(golden, vm);
+        let mut counters = Vec::new();
         for (index, (vcpu, image)) in vcpus.iter_mut().zip(&golden.vcpus).enumerate() {
             vcpu.settle()?;
             let wanted: Vec<u32> = image.state().msrs.iter().map(|msr| msr.index).collect();
-            let state = vcpu.capture(&wanted, host_tsc())?;
-            for part in vcpu_parts(image.state(), &state, vcpu.tsc_khz()?) {
-                found.0.push(Difference::Vcpu { index, part });
+            let before = Instant::now();
+            let now = host_tsc();
+            let passed = Passed { put_back, read: (before, Instant::now()) };
+            let state = vcpu.capture(&wanted, now)?;
+            let mut parts = vcpu_parts(image.state(), &state);
+            if golden.tsc_goes_back
+                && !passed.fits(image.state().tsc, state.tsc, vcpu.tsc_khz()? * 1000)
+            {
+                parts.push("TSC".to_owned());
             }
+            found.0.extend(parts.into_iter().map(|part| Difference::Vcpu { index, part }));
+            counters.push(state.tsc.wrapping_sub(now).wrapping_sub(image.state().tsc));
         }
-        found.machine(&golden.vm, &vm.capture()?);
+        if counters.windows(2).any(|pair| pair.first() != pair.last()) {
+            found.0.push(Difference::Machine("TSCs, which run apart"));
+        }
+        let before = Instant::now();
+        let state = vm.capture()?;
+        let passed = Passed { put_back, read: (before, Instant::now()) };
+        found.machine(&golden.vm, &state);
+        if !passed.fits(golden.vm.clock_ns, state.clock_ns, 1_000_000_000) {
+            found.0.push(Difference::Machine("kvmclock"));
+        }
         let state = devices.capture()?;
         let pairs = [
             ("virtio-mmio", state.transports == golden.devices.transports),
@@ -129,9 +149,6 @@ impl Differences {
         if pit_then != pit_now {
             self.0.push(Difference::Machine("PIT"));
         }
-        if !runs_on(then.clock_ns, now.clock_ns, CLOCK_TOLERANCE_NS) {
-            self.0.push(Difference::Machine("kvmclock"));
-        }
     }
 
     fn disk(&mut self, golden: &Golden, devices: &DeviceSet) -> Result<(), DeviceStateError> {
@@ -150,11 +167,27 @@ fn chip(chip: &kvm_irqchip) -> &[u8] {
     irqchip_bytes(chip)
 }
 
-fn runs_on(then: u64, now: u64, tolerance: u64) -> bool {
-    now.checked_sub(then).is_some_and(|passed| passed < tolerance)
+/// Clocks run on while a machine stands still, by as much as passed since they were put back.
+struct Passed {
+    put_back: Option<(Instant, Instant)>,
+    read: (Instant, Instant),
 }
 
-fn vcpu_parts(then: &VcpuState, now: &VcpuState, tsc_khz: u64) -> Vec<String> {
+impl Passed {
+    /// Whether a clock of `hertz` went on as it should from `then` to `now`. A machine that was
+    /// captured and not put back yet has clocks that never stopped.
+    fn fits(&self, then: u64, now: u64, hertz: u64) -> bool {
+        let Some((first, last)) = self.put_back else { return now >= then };
+        let least = self.read.0.saturating_duration_since(last);
+        let most = self.read.1.saturating_duration_since(first);
+        let slack = CLOCK_SLACK + most / CLOCK_DRIFT;
+        let Some(ticks) = now.checked_sub(then) else { return false };
+        let passed = u128::from(ticks) * 1_000_000_000 / u128::from(hertz.max(1));
+        (least.saturating_sub(slack).as_nanos()..=(most + slack).as_nanos()).contains(&passed)
+    }
+}
+
+fn vcpu_parts(then: &VcpuState, now: &VcpuState) -> Vec<String> {
     let mut parts = Vec::new();
     let mut check = |name: &str, same: bool| {
         if !same {
@@ -176,8 +209,6 @@ fn vcpu_parts(then: &VcpuState, now: &VcpuState, tsc_khz: u64) -> Vec<String> {
         registers
     };
     check("local APIC", apic(then) == apic(now));
-    let tolerance = CLOCK_TOLERANCE_NS / 1_000_000 * tsc_khz;
-    check("TSC", runs_on(then.tsc, now.tsc, tolerance));
     check("number of MSRs", then.msrs.len() == now.msrs.len());
     for (then, now) in then.msrs.iter().zip(&now.msrs) {
         if (then.index, then.data) != (now.index, now.data) {

@@ -34,6 +34,9 @@ pub struct Golden {
     pub(crate) disk: Option<Arc<DiskImage>>,
     pub(crate) cpuid: Arc<CpuidTemplate>,
     pub(crate) origin: Origin,
+    /// False where KVM cannot give a guest another time-stamp counter than the host's: software
+    /// KVM, which runs no Linux either.
+    pub(crate) tsc_goes_back: bool,
 }
 
 impl Golden {
@@ -42,7 +45,7 @@ impl Golden {
     /// golden disk, and KVM logs from here on what the guest writes.
     pub(crate) fn capture(
         vm: &Vm,
-        vcpus: &[MutexGuard<'_, Vcpu>],
+        vcpus_here: &[MutexGuard<'_, Vcpu>],
         devices: &DeviceSet,
         cpuid: Arc<CpuidTemplate>,
         origin: Origin,
@@ -50,10 +53,14 @@ impl Golden {
         let wanted = msr_list(&crate::kvm::open()?)?;
         // One reading for all, so that their counters keep their distance, which is none.
         let now = host_tsc();
-        let vcpus = vcpus
+        let vcpus = vcpus_here
             .iter()
             .map(|vcpu| VcpuImage::new(vcpu.capture(&wanted, now)?))
             .collect::<Result<Vec<_>, _>>()?;
+        let tsc_goes_back = match vcpus_here.first() {
+            Some(vcpu) => vcpu.tsc_can_be_moved()?,
+            None => false,
+        };
         let vm_state = vm.capture()?;
         let device_state = devices.capture()?;
         let memory = GoldenMemory::capture(vm.ram())?;
@@ -61,7 +68,16 @@ impl Golden {
         memory.map_into(vm.ram())?;
         vm.track_writes()?;
         vm.close_msrs()?;
-        Ok(Self { memory, vcpus, vm: vm_state, devices: device_state, disk, cpuid, origin })
+        Ok(Self {
+            memory,
+            vcpus,
+            vm: vm_state,
+            devices: device_state,
+            disk,
+            cpuid,
+            origin,
+            tsc_goes_back,
+        })
     }
 
     /// RAM of a machine in this state, in MiB.

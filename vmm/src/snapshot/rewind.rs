@@ -82,6 +82,8 @@ pub struct ResetReport {
 pub struct Rewinder {
     golden: Arc<Golden>,
     harvest: Harvest,
+    /// The clocks went back to golden time after the first moment and before the second.
+    put_back_between: Option<(Instant, Instant)>,
     #[cfg(test)]
     pub sabotage: Option<Sabotage>,
 }
@@ -110,9 +112,15 @@ impl Rewinder {
         Self {
             golden,
             harvest: Harvest::new(vm),
+            put_back_between: None,
             #[cfg(test)]
             sabotage: None,
         }
+    }
+
+    /// Between which two moments clocks last went back to golden time; `None` before a reset.
+    pub fn put_back_between(&self) -> Option<(Instant, Instant)> {
+        self.put_back_between
     }
 
     /// What it goes back to.
@@ -158,10 +166,13 @@ impl Rewinder {
             vm.restore(&golden.vm)?;
         }
         if self.does("vcpus") {
+            let alone = vcpus.len() == 1;
+            let begun = Instant::now();
             let now = host_tsc();
             for (vcpu, image) in vcpus.iter_mut().zip(&golden.vcpus) {
-                vcpu.reset(image, now)?;
+                vcpu.reset(image, now, alone)?;
             }
+            self.put_back_between = Some((begun, Instant::now()));
         }
         parts.vcpus = lap.next();
 

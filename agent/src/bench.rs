@@ -1,0 +1,52 @@
+//! What an operator measures on his own host: how long a reset takes, where the time goes, and
+//! what the guest pays for it afterwards.
+
+mod distribution;
+mod host;
+mod micro;
+mod row;
+
+pub use distribution::Distribution;
+pub use host::Host;
+pub use micro::measure as measure_micro;
+pub use row::{Parts, Row, Samples};
+
+use thiserror::Error;
+use vmm::{MachineError, Strategy};
+
+use crate::sandbox::SandboxError;
+
+/// What to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResetBench {
+    /// RAM of the guest in MiB.
+    pub memory_mib: u32,
+    /// Its number of vCPUs.
+    pub vcpus: u8,
+    /// Pages to write to before each reset.
+    pub dirty_pages: u32,
+    /// How dirty pages get their content back.
+    pub strategy: Strategy,
+    /// How many resets to measure.
+    pub iterations: u32,
+}
+
+/// Why nothing could be measured.
+#[derive(Debug, Error)]
+pub enum BenchError {
+    /// Numbers that do not fit together.
+    #[error("{0}")]
+    Settings(String),
+    /// The machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The sandbox around the Linux guest.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// The guest did not do its work.
+    #[error("the guest did not reach its checkpoint within {0:?}")]
+    Silent(std::time::Duration),
+    /// A reset left something behind. Its time means nothing.
+    #[error("after the measurement the machine was not in its golden state: {0}")]
+    NotGolden(String),
+}

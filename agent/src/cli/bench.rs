@@ -1,0 +1,144 @@
+//! `brainstorm-agent bench`
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use vmm::Strategy;
+
+use super::{Exit, terminal};
+use crate::bench::{BenchError, ResetBench, Row, measure_micro};
+use crate::config::Config;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// How long it takes to put a dirty microVM back to its golden state. `--memory-mib` and
+    /// `--vcpus` say how large it is.
+    Reset(ResetArguments),
+}
+
+#[derive(Debug, Args)]
+struct ResetArguments {
+    /// `micro`: a few dozen bytes of guest code that dirty pages, on any KVM. `linux`: the image,
+    /// with a tool run before each reset.
+    #[arg(long, value_enum, default_value_t = Guest::Micro)]
+    guest: Guest,
+    /// Pages of 4 KiB to write to before each reset (micro only).
+    #[arg(long, default_value_t = 256)]
+    dirty: u32,
+    /// How dirty pages get their content back.
+    #[arg(long, value_enum, default_value_t = StrategyName::CopyBack)]
+    strategy: StrategyName,
+    /// Pages that `hybrid` copies before it begins to drop.
+    #[arg(long, default_value_t = Strategy::DEFAULT_COPY_PAGES)]
+    copy_pages: usize,
+    /// Number of resets to measure.
+    #[arg(long, default_value_t = 1000)]
+    iterations: u32,
+    /// Print JSON, with every sample.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Guest {
+    Micro,
+    Linux,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum StrategyName {
+    CopyBack,
+    DropPrivate,
+    Hybrid,
+    FullCopy,
+}
+
+pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
+    let What::Reset(reset) = &arguments.what;
+    match measure(reset, config) {
+        Ok(row) if reset.json => match terminal::print_json(&row) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
+        },
+        Ok(row) => match terminal::print(table(&row).as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
+        },
+        Err(error @ BenchError::Settings(_)) => terminal::complain(&error, Exit::Usage),
+        Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
+    }
+}
+
+fn measure(arguments: &ResetArguments, config: &Config) -> Result<Row, BenchError> {
+    let bench = ResetBench {
+        memory_mib: config.sandbox.memory_mib,
+        vcpus: config.sandbox.vcpus,
+        dirty_pages: arguments.dirty,
+        strategy: match arguments.strategy {
+            StrategyName::CopyBack => Strategy::CopyBack,
+            StrategyName::DropPrivate => Strategy::DropPrivate,
+            StrategyName::Hybrid => Strategy::Hybrid { copy_pages: arguments.copy_pages },
+            StrategyName::FullCopy => Strategy::FullCopy,
+        },
+        iterations: arguments.iterations.max(1),
+    };
+    let bar = ProgressBar::new(u64::from(bench.iterations));
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} resets") {
+        bar.set_style(style);
+    }
+    let row = match arguments.guest {
+        Guest::Micro => measure_micro(&bench, || bar.inc(1)),
+        Guest::Linux => Err(BenchError::Settings("not yet".into())),
+    };
+    bar.finish_and_clear();
+    row
+}
+
+fn table(row: &Row) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header(["", "p50", "p90", "p99", "max"]);
+    for (name, d) in [
+        ("reset of a stopped machine", &row.reset),
+        ("with stop and resume", &row.cycle),
+        ("the guest's next run", &row.next_run),
+    ] {
+        let cell = |us: f64| format!("{us:.1} us");
+        table.add_row([
+            name.to_owned(),
+            cell(d.p50_us),
+            cell(d.p90_us),
+            cell(d.p99_us),
+            cell(d.max_us),
+        ]);
+    }
+    let p = &row.parts_us;
+    format!(
+        "{} guest, {} MiB, {} vCPU, {} dirty pages, {}, {} resets\n{}, {} CPUs, Linux {}, {} KVM\n\n\
+         {table}\n\nMedian of each part, in us: stop {:.1}, harvest {:.1}, copy {:.1}, devices \
+         {:.1}, machine and vCPUs {:.1}, resume {:.1}\n",
+        row.guest,
+        row.memory_mib,
+        row.vcpus,
+        row.dirty_pages,
+        row.strategy,
+        row.iterations,
+        row.host.cpu,
+        row.host.cpus,
+        row.host.kernel,
+        row.host.kvm,
+        p.stop,
+        p.harvest,
+        p.copy,
+        p.devices,
+        p.vcpus,
+        p.resume,
+    )
+}
