@@ -1,0 +1,3 @@
+//! What is made of measurements: files and tables for people and programs.
+
+pub mod sweep;
