@@ -175,6 +175,7 @@ impl Config {
                 guest_cid: layers.number(&layer::CID)?.unwrap_or(range::MIN_CID),
                 guest_port: layers.number(&layer::PORT)?,
                 enable_tools: layers.tools()?,
+                strategy: Some(vmm::Strategy::default()),
             },
         })
     }

@@ -13,15 +13,15 @@ pub use channel::{ChannelCounters, ChannelError, EvidenceFault};
 pub use error::{PartialOutput, SandboxError, StoppedBy};
 pub use image::{Artifact, Image, ImageError, ImageSource};
 pub use kvm::{KvmSandbox, SandboxConfig};
-pub use state::{BootPath, BootReport, SandboxState, WireState};
+pub use state::{BootPath, BootReport, ResetOutcome, SandboxState, WireState};
 
 pub use guest::wire::QueryKind;
 
 /// Runs tools in isolation.
 ///
 /// All calls block, and may come from any number of threads at once. Putting the sandbox back to
-/// its golden state belongs between two tool calls and becomes the next method of this trait;
-/// until then what would call for a reset ends the machine and leaves the sandbox failed.
+/// its golden state belongs between two tool calls. A tool that outlives its deadline, and a guest
+/// that breaks the protocol, are reset away without being asked.
 pub trait Sandbox: Send + Sync {
     /// Makes the sandbox ready: its control channel works when this returns. Does nothing when it
     /// is ready; waits when somebody else is booting it. A failed boot leaves nothing behind.
@@ -29,6 +29,11 @@ pub trait Sandbox: Send + Sync {
 
     /// Runs one tool. A tool that ends by itself is an outcome, whatever its exit code.
     fn execute_tool(&self, call: ToolCall) -> Result<ToolOutcome, SandboxError>;
+
+    /// Puts the sandbox back to its golden state: memory, processors, devices, disk and the control
+    /// connection. Tool calls under way fail. After an error the machine is gone and the sandbox
+    /// has to be booted again.
+    fn reset(&self) -> Result<ResetOutcome, SandboxError>;
 
     /// Asks the guest about itself. Works while tools run.
     fn query(&self, kind: QueryKind) -> Result<QueryAnswer, SandboxError>;

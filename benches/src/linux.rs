@@ -42,6 +42,7 @@ pub fn measure(image_dir: &Path, boots: usize, calls: usize, report: &mut Report
         guest_cid: 3,
         guest_port: None,
         enable_tools: Vec::new(),
+        strategy: None,
     };
     let mut boot_reports = Vec::new();
     let mut last = None;

@@ -14,6 +14,7 @@ use brainstorm_agent::sandbox::{
     SandboxState, StoppedBy, ToolCall, ToolOutcome,
 };
 use serde_json::{Map, Value, json};
+use vmm::Strategy;
 
 fn config() -> SandboxConfig {
     SandboxConfig {
@@ -23,6 +24,7 @@ fn config() -> SandboxConfig {
         guest_cid: 3,
         guest_port: None,
         enable_tools: vec!["sh".into()],
+        strategy: Some(Strategy::default()),
     }
 }
 

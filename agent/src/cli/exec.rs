@@ -11,7 +11,9 @@ use clap::Args;
 
 use super::{Exit, terminal};
 use crate::config::Config;
-use crate::sandbox::{BootReport, KvmSandbox, Sandbox, SandboxError, ToolCall, ToolOutcome};
+use crate::sandbox::{
+    BootReport, KvmSandbox, Sandbox, SandboxConfig, SandboxError, ToolCall, ToolOutcome,
+};
 use report::{Failure, Success, Timings};
 
 #[derive(Debug, Args)]
@@ -82,7 +84,8 @@ pub fn run(arguments: Arguments, config: Config) -> ExitCode {
 }
 
 fn boot_and_run(config: Config, call: ToolCall) -> Ran {
-    let sandbox = KvmSandbox::new(config.sandbox);
+    // One tool, then the machine goes: there is nothing to reset to.
+    let sandbox = KvmSandbox::new(SandboxConfig { strategy: None, ..config.sandbox });
     let spinner = terminal::spinner("booting the microVM");
     let boot = match sandbox.boot() {
         Ok(boot) => boot,

@@ -33,6 +33,7 @@ fn nothing_set_gives_the_defaults() {
             guest_cid: 3,
             guest_port: None,
             enable_tools: Vec::new(),
+            strategy: Some(vmm::Strategy::default()),
         }
     );
 }
@@ -73,6 +74,7 @@ fn every_variable_is_read() {
             guest_cid: u32::MAX - 1,
             guest_port: Some(1024),
             enable_tools: vec!["sh".into(), "other".into()],
+            strategy: Some(vmm::Strategy::default()),
         }
     );
 }

@@ -45,6 +45,14 @@ pub enum SandboxError {
     /// The control channel failed, or a command on it did.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// The machine could not be put back. It has been ended.
+    #[error(
+        "the machine could not be put back to its golden state: {reason}; boot the sandbox again"
+    )]
+    ResetFailed {
+        /// What happened.
+        reason: String,
+    },
     /// The guest did not answer a query.
     #[error("the guest did not answer {query} within {limit:?}")]
     QuerySilent {
@@ -85,6 +93,7 @@ impl SandboxError {
             Self::BootFailed { .. } => "SANDBOX_BOOT_FAILED",
             Self::ToolTimeout { .. } => "SANDBOX_TOOL_TIMEOUT",
             Self::MachineStopped { .. } => "SANDBOX_VSOCK_CLOSED",
+            Self::ResetFailed { .. } => "SANDBOX_RESET_FAILED",
             Self::Channel(error) => error.code(),
         }
     }
@@ -95,9 +104,7 @@ impl fmt::Display for StoppedBy {
         f.write_str(match self {
             Self::NotStarted => "it was not started; give it more time",
             Self::Guest => "the guest killed it; give it more time or less to do",
-            Self::Host => {
-                "the guest did not kill it, so the machine was ended; boot the sandbox again"
-            }
+            Self::Host => "the guest did not kill it, so the host took the machine away from it",
         })
     }
 }

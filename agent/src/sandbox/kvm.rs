@@ -3,25 +3,29 @@
 mod admission;
 mod boot;
 mod freshness;
+mod golden;
 mod live;
+mod recover;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use guest::wire::{QueryKind, ResultReason, ToolDispatch};
 use tracing::{info, warn};
-use vmm::Machine;
+use vmm::{Differences, Golden, Machine, Strategy};
 
 use super::channel::{ChannelCounters, ChannelError, CommandFailure, Output};
 use super::error::{PartialOutput, SandboxError, StoppedBy};
 use super::image::{Image, ImageSource};
-use super::state::{BootReport, SandboxState};
+use super::state::{BootReport, ResetOutcome, SandboxState};
 use super::{QueryAnswer, Sandbox, ToolCall, ToolOutcome, query};
 use admission::{Admission, Admitted, Gate};
+use golden::GoldenSandbox;
 use live::Live;
 
-/// Beyond the deadline, until the host stops believing that the guest will enforce it.
-const GRACE: Duration = Duration::from_millis(250);
+/// Beyond the deadline, until the host stops believing that the guest will enforce it. What is
+/// left of 250 ms is for the reset.
+const GRACE: Duration = Duration::from_millis(200);
 
 /// What a sandbox is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +42,9 @@ pub struct SandboxConfig {
     pub guest_port: Option<u32>,
     /// Tools to enable that the image leaves disabled.
     pub enable_tools: Vec<String>,
+    /// How the machine is put back after a command. Without a strategy no golden state is
+    /// captured: the boot is shorter, and the sandbox cannot be reset.
+    pub strategy: Option<Strategy>,
 }
 
 /// A sandbox in a KVM machine.
@@ -51,6 +58,8 @@ struct Inner {
     config: SandboxConfig,
     /// Loaded once, used by every boot.
     image: Option<Arc<Image>>,
+    /// Captured by the first boot, the start of every later one.
+    golden: Option<Arc<GoldenSandbox>>,
     phase: Phase,
     /// Counts boots and shutdowns: a boot that finds another number when it is done was overtaken.
     epoch: u64,
@@ -60,6 +69,7 @@ enum Phase {
     NotBooted,
     Booting(Option<Arc<Machine>>),
     Ready(Arc<Live>),
+    Resetting(Arc<Live>),
     Failed(String),
 }
 
@@ -67,7 +77,7 @@ impl KvmSandbox {
     /// A sandbox that is not booted. Its image is loaded by the first boot.
     pub fn new(config: SandboxConfig) -> Self {
         let phase = Phase::NotBooted;
-        let inner = Mutex::new(Inner { config, image: None, phase, epoch: 0 });
+        let inner = Mutex::new(Inner { config, image: None, golden: None, phase, epoch: 0 });
         Self { inner, settled: Condvar::new() }
     }
 
@@ -78,13 +88,44 @@ impl KvmSandbox {
         sandbox
     }
 
+    /// A sandbox whose boots fork the machine that `other` captured. They share golden memory and
+    /// the golden disk. `None` until `other` has booted with a strategy to reset.
+    pub fn fork_of(other: &Self) -> Option<Self> {
+        let inner = other.lock();
+        let golden = inner.golden.clone()?;
+        let sandbox = Self::new(inner.config.clone());
+        {
+            let mut forked = sandbox.lock();
+            forked.image.clone_from(&inner.image);
+            forked.golden = Some(golden);
+        }
+        Some(sandbox)
+    }
+
+    /// The golden state, once there is one.
+    pub fn golden(&self) -> Option<Arc<Golden>> {
+        self.lock().golden.as_ref().map(|golden| Arc::clone(golden.golden()))
+    }
+
+    /// Holds the machine and compares it with its golden state, bit for bit.
+    pub fn compare(&self) -> Result<Differences, SandboxError> {
+        let live = self.ready()?;
+        let failed =
+            |error: vmm::MachineError| SandboxError::ResetFailed { reason: error.to_string() };
+        let _alone = live.exclude_calls();
+        live.machine.pause().map_err(failed)?;
+        let differences = live.machine.differences().map_err(failed);
+        live.machine.resume().map_err(failed)?;
+        differences
+    }
+
     /// Sets what the next boot makes. Refused while there is a machine made of something else.
     pub fn configure(&self, config: SandboxConfig) -> Result<(), SandboxError> {
         let mut inner = self.lock();
         if inner.config == config {
             return Ok(());
         }
-        if matches!(inner.phase, Phase::Booting(_) | Phase::Ready(_)) {
+        if matches!(inner.phase, Phase::Booting(_) | Phase::Ready(_) | Phase::Resetting(_)) {
             return Err(not_available(
                 "the sandbox is in use with another configuration: shut it down first",
             ));
@@ -92,6 +133,7 @@ impl KvmSandbox {
         if inner.config.image != config.image {
             inner.image = None;
         }
+        inner.golden = None;
         inner.config = config;
         Ok(())
     }
@@ -99,14 +141,20 @@ impl KvmSandbox {
     /// What the guest sent that nobody wanted; `None` without a machine.
     pub fn counters(&self) -> Option<ChannelCounters> {
         match &self.lock().phase {
-            Phase::Ready(live) => Some(live.channel.counters()),
+            Phase::Ready(live) | Phase::Resetting(live) => Some(live.channel().counters()),
             Phase::NotBooted | Phase::Booting(_) | Phase::Failed(_) => None,
         }
     }
 
     fn start(&self, config: &SandboxConfig, epoch: u64) -> Result<Live, SandboxError> {
         let begun = Instant::now();
-        let known = self.lock().image.clone();
+        let (known, golden) = {
+            let inner = self.lock();
+            (inner.image.clone(), inner.golden.clone())
+        };
+        if let Some(golden) = golden.filter(|_| config.strategy.is_some()) {
+            return golden.fork(|machine| self.adopt(epoch, machine));
+        }
         let image = match known {
             Some(image) => image,
             None => Arc::new(Image::open(&config.image).map_err(|e| boot::image_failed(&e))?),
@@ -115,18 +163,34 @@ impl KvmSandbox {
         let gate = Gate::new(image.manifest(), &config.enable_tools)
             .map_err(|e| boot::registry_failed(&e))?;
         let adopt = |machine: &Arc<Machine>| {
-            let mut inner = self.lock();
-            if inner.epoch != epoch {
-                return false;
+            self.adopt(epoch, machine) && {
+                self.lock().image = Some(Arc::clone(&image));
+                true
             }
-            inner.image = Some(Arc::clone(&image));
-            inner.phase = Phase::Booting(Some(Arc::clone(machine)));
-            true
         };
         let mut live = boot::start(config, &image, gate, adopt)?;
         live.report.image = image_took;
+        if config.strategy.is_some() {
+            let capturing = Instant::now();
+            let golden = GoldenSandbox::capture(&live).inspect_err(|_| live.machine.shutdown())?;
+            live.report.capture = capturing.elapsed();
+            let mut inner = self.lock();
+            if inner.epoch == epoch {
+                inner.golden = Some(Arc::new(golden));
+            }
+        }
         live.report.total = begun.elapsed();
         Ok(live)
+    }
+
+    /// Makes a machine known that is about to run. False when the boot was overtaken.
+    fn adopt(&self, epoch: u64, machine: &Arc<Machine>) -> bool {
+        let mut inner = self.lock();
+        let current = inner.epoch == epoch;
+        if current {
+            inner.phase = Phase::Booting(Some(Arc::clone(machine)));
+        }
+        current
     }
 
     /// Hands the result of a boot to everybody.
@@ -157,19 +221,31 @@ impl KvmSandbox {
         result
     }
 
-    /// The machine, if it can be used.
+    /// The machine, if it can be used. Waits for a reset that is under way.
     fn ready(&self) -> Result<Arc<Live>, SandboxError> {
-        match &self.lock().phase {
-            Phase::Ready(live) => Ok(Arc::clone(live)),
-            Phase::NotBooted => Err(not_available("the sandbox is not booted: boot it first")),
-            Phase::Booting(_) => Err(not_available("the sandbox is still booting: wait for it")),
-            Phase::Failed(reason) => Err(not_available(&format!(
-                "the sandbox failed earlier and has to be booted again: {reason}"
-            ))),
+        let mut inner = self.lock();
+        loop {
+            match &inner.phase {
+                Phase::Ready(live) => return Ok(Arc::clone(live)),
+                Phase::Resetting(_) => {
+                    inner = self.settled.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                }
+                Phase::NotBooted => {
+                    return Err(not_available("the sandbox is not booted: boot it first"));
+                }
+                Phase::Booting(_) => {
+                    return Err(not_available("the sandbox is still booting: wait for it"));
+                }
+                Phase::Failed(reason) => {
+                    return Err(not_available(&format!(
+                        "the sandbox failed earlier and has to be booted again: {reason}"
+                    )));
+                }
+            }
         }
     }
 
-    /// Ends a machine that must not be used again. A reset takes this place once there is one.
+    /// Ends a machine that must not be used again.
     fn condemn(&self, live: &Arc<Live>, reason: &str) {
         let mut inner = self.lock();
         if matches!(&inner.phase, Phase::Ready(current) if Arc::ptr_eq(current, live)) {
@@ -195,7 +271,11 @@ impl KvmSandbox {
             deadline_ms: admitted.deadline_ms,
             freshness: freshness::draw()?,
         };
-        match live.channel.dispatch(dispatch, admitted.output_bytes, fence) {
+        let call = live.call();
+        let result = live.channel().dispatch(dispatch, admitted.output_bytes, fence);
+        // A reset waits for every call.
+        drop(call);
+        match result {
             Ok(output) => finished(output, admitted, begun),
             Err(failure) => Err(self.failed(live, failure, admitted)),
         }
@@ -215,7 +295,7 @@ impl KvmSandbox {
                     stopped_by: StoppedBy::Host,
                     partial: Box::new(PartialOutput { stdout, stderr, evidence_hash: None }),
                 };
-                self.condemn(live, &error.to_string());
+                self.recover(live, &error.to_string());
                 error
             }
             // The guest is as it was.
@@ -229,7 +309,7 @@ impl KvmSandbox {
     /// After an error that leaves no trust in the guest.
     fn broken(&self, live: &Arc<Live>, error: ChannelError) -> SandboxError {
         let error = live.explain(error);
-        self.condemn(live, &error.to_string());
+        self.recover(live, &error.to_string());
         error
     }
 
@@ -247,7 +327,7 @@ impl Sandbox for KvmSandbox {
         loop {
             match &inner.phase {
                 Phase::Ready(live) => return Ok(live.report.clone()),
-                Phase::Booting(_) => {
+                Phase::Booting(_) | Phase::Resetting(_) => {
                     waited = true;
                     inner = self.settled.wait(inner).unwrap_or_else(PoisonError::into_inner);
                 }
@@ -278,13 +358,24 @@ impl Sandbox for KvmSandbox {
     fn query(&self, kind: QueryKind) -> Result<QueryAnswer, SandboxError> {
         let live = self.ready()?;
         let limit = query::limit(kind);
-        live.query(kind, limit).map_err(|error| match error {
+        let call = live.call();
+        let result = live.query(kind, limit);
+        drop(call);
+        result.map_err(|error| match error {
             ChannelError::TimedOut { .. } => {
                 SandboxError::QuerySilent { query: format!("{kind:?}"), limit }
             }
             ChannelError::DuplicateRequest { .. } | ChannelError::Refused { .. } => error.into(),
             error => self.broken(&live, error),
         })
+    }
+
+    fn reset(&self) -> Result<ResetOutcome, SandboxError> {
+        let live = self.ready()?;
+        if let Some(reason) = live.machine.stop_reason() {
+            return Err(SandboxError::ResetFailed { reason: reason.to_string() });
+        }
+        self.rewind(&live)
     }
 
     fn shutdown(&self) {
@@ -295,7 +386,7 @@ impl Sandbox for KvmSandbox {
         self.settled.notify_all();
         match phase {
             Phase::Booting(Some(machine)) => machine.shutdown(),
-            Phase::Ready(live) => live.machine.shutdown(),
+            Phase::Ready(live) | Phase::Resetting(live) => live.machine.shutdown(),
             Phase::Booting(None) | Phase::NotBooted | Phase::Failed(_) => {}
         }
     }
@@ -304,6 +395,7 @@ impl Sandbox for KvmSandbox {
         let live = match &self.lock().phase {
             Phase::NotBooted => return SandboxState::NotBooted,
             Phase::Booting(_) => return SandboxState::Booting,
+            Phase::Resetting(_) => return SandboxState::Resetting,
             Phase::Failed(reason) => return SandboxState::Failed { reason: reason.clone() },
             Phase::Ready(live) => Arc::clone(live),
         };

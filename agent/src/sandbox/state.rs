@@ -64,6 +64,8 @@ impl fmt::Display for SandboxState {
 pub enum BootPath {
     /// The guest's kernel was started.
     ColdBoot,
+    /// The machine began in a golden state that was in memory.
+    Fork,
 }
 
 /// How a boot went. Durations are in the order of the phases and add up to about `total`.
@@ -79,10 +81,21 @@ pub struct BootReport {
     pub to_ready: Duration,
     /// From there until the control connection stood.
     pub handshake: Duration,
+    /// Warming up, waiting for the guest to be idle, and capturing its golden state.
+    pub capture: Duration,
     /// The whole call.
     pub total: Duration,
     /// The guest's own clock when it said it is ready, in microseconds since its kernel started.
     pub guest_boot_us: u64,
+}
+
+/// How a reset went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResetOutcome {
+    /// What the machine did.
+    pub report: vmm::ResetReport,
+    /// From the call until the sandbox was ready again.
+    pub took: Duration,
 }
 
 #[cfg(test)]

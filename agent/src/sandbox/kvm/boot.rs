@@ -10,7 +10,7 @@ use vmm::{KvmKind, Machine, MachineConfig, MachineError, VsockError};
 use super::admission::Gate;
 use super::live::{self, Live};
 use super::{SandboxConfig, not_available};
-use crate::sandbox::channel::{Channel, FrameReader, STALL_LIMIT};
+use crate::sandbox::channel::{FrameReader, STALL_LIMIT};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::image::{Image, ImageError};
 use crate::sandbox::state::{BootPath, BootReport};
@@ -81,18 +81,17 @@ fn establish(
     let left = until.saturating_duration_since(Instant::now());
     let control =
         machine.vsock().connect(port, left).map_err(|e| failed("connecting to the guest", &e))?;
-    let writer = control.try_clone().map_err(|e| failed("connecting to the guest", &e))?;
     let report = BootReport {
         path: BootPath::ColdBoot,
         image: Duration::ZERO,
         machine: machine.timings().unwrap_or_default(),
         to_ready,
         handshake: Duration::ZERO,
+        capture: Duration::ZERO,
         total: Duration::ZERO,
         guest_boot_us: ready.boot_us,
     };
-    let channel = Channel::new(control, writer, STALL_LIMIT);
-    let mut live = Live { machine: Arc::clone(machine), channel, gate, report };
+    let mut live = Live::new(Arc::clone(machine), control, Arc::new(gate), report)?;
     // Accepted by a kernel is not yet answered by a program.
     live.query(QueryKind::MemUsage, FIRST_ANSWER_LIMIT)
         .map_err(|e| failed("asking the guest its first question", &e))?;
@@ -139,7 +138,7 @@ fn never_ready(machine: &Machine) -> SandboxError {
     failed_at(machine, "waiting for the guest program", &format!("no word in 30 s; {advice}"))
 }
 
-fn failed_at(machine: &Machine, step: &str, error: &dyn std::fmt::Display) -> SandboxError {
+pub fn failed_at(machine: &Machine, step: &str, error: &dyn std::fmt::Display) -> SandboxError {
     let reason = match machine.stop_reason() {
         Some(stopped) => format!("while {step}: {stopped}"),
         None => format!("while {step}: {error}"),
@@ -149,7 +148,7 @@ fn failed_at(machine: &Machine, step: &str, error: &dyn std::fmt::Display) -> Sa
 }
 
 /// A host without KVM cannot do it; anything else should have worked.
-fn machine_failed(error: MachineError) -> SandboxError {
+pub fn machine_failed(error: MachineError) -> SandboxError {
     use vmm::KvmError::{ApiVersion, Missing, Open, Permission};
     match error {
         MachineError::Kvm(e @ (Missing | Permission | Open(_) | ApiVersion(_))) => {

@@ -1,13 +1,13 @@
-//! A booted machine with its control connection.
+//! A machine with its control connection.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use guest::wire::QueryKind;
-use vmm::Machine;
+use vmm::{Machine, VsockStream};
 
 use super::admission::Gate;
-use crate::sandbox::channel::{Channel, ChannelError};
+use crate::sandbox::channel::{Channel, ChannelError, STALL_LIMIT};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::state::BootReport;
 use crate::sandbox::{QueryAnswer, query};
@@ -15,18 +15,65 @@ use crate::sandbox::{QueryAnswer, query};
 /// Console lines an error carries.
 pub const CONSOLE_LINES: usize = 12;
 
-/// A booted machine with its control connection.
+/// A machine with its control connection.
 pub struct Live {
     pub machine: Arc<Machine>,
-    pub channel: Channel,
-    pub gate: Gate,
+    pub gate: Arc<Gate>,
     pub report: BootReport,
+    /// Kept open whatever becomes of the channels on it: a reset brings the connection back.
+    control: VsockStream,
+    channel: Mutex<Arc<Channel>>,
+    /// Calls hold it shared, a reset alone.
+    calls: RwLock<()>,
 }
 
 impl Live {
+    /// A machine whose control connection is `control`.
+    pub fn new(
+        machine: Arc<Machine>,
+        control: VsockStream,
+        gate: Arc<Gate>,
+        report: BootReport,
+    ) -> Result<Self, SandboxError> {
+        let channel = Mutex::new(Arc::new(channel_on(&control)?));
+        Ok(Self { machine, gate, report, control, channel, calls: RwLock::new(()) })
+    }
+
+    /// The channel of the present run of the machine.
+    pub fn channel(&self) -> Arc<Channel> {
+        Arc::clone(&self.channel.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Ports of the control connection, the guest's first.
+    pub fn ports(&self) -> (u32, u32) {
+        (self.control.guest_port(), self.control.host_port())
+    }
+
+    /// Keeps resets away while a call is under way.
+    pub fn call(&self) -> RwLockReadGuard<'_, ()> {
+        self.calls.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends every call that is under way and keeps new ones away.
+    pub fn exclude_calls(&self) -> RwLockWriteGuard<'_, ()> {
+        if let Ok(guard) = self.calls.try_write() {
+            return guard;
+        }
+        // Somebody waits for an answer that will not come: the end of the stream wakes him.
+        let _ = self.control.shutdown(std::net::Shutdown::Both);
+        self.calls.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// After a reset: the connection is as it was at the capture, and knows no request.
+    pub fn renew_channel(&self) -> Result<(), SandboxError> {
+        let channel = Arc::new(channel_on(&self.control)?);
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = channel;
+        Ok(())
+    }
+
     /// Why the machine cannot be used any more; `None` while it can.
     pub fn fault(&self) -> Option<SandboxError> {
-        stopped(&self.machine).or_else(|| Some(self.explain(self.channel.failure()?)))
+        stopped(&self.machine).or_else(|| Some(self.explain(self.channel().failure()?)))
     }
 
     /// The reason behind a channel error: a machine that stops takes its channel with it.
@@ -36,9 +83,18 @@ impl Live {
 
     /// Asks the guest about itself.
     pub fn query(&self, kind: QueryKind, limit: Duration) -> Result<QueryAnswer, ChannelError> {
-        let response = self.channel.query(query::ask(kind), Instant::now() + limit)?;
+        let response = self.channel().query(query::ask(kind), Instant::now() + limit)?;
         query::understand(&response)
     }
+}
+
+fn channel_on(control: &VsockStream) -> Result<Channel, SandboxError> {
+    let half = || {
+        control
+            .try_clone()
+            .map_err(|e| SandboxError::Channel(ChannelError::Closed { detail: e.to_string() }))
+    };
+    Ok(Channel::new(half()?, half()?, STALL_LIMIT))
 }
 
 fn stopped(machine: &Machine) -> Option<SandboxError> {

@@ -10,6 +10,7 @@ fn config(dir: &str) -> SandboxConfig {
         guest_cid: 3,
         guest_port: None,
         enable_tools: Vec::new(),
+        strategy: None,
     }
 }
 
