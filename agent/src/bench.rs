@@ -3,11 +3,13 @@
 
 mod distribution;
 mod host;
+mod linux;
 mod micro;
 mod row;
 
 pub use distribution::Distribution;
 pub use host::Host;
+pub use linux::measure as measure_linux;
 pub use micro::measure as measure_micro;
 pub use row::{Parts, Row, Samples};
 

@@ -10,8 +10,8 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brainstorm_agent::sandbox::{
-    BootPath, ImageSource, KvmSandbox, QueryKind, Sandbox, SandboxConfig, SandboxError,
-    SandboxState, StoppedBy, ToolCall, ToolOutcome,
+    BootPath, ImageSource, KvmSandbox, QueryKind, Sandbox, SandboxConfig, SandboxState, ToolCall,
+    ToolOutcome,
 };
 use serde_json::{Value, json};
 use vmm::Strategy;
@@ -57,21 +57,113 @@ fn shell(sandbox: &KvmSandbox, script: &str) -> String {
 const DISTURB: &str = "echo secret > /work/secret; dd if=/dev/urandom of=/tmp/noise bs=4096 \
      count=300 2>/dev/null; sync; sleep 1000 & ls /work";
 
+/// What a tool can see of files and of processes that are not the kernel's.
+const LOOK: &str = "ls -a /work /tmp; ps | grep -v '\\[' | grep -v ps; cat /work/secret";
+
 #[test]
 fn every_strategy_brings_a_linux_guest_back_bit_for_bit() {
     for strategy in STRATEGIES {
         let sandbox = booted(SandboxConfig { strategy: Some(strategy), ..config() });
-        let before = shell(&sandbox, "ls -la /work /tmp; ps");
-        sandbox.reset().unwrap();
+        let look = || run(&sandbox, "sh", &json!({"script": LOOK})).stdout;
+        let before = look();
+        assert_eq!(sandbox.reset_and_compare().unwrap().1.to_string(), "nothing");
         for cycle in 0..5 {
             shell(&sandbox, DISTURB);
-            let differences = sandbox.compare().unwrap();
-            assert!(!differences.is_empty());
-            let outcome = sandbox.reset().unwrap();
+            assert!(!sandbox.compare().unwrap().is_empty());
+            let (outcome, left) = sandbox.reset_and_compare().unwrap();
             println!("{} cycle {cycle}: {:?}", strategy.name(), outcome.report);
+            assert_eq!(left.to_string(), "nothing", "{} cycle {cycle}", strategy.name());
             sandbox.query(QueryKind::MemUsage).unwrap();
-            assert_eq!(shell(&sandbox, "ls -la /work /tmp; ps"), before);
+            assert_eq!(String::from_utf8_lossy(&look()), String::from_utf8_lossy(&before));
             sandbox.reset().unwrap();
         }
     }
+}
+
+#[test]
+fn several_vcpus_and_memory_above_the_hole_come_back() {
+    for (vcpus, memory_mib) in [(2, 128), (4, 256), (1, 3200)] {
+        let sandbox = booted(SandboxConfig { vcpus, memory_mib, ..config() });
+        for _ in 0..3 {
+            shell(&sandbox, DISTURB);
+            let left = sandbox.reset_and_compare().unwrap().1;
+            assert_eq!(left.to_string(), "nothing", "{vcpus} vCPUs, {memory_mib} MiB");
+        }
+        assert_eq!(run(&sandbox, "whoami", &json!({})).stdout, b"tool\n");
+    }
+}
+
+#[test]
+fn a_thousand_resets_give_a_thousand_uuids_and_the_right_time() {
+    let sandbox = booted(config());
+    let mut seen = HashSet::new();
+    for turn in 0..1000 {
+        let uuid = run(&sandbox, "cat", &json!({"path": "/proc/sys/kernel/random/uuid"})).stdout;
+        assert!(seen.insert(uuid), "a uuid came twice, turn {turn}");
+        sandbox.reset().unwrap();
+        if turn % 50 == 0 {
+            let guest: u64 = shell(&sandbox, "date +%s").trim().parse().unwrap();
+            let host = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+            assert!(guest.abs_diff(host) <= 1, "the guest says {guest}, the host {host}");
+            sandbox.reset().unwrap();
+        }
+    }
+    assert_eq!(sandbox.reset_and_compare().unwrap().1.to_string(), "nothing");
+}
+
+#[test]
+fn a_timer_still_fires_after_many_resets() {
+    let sandbox = booted(config());
+    for _ in 0..200 {
+        run(&sandbox, "echo", &json!({"message": "x"}));
+        sandbox.reset().unwrap();
+    }
+    let begun = Instant::now();
+    shell(&sandbox, "sleep 1");
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(900), "{took:?}");
+    assert!(took < Duration::from_secs(20), "{took:?}");
+}
+
+#[test]
+fn forks_share_one_golden_state_and_nothing_else() {
+    let first = booted(config());
+    let forks: Vec<_> = (0..3).map(|_| KvmSandbox::fork_of(&first).unwrap()).collect();
+    for (index, fork) in forks.iter().enumerate() {
+        let report = fork.boot().unwrap();
+        assert_eq!(report.path, BootPath::Fork);
+        let script = format!("echo {index} > /work/mine; cat /work/*");
+        assert_eq!(shell(fork, &script), format!("{index}\n"));
+    }
+    let mut uuids = HashSet::new();
+    for fork in forks.iter().chain([&first]) {
+        fork.reset().unwrap();
+        assert_eq!(shell(fork, "ls -A /work"), "");
+        uuids.insert(run(fork, "cat", &json!({"path": "/proc/sys/kernel/random/uuid"})).stdout);
+    }
+    assert_eq!(uuids.len(), 4);
+    drop(first);
+    shell(&forks[0], DISTURB);
+    assert_eq!(forks[0].reset_and_compare().unwrap().1.to_string(), "nothing");
+}
+
+#[test]
+fn a_reset_ends_calls_that_are_under_way() {
+    let sandbox = booted(config());
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            let params = json!({"script": "while :; do echo x; done"});
+            let params = params.as_object().cloned().unwrap();
+            sandbox.execute_tool(ToolCall::new("sh", params))
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        let begun = Instant::now();
+        // In the middle of a transfer.
+        sandbox.reset().unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(busy.join().unwrap().is_err());
+    });
+    assert_eq!(sandbox.state(), SandboxState::Ready);
+    assert_eq!(sandbox.reset_and_compare().unwrap().1.to_string(), "nothing");
+    assert_eq!(run(&sandbox, "whoami", &json!({})).stdout, b"tool\n");
 }

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use vmm::Strategy;
 
 use super::{Exit, terminal};
-use crate::bench::{BenchError, ResetBench, Row, measure_micro};
+use crate::bench::{BenchError, ResetBench, Row, measure_linux, measure_micro};
 use crate::config::Config;
 
 #[derive(Debug, Args)]
@@ -95,7 +95,7 @@ fn measure(arguments: &ResetArguments, config: &Config) -> Result<Row, BenchErro
     }
     let row = match arguments.guest {
         Guest::Micro => measure_micro(&bench, || bar.inc(1)),
-        Guest::Linux => Err(BenchError::Settings("not yet".into())),
+        Guest::Linux => measure_linux(&config.sandbox, &bench, || bar.inc(1)),
     };
     bar.finish_and_clear();
     row

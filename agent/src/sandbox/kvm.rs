@@ -107,7 +107,20 @@ impl KvmSandbox {
         self.lock().golden.as_ref().map(|golden| Arc::clone(golden.golden()))
     }
 
-    /// Holds the machine and compares it with its golden state, bit for bit.
+    /// Resets the sandbox like [`Sandbox::reset`] and compares it with its golden state, bit for
+    /// bit, before the guest runs again. Takes as long as reading all of its memory and disk.
+    pub fn reset_and_compare(&self) -> Result<(ResetOutcome, Differences), SandboxError> {
+        let live = self.ready()?;
+        let mut found = Differences::default();
+        let mut inspect = |machine: &Machine| {
+            found = machine.differences()?;
+            Ok(())
+        };
+        let outcome = self.rewind(&live, Some(&mut inspect))?;
+        Ok((outcome, found))
+    }
+
+    /// Holds the machine as it is and compares it with its golden state.
     pub fn compare(&self) -> Result<Differences, SandboxError> {
         let live = self.ready()?;
         let failed =
@@ -375,7 +388,7 @@ impl Sandbox for KvmSandbox {
         if let Some(reason) = live.machine.stop_reason() {
             return Err(SandboxError::ResetFailed { reason: reason.to_string() });
         }
-        self.rewind(&live)
+        self.rewind(&live, None)
     }
 
     fn shutdown(&self) {

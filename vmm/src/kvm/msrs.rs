@@ -19,6 +19,10 @@ const FAR_AWAY: u64 = 1 << 52;
 /// Commands rather than state: writing one makes KVM write the wall clock into guest memory.
 const KVM_WALL_CLOCKS: [u32; 2] = [0x11, 0x4b56_4d00];
 
+/// Hyper-V's synthetic MSRs, some of which are clocks of the host. The guest is not told of them and
+/// they are behind the filter.
+const HYPER_V: std::ops::Range<u32> = 0x4000_0000..0x4000_1000;
+
 /// What a guest may write once its golden state is captured (Intel SDM volume 4; AMD APM volume
 /// 2), so what a reset writes back. The deadline comes last: it is compared with the TSC and
 /// belongs to a timer whose mode is part of the local APIC.
@@ -56,7 +60,7 @@ pub fn list(kvm: &Kvm) -> Result<Vec<u32>, KvmError> {
         .as_slice()
         .iter()
         .copied()
-        .filter(|msr| *msr != TSC && !KVM_WALL_CLOCKS.contains(msr))
+        .filter(|msr| *msr != TSC && !KVM_WALL_CLOCKS.contains(msr) && !HYPER_V.contains(msr))
         .collect();
     list.sort_unstable_by_key(|msr| (*msr == TSC_DEADLINE, *msr));
     Ok(list)

@@ -1,8 +1,8 @@
 //! Everything KVM keeps about a VM beside its vCPUs and memory.
 
 use kvm_bindings::{
-    KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_clock_data, kvm_irqchip,
-    kvm_pit_state2,
+    KVM_CLOCK_TSC_STABLE, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
+    kvm_clock_data, kvm_irqchip, kvm_pit_state2,
 };
 
 use super::KvmError;
@@ -56,6 +56,12 @@ impl Vm {
         // passed since the capture. The guest learns wall time from its next command.
         let clock = kvm_clock_data { clock: state.clock_ns, ..Default::default() };
         self.fd().set_clock(&clock).map_err(KvmError::ioctl("KVM_SET_CLOCK"))
+    }
+
+    /// Whether the host's time-stamp counters are the same on all processors, as KVM has it.
+    pub fn tsc_is_stable(&self) -> Result<bool, KvmError> {
+        let clock = self.fd().get_clock().map_err(KvmError::ioctl("KVM_GET_CLOCK"))?;
+        Ok(clock.flags & KVM_CLOCK_TSC_STABLE != 0)
     }
 
     /// The guest's kvmclock now.

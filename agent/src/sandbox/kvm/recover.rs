@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use tracing::{debug, warn};
 
+use vmm::{Machine, MachineError, ResetReport, Strategy};
+
 use super::live::Live;
 use super::{KvmSandbox, Phase, not_available};
 use crate::sandbox::error::SandboxError;
@@ -13,7 +15,13 @@ use crate::sandbox::state::ResetOutcome;
 impl KvmSandbox {
     /// Puts a machine back to its golden state. Calls that are under way fail. Afterwards it is
     /// ready, or will never be used again.
-    pub(super) fn rewind(&self, live: &Arc<Live>) -> Result<ResetOutcome, SandboxError> {
+    ///
+    /// `inspect` sees the machine when it has been put back and has not run yet.
+    pub(super) fn rewind(
+        &self,
+        live: &Arc<Live>,
+        inspect: Option<&mut dyn FnMut(&Machine) -> Result<(), MachineError>>,
+    ) -> Result<ResetOutcome, SandboxError> {
         let begun = Instant::now();
         let strategy = {
             let mut inner = self.lock();
@@ -29,9 +37,7 @@ impl KvmSandbox {
             strategy
         };
         let excluded = live.exclude_calls();
-        let result = live
-            .machine
-            .reset(strategy)
+        let result = put_back(&live.machine, strategy, inspect)
             .map_err(|error| SandboxError::ResetFailed { reason: error.to_string() })
             .and_then(|report| {
                 live.renew_channel()?;
@@ -66,9 +72,22 @@ impl KvmSandbox {
         let keeps_golden = self.lock().golden.is_some();
         if keeps_golden && live.machine.stop_reason().is_none() {
             // A failure is noted in the sandbox's state.
-            let _ = self.rewind(live);
+            let _ = self.rewind(live, None);
         } else {
             self.condemn(live, reason);
         }
     }
+}
+
+fn put_back(
+    machine: &Machine,
+    strategy: Strategy,
+    inspect: Option<&mut dyn FnMut(&Machine) -> Result<(), MachineError>>,
+) -> Result<ResetReport, MachineError> {
+    let Some(inspect) = inspect else { return machine.reset(strategy) };
+    machine.pause()?;
+    let report = machine.reset(strategy)?;
+    inspect(machine)?;
+    machine.resume()?;
+    Ok(report)
 }

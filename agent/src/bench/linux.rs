@@ -1,0 +1,37 @@
+//! Resets of a real Linux guest, each after a tool has run.
+
+use super::{BenchError, ResetBench, Row, Samples};
+use crate::sandbox::{KvmSandbox, Sandbox, SandboxConfig, ToolCall};
+
+/// The tool that dirties the guest.
+const TOOL: &str = "echo";
+/// Resets before measuring.
+const WARM_UP: u32 = 5;
+
+/// Measures resets of the image that `config` names. `progress` is called after each.
+pub fn measure(
+    config: &SandboxConfig,
+    bench: &ResetBench,
+    mut progress: impl FnMut(),
+) -> Result<Row, BenchError> {
+    let sandbox =
+        KvmSandbox::new(SandboxConfig { strategy: Some(bench.strategy), ..config.clone() });
+    sandbox.boot()?;
+    let mut samples = Samples::default();
+    for iteration in 0..WARM_UP + bench.iterations {
+        let params = serde_json::Map::from_iter([("message".to_owned(), "hello".into())]);
+        let outcome = sandbox.execute_tool(ToolCall::new(TOOL, params))?;
+        let reset = sandbox.reset()?;
+        if iteration >= WARM_UP {
+            samples.add(reset.report);
+            samples.add_next_run(outcome.round_trip);
+            progress();
+        }
+    }
+    let (_, left) = sandbox.reset_and_compare()?;
+    sandbox.shutdown();
+    if !left.is_empty() {
+        return Err(BenchError::NotGolden(left.to_string()));
+    }
+    Ok(samples.row("linux", bench))
+}
