@@ -2,12 +2,14 @@
 //! what the guest pays for it afterwards.
 
 mod distribution;
+mod footprint;
 mod host;
 mod linux;
 mod micro;
 mod row;
 
 pub use distribution::Distribution;
+pub use footprint::Footprint;
 pub use host::Host;
 pub use linux::measure as measure_linux;
 pub use micro::measure as measure_micro;

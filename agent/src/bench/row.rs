@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use vmm::{ResetParts, ResetReport};
 
-use super::{Distribution, Host, ResetBench};
+use super::{Distribution, Footprint, Host, ResetBench};
 
 /// The result of one measurement, as `--json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,6 +35,10 @@ pub struct Row {
     pub next_run_us: f64,
     /// Every reset, in microseconds, in order.
     pub samples_us: Vec<f64>,
+    /// Median of the first and of the last tenth of the resets, in microseconds.
+    pub drift_us: [f64; 2],
+    /// What the process held when measuring began, and when it ended.
+    pub footprint: [Footprint; 2],
     /// Where it was measured.
     pub host: Host,
 }
@@ -61,11 +65,13 @@ pub struct Parts {
 pub struct Samples {
     reports: Vec<ResetReport>,
     next_runs: Vec<Duration>,
+    began_with: Option<Footprint>,
 }
 
 impl Samples {
     /// Adds a reset. `stop` and `resume` are in its parts.
     pub fn add(&mut self, report: ResetReport) {
+        self.began_with.get_or_insert_with(Footprint::now);
         self.reports.push(report);
     }
 
@@ -85,6 +91,7 @@ impl Samples {
         let standing = |report: &ResetReport| {
             report.parts.total().saturating_sub(report.parts.stop + report.parts.resume)
         };
+        let tenth = self.reports.len().div_ceil(10);
         let next_run = Distribution::of(self.next_runs.iter().copied());
         Row {
             guest: guest.to_owned(),
@@ -105,6 +112,11 @@ impl Samples {
             cycle: Distribution::of(self.reports.iter().map(|report| report.parts.total())),
             next_run_us: next_run.p50_us,
             next_run,
+            drift_us: [
+                Distribution::of(self.reports.iter().take(tenth).map(standing)).p50_us,
+                Distribution::of(self.reports.iter().rev().take(tenth).map(standing)).p50_us,
+            ],
+            footprint: [self.began_with.unwrap_or_default(), Footprint::now()],
             samples_us: self.reports.iter().map(|r| standing(r).as_secs_f64() * 1e6).collect(),
             host: Host::here(),
         }

@@ -123,7 +123,8 @@ fn table(row: &Row) -> String {
     format!(
         "{} guest, {} MiB, {} vCPU, {} dirty pages, {}, {} resets\n{}, {} CPUs, Linux {}, {} KVM\n\n\
          {table}\n\nMedian of each part, in us: stop {:.1}, harvest {:.1}, copy {:.1}, devices \
-         {:.1}, machine and vCPUs {:.1}, resume {:.1}\n",
+         {:.1}, machine and vCPUs {:.1}, resume {:.1}\nFirst tenth {:.1}, last tenth {:.1}; resident memory {} KiB \
+         before, {} after; descriptors {} before, {} after\n",
         row.guest,
         row.memory_mib,
         row.vcpus,
@@ -140,5 +141,11 @@ fn table(row: &Row) -> String {
         p.devices,
         p.vcpus,
         p.resume,
+        row.drift_us[0],
+        row.drift_us[1],
+        row.footprint[0].rss_kib,
+        row.footprint[1].rss_kib,
+        row.footprint[0].descriptors,
+        row.footprint[1].descriptors,
     )
 }

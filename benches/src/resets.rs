@@ -1,0 +1,76 @@
+//! Resets over dirty pages, memory sizes and strategies, each beside the floor.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use benches::sweep::{Row, csv, plots, table};
+use brainstorm_agent::bench::{ResetBench, measure_micro};
+use indicatif::{ProgressBar, ProgressStyle};
+use vmm::Strategy;
+
+use crate::floor;
+
+const PAGES: [u64; 6] = [16, 64, 256, 1024, 4096, 16384];
+const MEMORY_MIB: [u32; 7] = [64, 128, 256, 512, 1024, 2048, 4096];
+const PAGES_MEMORY_MIB: u32 = 128;
+const MEMORY_PAGES: u64 = 256;
+/// From here on copying all of memory takes too long to be repeated often.
+const FULL_COPY_AT_MOST_MIB: u32 = 1024;
+const STRATEGIES: [Strategy; 4] = [
+    Strategy::CopyBack,
+    Strategy::DropPrivate,
+    Strategy::Hybrid { copy_pages: Strategy::DEFAULT_COPY_PAGES },
+    Strategy::FullCopy,
+];
+
+/// Measures everything, writes `reset.csv` and plots into `directory`, and returns the table.
+pub fn sweep(directory: &Path, iterations: u32) -> Result<String> {
+    let mut points: Vec<(u32, u64)> = PAGES.map(|pages| (PAGES_MEMORY_MIB, pages)).to_vec();
+    points.extend(MEMORY_MIB.map(|memory| (memory, MEMORY_PAGES)));
+    points.sort_unstable();
+    points.dedup();
+    let bar = ProgressBar::new(points.len() as u64);
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}") {
+        bar.set_style(style);
+    }
+    let mut rows = Vec::new();
+    for (memory_mib, dirty_pages) in points {
+        bar.set_message(format!("{memory_mib} MiB, {dirty_pages} pages"));
+        let iterations = fewer(iterations, dirty_pages);
+        rows.push(floor::measure(memory_mib, dirty_pages, iterations)?);
+        for strategy in STRATEGIES {
+            let full = strategy == Strategy::FullCopy;
+            if full && memory_mib > FULL_COPY_AT_MOST_MIB {
+                continue;
+            }
+            let bench = ResetBench {
+                memory_mib,
+                vcpus: 1,
+                dirty_pages: dirty_pages as u32,
+                strategy,
+                iterations: if full { iterations.div_ceil(20) } else { iterations },
+            };
+            rows.push(row(&bench, dirty_pages)?);
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    csv::write_csv(&directory.join("reset.csv"), &rows)?;
+    plots::write_plots(directory, &rows)?;
+    Ok(table::markdown(&rows))
+}
+
+/// Interpreted guests take 3 us to write to a page: a fifth of the resets still make a p99.
+fn fewer(iterations: u32, dirty_pages: u64) -> u32 {
+    if dirty_pages >= 4096 { iterations.div_ceil(5) } else { iterations }
+}
+
+/// Measures one point. The few pages that the machine itself dirties are not counted, so that
+/// rows of one point stand together.
+fn row(bench: &ResetBench, dirty_pages: u64) -> Result<Row> {
+    let measured = measure_micro(bench, || {})?;
+    let row: Row = serde_json::from_value(serde_json::to_value(&measured)?)?;
+    Ok(Row { dirty_pages, ..row })
+}
