@@ -172,7 +172,7 @@ impl Machine {
             Phase::Paused(live) if live.golden().is_some() => {
                 (Phase::Paused(live), Err(MachineError::AlreadyCaptured))
             }
-            Phase::Paused(mut live) => match live.capture() {
+            Phase::Paused(live) => match live.capture() {
                 Ok(captured) => {
                     golden = Some(captured);
                     (Phase::Paused(live), Ok(()))
@@ -197,41 +197,29 @@ impl Machine {
     pub fn reset(&self, strategy: Strategy) -> Result<ResetReport, MachineError> {
         let mut report = None;
         self.change("reset", |phase| {
-            let begun = Instant::now();
-            let (mut live, runs) = match phase {
-                Phase::Running(live) if live.golden().is_none() => {
-                    return (Phase::Running(live), Err(MachineError::NotCaptured));
+            let (live, runs) = match phase {
+                // A capture that failed: there is nothing to go back to.
+                Phase::Poisoned(live, reason) if live.golden().is_none() => {
+                    return (Phase::Poisoned(live, reason), Err(MachineError::NotCaptured));
                 }
-                Phase::Running(live) => match live.park() {
-                    Ok(()) => (live, true),
-                    Err(e) => return (Phase::Poisoned(live, e.to_string()), Err(e)),
-                },
-                Phase::Paused(live) if live.golden().is_none() => {
-                    return (Phase::Paused(live), Err(MachineError::NotCaptured));
-                }
+                Phase::Running(live) => (live, true),
                 Phase::Paused(live) | Phase::Poisoned(live, _) => (live, false),
                 other @ (Phase::Created(_) | Phase::Ended) => {
                     let error = other.wrong("reset");
                     return (other, Err(error));
                 }
             };
-            if runs {
-                self.vsock.quiesce();
+            if live.golden().is_none() {
+                let phase = if runs { Phase::Running(live) } else { Phase::Paused(live) };
+                return (phase, Err(MachineError::NotCaptured));
             }
-            let stop = begun.elapsed();
-            let mut done = match live.rewind(strategy) {
-                Ok(done) => done,
-                Err(e) => return (Phase::Poisoned(live, e.to_string()), Err(e)),
-            };
-            done.parts.stop = stop;
-            if runs {
-                let resuming = Instant::now();
-                self.vsock.resume();
-                live.run();
-                done.parts.resume = resuming.elapsed();
+            match live.rewind(strategy, runs) {
+                Ok(done) => {
+                    report = Some(done);
+                    (if runs { Phase::Running(live) } else { Phase::Paused(live) }, Ok(()))
+                }
+                Err(e) => (Phase::Poisoned(live, e.to_string()), Err(e)),
             }
-            report = Some(done);
-            (if runs { Phase::Running(live) } else { Phase::Paused(live) }, Ok(()))
         })?;
         report.ok_or(MachineError::NotCaptured)
     }

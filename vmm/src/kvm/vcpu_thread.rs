@@ -23,8 +23,14 @@ enum Request {
     Exit,
 }
 
+/// Work for a vCPU's thread while it is out of the guest.
+pub type Job = Box<dyn FnOnce() + Send>;
+
 struct Inner {
     request: Request,
+    /// To be done before anything else, with the vCPU out of the guest.
+    job: Option<Job>,
+    ended: bool,
     parked: bool,
     /// When it was last let run.
     entered: Option<Instant>,
@@ -68,6 +74,8 @@ impl VcpuControl {
         Arc::new(Self {
             inner: Mutex::new(Inner {
                 request: Request::Park,
+                job: None,
+                ended: false,
                 parked: false,
                 entered: None,
                 thread: None,
@@ -91,6 +99,24 @@ impl VcpuControl {
     /// Asks the thread to end. Returns at once; there is no way back.
     pub fn exit(&self) {
         self.ask(Request::Exit);
+    }
+
+    /// Takes the vCPU out of the guest and does `job` on its thread, which is where its state and
+    /// the pages it has written are in the caches. Afterwards it is parked, unless the job itself
+    /// lets it run. Returns at once; a job that will not be done is dropped.
+    pub fn post(&self, job: Job) {
+        let mut inner = self.lock();
+        if inner.request == Request::Exit || inner.ended {
+            return;
+        }
+        inner.job = Some(job);
+        drop(inner);
+        self.ask(Request::Park);
+    }
+
+    /// Takes back a job that has not begun. False when it has.
+    pub fn withdraw(&self) -> bool {
+        self.lock().job.take().is_some()
     }
 
     /// Waits until the vCPU is parked or its thread has ended. False when `deadline` passes first.
@@ -157,6 +183,12 @@ impl VcpuControl {
                 }
                 Request::Exit => return false,
                 Request::Park => {
+                    if let Some(job) = inner.job.take() {
+                        drop(inner);
+                        job();
+                        inner = self.lock();
+                        continue;
+                    }
                     inner.parked = true;
                     self.changed.notify_all();
                     inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
@@ -211,8 +243,11 @@ impl VcpuThread {
             at_end();
             let mut inner = worker.lock();
             inner.thread = None;
+            inner.ended = true;
+            let job = inner.job.take();
             inner.parked = true;
             drop(inner);
+            drop(job);
             worker.changed.notify_all();
         };
         let thread = thread::Builder::new().name(name).spawn(body).map_err(thread_error)?;

@@ -1,14 +1,17 @@
 //! A machine with vCPUs: what exists between boot and shutdown.
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, MutexGuard, OnceLock};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::assembly::{self, Assembly, Outside};
 use super::fate::Fate;
 use super::{BootTimings, MachineConfig, MachineError, StopReason};
 use crate::devices::{Bus, DeviceSet};
-use crate::kvm::{CpuidTemplate, ExitOutcome, Next, Vcpu, VcpuStatus, VcpuThread, Vm, run_once};
+use crate::kvm::{
+    CpuidTemplate, ExitOutcome, Next, Vcpu, VcpuControl, VcpuStatus, VcpuThread, Vm, run_once,
+};
 use crate::snapshot::{Differences, Golden, Origin, ResetReport, Rewinder, Strategy};
 
 /// How long a vCPU may take to leave the guest. Leaving takes microseconds; a host that needs
@@ -23,7 +26,13 @@ pub struct Live {
     timings: BootTimings,
     cpuid: Arc<CpuidTemplate>,
     origin: Origin,
-    rewinder: Option<Rewinder>,
+    core: Arc<Core>,
+}
+
+/// What a reset works on, from whichever thread.
+struct Core {
+    vcpus: Vec<Arc<VcpuControl>>,
+    rewinder: Mutex<Option<Rewinder>>,
     devices: DeviceSet,
     vm: Vm,
 }
@@ -49,8 +58,8 @@ impl Live {
         let started = Instant::now();
         let fate = outside.fate;
         let assembly = assembly::fork(golden, outside)?;
-        let mut live = Self::start(assembly, golden.origin.clone(), fate, started)?;
-        live.rewinder = Some(Rewinder::new(Arc::clone(golden), &live.vm));
+        let live = Self::start(assembly, golden.origin.clone(), fate, started)?;
+        live.core.run_on_top_of(golden);
         Ok(live)
     }
 
@@ -73,73 +82,97 @@ impl Live {
             };
             threads.push(VcpuThread::spawn(
                 format!("vcpu-{index}"),
-                crate::kvm::VcpuControl::new(vcpu),
+                VcpuControl::new(vcpu),
                 step,
                 at_end,
             )?);
         }
-        fate.set_vcpus(threads.iter().map(|thread| Arc::clone(thread.control())).collect());
+        let vcpus: Vec<_> = threads.iter().map(|thread| Arc::clone(thread.control())).collect();
+        fate.set_vcpus(vcpus.clone());
         timings.vcpus += spawning.elapsed();
-        let rewinder = None;
-        Ok(Self { threads, first_run, started, timings, cpuid, origin, rewinder, devices, vm })
+        let core = Arc::new(Core { vcpus, rewinder: Mutex::new(None), devices, vm });
+        Ok(Self { threads, first_run, started, timings, cpuid, origin, core })
     }
 
     /// Captures the machine, which must be parked with its socket device quiesced.
-    pub fn capture(&mut self) -> Result<Arc<Golden>, MachineError> {
-        let vcpus = self.parked_vcpus();
+    pub fn capture(&self) -> Result<Arc<Golden>, MachineError> {
         let (cpuid, origin) = (Arc::clone(&self.cpuid), self.origin.clone());
-        let golden = Golden::capture(&self.vm, &vcpus, &self.devices, cpuid, origin)?;
+        let vcpus = self.core.parked();
+        let golden = Golden::capture(&self.core.vm, &vcpus, &self.core.devices, cpuid, origin)?;
         drop(vcpus);
         let golden = Arc::new(golden);
-        self.rewinder = Some(Rewinder::new(Arc::clone(&golden), &self.vm));
+        self.core.run_on_top_of(&golden);
         Ok(golden)
     }
 
-    /// Puts the machine back. It must be parked with its socket device quiesced.
-    pub fn rewind(&mut self, strategy: Strategy) -> Result<ResetReport, MachineError> {
-        let mut vcpus: Vec<_> = self.threads.iter().map(|t| t.control().vcpu()).collect();
-        match &mut self.rewinder {
-            Some(rewinder) => Ok(rewinder.rewind(&self.vm, &mut vcpus, &self.devices, strategy)?),
-            None => Err(MachineError::NotCaptured),
+    /// Puts the machine back, on the thread of its first vCPU. With `runs` it is running now and
+    /// runs on afterwards; otherwise it is parked and stays so.
+    pub fn rewind(&self, strategy: Strategy, runs: bool) -> Result<ResetReport, MachineError> {
+        let begun = Instant::now();
+        let Some((first, others)) = self.core.vcpus.split_first() else {
+            return Err(MachineError::NotCaptured);
+        };
+        if runs {
+            park(others, 1)?;
+        }
+        let (result, done) = mpsc::sync_channel(1);
+        let core = Arc::clone(&self.core);
+        first.post(Box::new(move || {
+            let stop = begun.elapsed();
+            let outcome = core.rewind(strategy, stop, runs);
+            // Nobody waits any more when the machine is going down.
+            let _ = result.send(outcome);
+        }));
+        loop {
+            match done.recv_timeout(PARK_LIMIT) {
+                Ok(outcome) => return outcome,
+                Err(RecvTimeoutError::Timeout) if first.withdraw() => {
+                    return Err(MachineError::VcpuStuck { index: 0, limit: PARK_LIMIT });
+                }
+                // It has begun: a large memory takes its time.
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(MachineError::WrongState { operation: "reset", state: "stopped" });
+                }
+            }
         }
     }
 
     /// Compares the machine with its golden state. It must be parked with its socket device
     /// quiesced.
     pub fn differences(&self) -> Result<Differences, MachineError> {
-        let rewinder = self.rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
-        let mut vcpus = self.parked_vcpus();
+        let Core { rewinder, devices, vm, .. } = &*self.core;
+        let rewinder = rewinder.lock().unwrap_or_else(PoisonError::into_inner);
+        let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
+        let mut vcpus = self.core.parked();
         let put_back = rewinder.put_back_between();
-        Ok(Differences::between(rewinder.golden(), &self.vm, &mut vcpus, &self.devices, put_back)?)
+        Ok(Differences::between(rewinder.golden(), vm, &mut vcpus, devices, put_back)?)
     }
 
     /// What the machine can be put back to.
-    pub fn golden(&self) -> Option<&Arc<Golden>> {
-        self.rewinder.as_ref().map(Rewinder::golden)
+    pub fn golden(&self) -> Option<Arc<Golden>> {
+        let rewinder = self.core.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
+        rewinder.as_ref().map(|rewinder| Arc::clone(rewinder.golden()))
     }
 
     #[cfg(test)]
-    pub fn rewinder(&mut self) -> Option<&mut Rewinder> {
-        self.rewinder.as_mut()
+    pub fn sabotage(&self, how: Option<crate::snapshot::Sabotage>) {
+        self.core.rewinder.lock().unwrap().as_mut().unwrap().sabotage = how;
     }
 
     #[cfg(test)]
     pub fn vm(&self) -> &Vm {
-        &self.vm
+        &self.core.vm
     }
 
     #[cfg(test)]
     pub fn ram(&self) -> &Arc<crate::memory::GuestRam> {
-        self.vm.ram()
+        self.core.vm.ram()
     }
 
     #[cfg(test)]
     pub fn devices(&self) -> &DeviceSet {
-        &self.devices
-    }
-
-    fn parked_vcpus(&self) -> Vec<MutexGuard<'_, Vcpu>> {
-        self.threads.iter().map(|thread| thread.control().vcpu()).collect()
+        &self.core.devices
     }
 
     /// Lets every vCPU run.
@@ -151,16 +184,7 @@ impl Live {
 
     /// Takes every vCPU out of the guest.
     pub fn park(&self) -> Result<(), MachineError> {
-        for thread in &self.threads {
-            thread.control().park();
-        }
-        let deadline = Instant::now() + PARK_LIMIT;
-        for (index, thread) in self.threads.iter().enumerate() {
-            if !thread.control().wait_parked(deadline) {
-                return Err(MachineError::VcpuStuck { index, limit: PARK_LIMIT });
-            }
-        }
-        Ok(())
+        park(&self.core.vcpus, 0)
     }
 
     /// Reads every vCPU from KVM. They must be parked.
@@ -182,6 +206,58 @@ impl Live {
             self.first_run.get().map(|at| at.duration_since(self.started)).unwrap_or_default();
         BootTimings { first_run, ..self.timings }
     }
+}
+
+impl Core {
+    fn run_on_top_of(&self, golden: &Arc<Golden>) {
+        let rewinder = Rewinder::new(Arc::clone(golden), &self.vm);
+        *self.rewinder.lock().unwrap_or_else(PoisonError::into_inner) = Some(rewinder);
+    }
+
+    fn parked(&self) -> Vec<MutexGuard<'_, Vcpu>> {
+        self.vcpus.iter().map(|control| control.vcpu()).collect()
+    }
+
+    fn rewind(
+        &self,
+        strategy: Strategy,
+        stop: Duration,
+        runs: bool,
+    ) -> Result<ResetReport, MachineError> {
+        let mut rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
+        let rewinder = rewinder.as_mut().ok_or(MachineError::NotCaptured)?;
+        if runs {
+            // Host threads must not reach guest memory either.
+            self.devices.vsock.quiesce();
+        }
+        let mut vcpus = self.parked();
+        let mut report = rewinder.rewind(&self.vm, &mut vcpus, &self.devices, strategy)?;
+        drop(vcpus);
+        report.parts.stop = stop;
+        if runs {
+            let resuming = Instant::now();
+            self.devices.vsock.resume();
+            for control in &self.vcpus {
+                control.run();
+            }
+            report.parts.resume = resuming.elapsed();
+        }
+        Ok(report)
+    }
+}
+
+/// Takes vCPUs out of the guest; `first` is the index of the first one.
+fn park(vcpus: &[Arc<VcpuControl>], first: usize) -> Result<(), MachineError> {
+    for vcpu in vcpus {
+        vcpu.park();
+    }
+    let deadline = Instant::now() + PARK_LIMIT;
+    for (index, vcpu) in vcpus.iter().enumerate() {
+        if !vcpu.wait_parked(deadline) {
+            return Err(MachineError::VcpuStuck { index: first + index, limit: PARK_LIMIT });
+        }
+    }
+    Ok(())
 }
 
 fn stepper(

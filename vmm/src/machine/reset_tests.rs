@@ -57,9 +57,9 @@ fn write_disk(machine: &Machine) {
 }
 
 fn sabotage(machine: &Machine, how: Option<Sabotage>) {
-    let mut phase = machine.lock();
-    let (Phase::Paused(live) | Phase::Poisoned(live, _)) = &mut *phase else { panic!() };
-    live.rewinder().unwrap().sabotage = how;
+    let phase = machine.lock();
+    let (Phase::Paused(live) | Phase::Poisoned(live, _)) = &*phase else { panic!() };
+    live.sabotage(how);
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn forks_start_golden_and_know_nothing_of_each_other() {
     let golden = {
         let phase = first.lock();
         let Phase::Paused(live) = &*phase else { panic!() };
-        Arc::clone(live.golden().unwrap())
+        live.golden().unwrap()
     };
     run_a_while(&first);
     write_disk(&first);
