@@ -10,9 +10,10 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use brainstorm_agent::sandbox::{
-    BootPath, ImageSource, KvmSandbox, QueryKind, Sandbox, SandboxConfig, SandboxState, ToolCall,
-    ToolOutcome,
+    BootPath, ImageSource, KvmSandbox, QueryKind, Sandbox, SandboxConfig, SandboxError,
+    SandboxState, StoppedBy, ToolCall, ToolOutcome,
 };
+use integration_tests::{RawGuest, Received};
 use serde_json::{Value, json};
 use vmm::Strategy;
 
@@ -166,4 +167,87 @@ fn a_reset_ends_calls_that_are_under_way() {
     assert_eq!(sandbox.state(), SandboxState::Ready);
     assert_eq!(sandbox.reset_and_compare().unwrap().1.to_string(), "nothing");
     assert_eq!(run(&sandbox, "whoami", &json!({})).stdout, b"tool\n");
+}
+
+#[test]
+fn a_guest_that_stands_still_is_reset_away_at_the_deadline() {
+    let sandbox = booted(config());
+    std::thread::scope(|scope| {
+        let caller = scope.spawn(|| {
+            let params = json!({"script": "sleep 1000"}).as_object().cloned().unwrap();
+            let call = ToolCall { deadline_ms: 1000, ..ToolCall::new("sh", params) };
+            let begun = Instant::now();
+            (sandbox.execute_tool(call), begun.elapsed())
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        // Neither the tool nor the guest program gets to run any more.
+        sandbox.machine().unwrap().pause().unwrap();
+        let (result, took) = caller.join().unwrap();
+        println!("over after {took:?}, with a deadline of 1 s");
+        let Err(SandboxError::ToolTimeout { stopped_by, .. }) = result else {
+            panic!("{result:?}")
+        };
+        assert_eq!(stopped_by, StoppedBy::Host);
+    });
+    assert_eq!(sandbox.state(), SandboxState::Ready);
+    assert_eq!(run(&sandbox, "whoami", &json!({})).stdout, b"tool\n");
+    assert_eq!(sandbox.reset_and_compare().unwrap().1.to_string(), "nothing");
+}
+
+#[test]
+fn a_machine_that_has_stopped_is_replaced_by_a_fork() {
+    let sandbox = booted(config());
+    sandbox.machine().unwrap().shutdown();
+    let params = json!({"message": "x"}).as_object().cloned().unwrap();
+    assert!(sandbox.execute_tool(ToolCall::new("echo", params)).is_err());
+    assert!(matches!(sandbox.state(), SandboxState::Failed { .. }));
+    assert_eq!(sandbox.boot().unwrap().path, BootPath::Fork);
+    assert_eq!(run(&sandbox, "whoami", &json!({})).stdout, b"tool\n");
+}
+
+#[test]
+fn a_connection_that_the_guest_tore_down_is_back_after_a_reset() {
+    let guest = RawGuest::boot("");
+    let mut connection = guest.connect();
+    assert_eq!(connection.run("whoami", &json!({}), 5000)["stdout"], "tool\n");
+    guest.machine.pause().unwrap();
+    guest.machine.capture().unwrap();
+    guest.machine.resume().unwrap();
+    for strategy in STRATEGIES {
+        // What is not a message ends the connection.
+        connection.send_bytes(b"garbage");
+        while let Received::Frame(_) = connection.receive() {}
+        guest.machine.reset(strategy).unwrap();
+        assert_eq!(connection.run("whoami", &json!({}), 5000)["stdout"], "tool\n");
+        guest.machine.reset(strategy).unwrap();
+    }
+}
+
+#[test]
+fn the_host_may_close_and_the_guest_may_leave_connections_half_open() {
+    let guest = RawGuest::boot("");
+    let control = guest.connect();
+    guest.machine.pause().unwrap();
+    guest.machine.capture().unwrap();
+    guest.machine.resume().unwrap();
+    for cycle in 0..5 {
+        let kept: Vec<_> = (0..8).map(|_| guest.connect()).collect();
+        for (index, connection) in kept.iter().enumerate() {
+            match index % 3 {
+                0 => connection.stream.shutdown(std::net::Shutdown::Write).unwrap(),
+                1 => connection.stream.shutdown(std::net::Shutdown::Both).unwrap(),
+                _ => {}
+            }
+        }
+        guest.machine.pause().unwrap();
+        guest.machine.reset(Strategy::CopyBack).unwrap();
+        assert_eq!(guest.machine.differences().unwrap().to_string(), "nothing", "cycle {cycle}");
+        guest.machine.resume().unwrap();
+        for connection in kept {
+            let mut stream = &connection.stream;
+            assert!(std::io::Write::write(&mut stream, b"x").is_err(), "it knows it is gone");
+        }
+    }
+    drop(control);
+    guest.assert_works();
 }

@@ -331,6 +331,11 @@ impl Machine {
         self.checkpoint.wait(seen, limit)
     }
 
+    /// True while the machine is held by [`Machine::pause`].
+    pub fn is_paused(&self) -> bool {
+        matches!(&*self.lock(), Phase::Paused(_))
+    }
+
     /// When the first vCPU was last let into the guest after it had been held; `None` before.
     pub fn entered(&self) -> Option<Instant> {
         match &*self.lock() {

@@ -102,6 +102,15 @@ impl KvmSandbox {
         Some(sandbox)
     }
 
+    /// The machine behind a ready sandbox, to look at. What is done to it behind the sandbox's back
+    /// counts as the guest's doing: the next reset undoes it.
+    pub fn machine(&self) -> Option<Arc<Machine>> {
+        match &self.lock().phase {
+            Phase::Ready(live) | Phase::Resetting(live) => Some(Arc::clone(&live.machine)),
+            Phase::NotBooted | Phase::Booting(_) | Phase::Failed(_) => None,
+        }
+    }
+
     /// The golden state, once there is one.
     pub fn golden(&self) -> Option<Arc<Golden>> {
         self.lock().golden.as_ref().map(|golden| Arc::clone(golden.golden()))

@@ -84,10 +84,18 @@ fn put_back(
     strategy: Strategy,
     inspect: Option<&mut dyn FnMut(&Machine) -> Result<(), MachineError>>,
 ) -> Result<ResetReport, MachineError> {
-    let Some(inspect) = inspect else { return machine.reset(strategy) };
-    machine.pause()?;
-    let report = machine.reset(strategy)?;
-    inspect(machine)?;
-    machine.resume()?;
+    let report = match inspect {
+        None => machine.reset(strategy)?,
+        Some(inspect) => {
+            machine.pause()?;
+            let report = machine.reset(strategy)?;
+            inspect(machine)?;
+            report
+        }
+    };
+    // Also when somebody else had paused it.
+    if machine.is_paused() {
+        machine.resume()?;
+    }
     Ok(report)
 }
