@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use brainstorm_agent::bench::{ResetBench, measure_linux};
 use brainstorm_agent::sandbox::{
     BootReport, Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall,
 };
+
+use vmm::Strategy;
 
 use crate::exits;
 use crate::memory;
@@ -70,6 +73,22 @@ pub fn measure(image_dir: &Path, boots: usize, calls: usize, report: &mut Report
     report.add("echo round trip", &round_trips, None);
     report.add("  of which in the guest", &in_guest, None);
     drop(sandbox);
+
+    let bench = ResetBench {
+        memory_mib: config.memory_mib,
+        vcpus: config.vcpus,
+        dirty_pages: 0,
+        strategy: Strategy::CopyBack,
+        iterations: calls as u32,
+    };
+    let row = measure_linux(&config, &bench, || {})?;
+    let resets: Vec<Duration> =
+        row.samples_us.iter().map(|us| Duration::from_secs_f64(us / 1e6)).collect();
+    report.add("reset after echo", &resets, Some("<= 10 ms"));
+    report.note(format!(
+        "reset after echo: {} dirty pages; median of the first tenth {:.0} us, of the last {:.0} us",
+        row.dirty_pages, row.drift_us[0], row.drift_us[1]
+    ));
 
     report.add("one PIO exit", &exits::pio()?, None);
     report.note(memory::per_machine(&config, &image)?);

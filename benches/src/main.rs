@@ -30,7 +30,7 @@ struct Arguments {
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
     /// Resets for each point of the sweep.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 300)]
     iterations: u32,
     /// Directory with vmlinux, rootfs.ext4 and manifest.json.
     #[arg(long, env = "BSM_IMAGE_DIR", default_value = "target/image")]

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::nested::job::{Finished, Job, Observer, Stream};
 use crate::nested::pass_on::pass_on;
 use crate::nested::{Choice, On, Place};
-use crate::run_tests::GuestFiles;
+use crate::run_tests::{GuestFiles, build};
 
 /// Arguments of `cargo xtask demo`.
 #[derive(Debug, clap::Args)]
@@ -20,32 +20,58 @@ pub struct DemoArgs {
     limit: u64,
 }
 
-/// One command line of the agent, and what a newcomer should see in it.
+/// One command line, and what a newcomer should see in it.
 struct Step {
+    program: Program,
     arguments: &'static [&'static str],
     explanation: &'static str,
 }
 
 const STEPS: &[Step] = &[
     Step {
+        program: Program::Agent,
         arguments: &["exec", "uname"],
         explanation: "Boots a microVM, runs one tool in it, prints what the tool printed: \
                       the guest's kernel, not this machine's.",
     },
     Step {
+        program: Program::Agent,
         arguments: &["exec", "disk_usage"],
         explanation: "A fresh microVM with its own disk, which is thrown away afterwards.",
     },
     Step {
+        program: Program::Agent,
         arguments: &["exec", "uname", "--json"],
         explanation: "The same for programs: exit status, output, and the hash chain over it.",
     },
+    Step {
+        program: Program::Reset,
+        arguments: &[],
+        explanation: "One microVM for many commands: what a tool left behind is gone after a \
+                      reset, which costs what its dirty pages cost.",
+    },
 ];
+
+/// What a step runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Program {
+    /// The agent's command line.
+    Agent,
+    /// The example `reset`.
+    Reset,
+}
 
 /// Builds the image and the agent and runs the steps. Fails where a step does.
 pub fn run(arguments: &DemoArgs) -> Result<()> {
     let workspace = crate::workspace::root()?;
     let files = GuestFiles::build(&workspace)?;
+    let example = build(&workspace, &["build", "--package", "brainstorm-agent", "--examples"])?
+        .into_iter()
+        .find(|executable| executable.kind == "example" && executable.target == "reset")
+        .context("cargo built no example")?
+        .path
+        .display()
+        .to_string();
     let choice = Choice::make(arguments.on);
     let place = Place::prepare(choice.on, Duration::from_secs(60 * arguments.limit))?;
     println!("Guests run {}: {}.", place.describe(), choice.reason);
@@ -59,10 +85,18 @@ pub fn run(arguments: &DemoArgs) -> Result<()> {
         .map(|step| {
             let agent = files.agent.display().to_string();
             let image = files.image.display().to_string();
-            let mut argv = vec![agent, "--image-dir".into(), image];
+            let (label, mut argv) = match step.program {
+                Program::Agent => (
+                    format!("brainstorm-agent {}", step.arguments.join(" ")),
+                    vec![agent, "--image-dir".into(), image],
+                ),
+                Program::Reset => {
+                    ("cargo run --example reset".to_owned(), vec![example.clone(), image])
+                }
+            };
             argv.extend(step.arguments.iter().map(|&argument| argument.to_owned()));
             Job {
-                label: format!("brainstorm-agent {}", step.arguments.join(" ")),
+                label,
                 argv,
                 directory: workspace.clone(),
                 environment: files.environment().collect(),
