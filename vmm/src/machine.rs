@@ -408,6 +408,8 @@ impl Phase {
 }
 
 #[cfg(test)]
+mod hazard_tests;
+#[cfg(test)]
 mod reset_tests;
 #[cfg(test)]
 mod tests;
