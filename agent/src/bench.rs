@@ -16,7 +16,7 @@ pub use micro::measure as measure_micro;
 pub use row::{Parts, Row, Samples};
 
 use thiserror::Error;
-use vmm::{MachineError, Strategy};
+use vmm::{DirtyTracking, MachineError, Strategy};
 
 use crate::sandbox::SandboxError;
 
@@ -29,6 +29,8 @@ pub struct ResetBench {
     pub vcpus: u8,
     /// Pages to write to before each reset.
     pub dirty_pages: u32,
+    /// How dirty pages are found (micro guest only).
+    pub tracking: DirtyTracking,
     /// How dirty pages get their content back.
     pub strategy: Strategy,
     /// How many resets to measure.

@@ -10,7 +10,7 @@ use brainstorm_agent::sandbox::{
     BootReport, Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall,
 };
 
-use vmm::Strategy;
+use vmm::{DirtyTracking, Strategy};
 
 use crate::exits;
 use crate::memory;
@@ -78,6 +78,7 @@ pub fn measure(image_dir: &Path, boots: usize, calls: usize, report: &mut Report
         memory_mib: config.memory_mib,
         vcpus: config.vcpus,
         dirty_pages: 0,
+        tracking: DirtyTracking::Log,
         strategy: Strategy::CopyBack,
         iterations: calls as u32,
     };

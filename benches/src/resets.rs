@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use benches::sweep::{Row, csv, plots, table};
 use brainstorm_agent::bench::{ResetBench, measure_micro};
 use indicatif::{ProgressBar, ProgressStyle};
-use vmm::Strategy;
+use vmm::{DirtyTracking, Strategy};
 
 use crate::floor;
 
@@ -17,6 +17,8 @@ const PAGES_MEMORY_MIB: u32 = 128;
 const MEMORY_PAGES: u64 = 256;
 /// From here on copying all of memory takes too long to be repeated often.
 const FULL_COPY_AT_MOST_MIB: u32 = 1024;
+/// Name of the rows that copy back what a dirty ring has found.
+const RING: &str = "copy-back, ring";
 const STRATEGIES: [Strategy; 4] = [
     Strategy::CopyBack,
     Strategy::DropPrivate,
@@ -48,10 +50,16 @@ pub fn sweep(directory: &Path, iterations: u32) -> Result<String> {
                 memory_mib,
                 vcpus: 1,
                 dirty_pages: dirty_pages as u32,
+                tracking: DirtyTracking::Log,
                 strategy,
                 iterations: if full { iterations.div_ceil(20) } else { iterations },
             };
             rows.push(row(&bench, dirty_pages)?);
+            if strategy == Strategy::CopyBack {
+                let ring = ResetBench { tracking: DirtyTracking::Ring, ..bench };
+                let measured = row(&ring, dirty_pages)?;
+                rows.push(Row { strategy: RING.to_owned(), ..measured });
+            }
         }
         bar.inc(1);
     }

@@ -4,6 +4,7 @@ pub mod block;
 mod bus;
 mod checkpoint;
 mod console;
+mod foreign;
 mod keyboard;
 pub mod rng;
 mod serial;

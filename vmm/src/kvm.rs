@@ -1,6 +1,7 @@
 //! The kernel's side of the machine: capability probe, VM and vCPUs, CPUID template.
 
 mod cpuid;
+mod dirty_ring;
 mod exit;
 mod irq;
 mod msrs;
@@ -13,6 +14,7 @@ mod vm;
 mod vm_state;
 
 pub(crate) use cpuid::CpuidTemplate;
+pub(crate) use dirty_ring::{Entry as DirtyEntry, reset_rings};
 pub(crate) use exit::{ExitOutcome, run_once};
 pub(crate) use irq::VmIrqLine;
 pub(crate) use msrs::list as msr_list;
@@ -21,7 +23,8 @@ pub use vcpu::{MpState, VcpuStatus};
 pub(crate) use vcpu::{Vcpu, VcpuRole};
 pub(crate) use vcpu_state::{VcpuImage, VcpuState, host_tsc};
 pub(crate) use vcpu_thread::{Next, VcpuControl, VcpuThread};
-pub(crate) use vm::Vm;
+pub use vm::DirtyTracking;
+pub(crate) use vm::{Vm, VmOptions};
 pub(crate) use vm_state::{VmState, irqchip_bytes};
 
 use std::io;
@@ -61,6 +64,12 @@ pub enum KvmError {
         /// The system's answer.
         source: io::Error,
     },
+    /// More pages were written than a dirty ring holds, and KVM did not stop the vCPU in time.
+    #[error(
+        "a dirty ring was written on after it was full, so dirty pages are unknown: use the dirty \
+         log on this host, and end this machine"
+    )]
+    DirtyRingOverran,
     /// `KVM_SET_MSRS` stopped early: the MSR it stopped at is not supported here.
     #[error("KVM_SET_MSRS refused MSR {0:#x}")]
     Msr(u32),

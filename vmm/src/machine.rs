@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::boot::BootError;
 use crate::devices::vsock::{VsockDevice, VsockHost};
 use crate::devices::{Checkpoint, Console, ConsoleSnapshot, Mark};
-use crate::kvm::KvmError;
+use crate::kvm::{DirtyTracking, KvmError};
 use crate::memory::MemoryError;
 use crate::snapshot::{Differences, Golden, ResetError, ResetReport, Strategy};
 use assembly::Outside;
@@ -90,7 +90,7 @@ pub struct Machine {
 }
 
 enum Phase {
-    Created(Box<(MachineConfig, VsockDevice)>),
+    Created(Box<(MachineConfig, DirtyTracking, VsockDevice)>),
     Running(Live),
     Paused(Live),
     /// A reset failed half way. Nothing runs; only another reset, or the end, comes next.
@@ -102,12 +102,20 @@ impl Machine {
     /// Checks the configuration. Nothing runs and no memory is used yet, but
     /// [`VsockHost::listen`] works, so that a guest can be awaited before it starts.
     pub fn create(config: MachineConfig) -> Result<Self, MachineError> {
+        Self::create_with(config, DirtyTracking::default())
+    }
+
+    /// [`Machine::create`], with a choice of how dirty pages are found.
+    pub fn create_with(
+        config: MachineConfig,
+        tracking: DirtyTracking,
+    ) -> Result<Self, MachineError> {
         config.check()?;
         let console = Console::new(config.console_bytes);
         let (device, vsock) = VsockDevice::new(u64::from(config.guest_cid));
         Ok(Self {
             fate: Arc::new(Fate::new(console.clone(), vsock.clone())),
-            phase: Mutex::new(Phase::Created(Box::new((config, device)))),
+            phase: Mutex::new(Phase::Created(Box::new((config, tracking, device)))),
             console,
             checkpoint: Checkpoint::default(),
             vsock,
@@ -127,8 +135,8 @@ impl Machine {
         let mut phase = self.lock();
         match std::mem::replace(&mut *phase, Phase::Ended) {
             Phase::Created(parts) => {
-                let (config, vsock) = *parts;
-                let live = Live::boot(&config, self.outside(vsock))
+                let (config, tracking, vsock) = *parts;
+                let live = Live::boot(&config, tracking, self.outside(vsock))
                     .inspect_err(|e| self.never_started(e))?;
                 self.vsock.quiesce();
                 *phase = Phase::Paused(live);
@@ -145,6 +153,11 @@ impl Machine {
     /// every other one and owns only what it changes. Streams of the connections that were open
     /// at the capture come from [`VsockHost::reattach`].
     pub fn fork(golden: &Arc<Golden>) -> Result<Self, MachineError> {
+        Self::fork_with(golden, DirtyTracking::default())
+    }
+
+    /// [`Machine::fork`], with a choice of how dirty pages are found.
+    pub fn fork_with(golden: &Arc<Golden>, tracking: DirtyTracking) -> Result<Self, MachineError> {
         let console = Console::new(golden.origin.console_bytes);
         let (device, vsock) = VsockDevice::new(u64::from(golden.origin.guest_cid));
         let machine = Self {
@@ -154,7 +167,7 @@ impl Machine {
             checkpoint: Checkpoint::default(),
             vsock,
         };
-        let live = Live::fork(golden, machine.outside(device))
+        let live = Live::fork(golden, tracking, machine.outside(device))
             .inspect_err(|e| machine.never_started(e))?;
         *machine.lock() = Phase::Paused(live);
         Ok(machine)

@@ -23,7 +23,7 @@ pub fn measure(bench: &ResetBench, mut progress: impl FnMut()) -> Result<Row, Be
     }
     let kernel =
         micro::kernel(bench.dirty_pages).map_err(|e| BenchError::Settings(e.to_string()))?;
-    let machine = Machine::create(MachineConfig {
+    let config = MachineConfig {
         vcpus: bench.vcpus,
         memory_mib: bench.memory_mib,
         kernel: Arc::new(kernel),
@@ -31,7 +31,8 @@ pub fn measure(bench: &ResetBench, mut progress: impl FnMut()) -> Result<Row, Be
         disk: None,
         guest_cid: 3,
         console_bytes: 4096,
-    })?;
+    };
+    let machine = Machine::create_with(config, bench.tracking)?;
     machine.boot_paused()?;
     machine.capture()?;
 

@@ -18,6 +18,8 @@ pub struct Row {
     pub vcpus: u8,
     /// Dirty pages of the median reset.
     pub dirty_pages: u64,
+    /// How they were found: `log` or `ring`.
+    pub tracking: String,
     /// How they got their content back.
     pub strategy: String,
     /// Number of resets.
@@ -98,6 +100,7 @@ impl Samples {
             memory_mib: bench.memory_mib,
             vcpus: bench.vcpus,
             dirty_pages: pages.get(pages.len() / 2).copied().unwrap_or_default(),
+            tracking: format!("{:?}", bench.tracking).to_lowercase(),
             strategy: bench.strategy.name().to_owned(),
             iterations: self.reports.len() as u32,
             reset: Distribution::of(self.reports.iter().map(standing)),

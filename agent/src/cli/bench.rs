@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use vmm::Strategy;
+use vmm::{DirtyTracking, Strategy};
 
 use super::{Exit, terminal};
 use crate::bench::{BenchError, ResetBench, Row, measure_linux, measure_micro};
@@ -32,6 +32,9 @@ struct ResetArguments {
     /// Pages of 4 KiB to write to before each reset (micro only).
     #[arg(long, default_value_t = 256)]
     dirty: u32,
+    /// How dirty pages are found (micro only): a bitmap of all memory, or a ring of entries.
+    #[arg(long, value_enum, default_value_t = Tracking::Log)]
+    tracking: Tracking,
     /// How dirty pages get their content back.
     #[arg(long, value_enum, default_value_t = StrategyName::CopyBack)]
     strategy: StrategyName,
@@ -50,6 +53,12 @@ struct ResetArguments {
 enum Guest {
     Micro,
     Linux,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Tracking {
+    Log,
+    Ring,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -81,6 +90,10 @@ fn measure(arguments: &ResetArguments, config: &Config) -> Result<Row, BenchErro
         memory_mib: config.sandbox.memory_mib,
         vcpus: config.sandbox.vcpus,
         dirty_pages: arguments.dirty,
+        tracking: match arguments.tracking {
+            Tracking::Log => DirtyTracking::Log,
+            Tracking::Ring => DirtyTracking::Ring,
+        },
         strategy: match arguments.strategy {
             StrategyName::CopyBack => Strategy::CopyBack,
             StrategyName::DropPrivate => Strategy::DropPrivate,

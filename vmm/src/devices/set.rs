@@ -2,11 +2,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use vm_superio::SerialState;
 
 use super::block::{Block, BlockState, DiskImage};
 use super::bus::Bus;
+use super::foreign;
 use super::rng::{Rng, RngState};
 use super::virtio::{MmioState, StateError};
 use super::vsock::{VsockError, VsockHost, VsockState};
@@ -21,11 +23,12 @@ pub struct DeviceSet {
 
 /// Everything about a machine's devices that its guest could notice. The disk's content is in the
 /// image beside it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceState {
     /// Registers of the virtio transports, in slot order.
     pub transports: Vec<MmioState>,
     /// The serial port.
+    #[serde(with = "foreign::SerialForm")]
     pub com1: SerialState,
     /// The disk's request queue.
     pub block: Option<BlockState>,

@@ -7,6 +7,8 @@
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::KvmError;
 
@@ -46,8 +48,9 @@ const EXTENDED_ECX_HIDDEN: u32 =
 const KVM_FEATURES_KEPT: u32 = (1 << 0) | (1 << 1) | (1 << 3) | (1 << 24);
 
 /// Leaves that are emptied: performance monitoring, SGX, processor trace, AMX (two), key locker,
-/// architectural LBR; AMD's SVM, lightweight profiling, sampling, SEV and performance monitoring.
-const EMPTIED: [u32; 12] = [
+/// architectural LBR; AMD's SVM, lightweight profiling, sampling, SEV and performance monitoring,
+/// and the place of the processor that was asked, which each vCPU gets anew.
+const EMPTIED: [u32; 13] = [
     0xa,
     0x12,
     0x14,
@@ -58,11 +61,17 @@ const EMPTIED: [u32; 12] = [
     0x8000_000a,
     0x8000_001b,
     0x8000_001c,
+    0x8000_001e,
     0x8000_001f,
     0x8000_0022,
 ];
 
+/// Leaves that describe caches. On a processor with two kinds of cores they depend on the core that
+/// answers, so two templates may differ in them: nothing a guest has in memory depends on them.
+const CACHES: [u32; 2] = [2, 4];
+
 /// What this host supports, reduced to what a guest gets.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CpuidTemplate {
     entries: Vec<kvm_cpuid_entry2>,
     vcpus: u8,
@@ -78,6 +87,63 @@ impl CpuidTemplate {
         Ok(Self { entries: reduce(supported.as_slice(), deadline), vcpus })
     }
 
+    /// Number of processors of its guests.
+    pub fn vcpus(&self) -> u8 {
+        self.vcpus
+    }
+
+    /// Vendor, family and model of the processor.
+    pub fn processor(&self) -> (String, u32, u32) {
+        let leaf = |function| self.entries.iter().find(|entry| entry.function == function);
+        let vendor = leaf(0).map_or([0; 3], |leaf| [leaf.ebx, leaf.edx, leaf.ecx]);
+        let vendor: Vec<u8> = vendor.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let version = leaf(1).map_or(0, |leaf| leaf.eax);
+        // Intel SDM volume 2, CPUID, "Version Information"; AMD APM volume 3 agrees.
+        let (base, extended) = ((version >> 8) & 0xf, (version >> 20) & 0xff);
+        let family = if base == 0xf { base + extended } else { base };
+        let high = if matches!(base, 6 | 0xf) { (version >> 12) & 0xf0 } else { 0 };
+        let model = high | ((version >> 4) & 0xf);
+        (String::from_utf8_lossy(&vendor).into_owned(), family, model)
+    }
+
+    /// SHA-256 of everything that has to be equal for a guest to move from one host to another.
+    pub fn sha256(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update([self.vcpus]);
+        for entry in self.binding() {
+            for word in words(entry) {
+                hash.update(word.to_le_bytes());
+            }
+        }
+        hash.finalize().into()
+    }
+
+    /// The first leaf in which a host with template `here` differs, and both values.
+    pub fn difference(&self, here: &Self) -> Option<(String, String, String)> {
+        let text = |entry: Option<&kvm_cpuid_entry2>| match entry {
+            None => "absent".to_owned(),
+            Some(entry) => {
+                let [.., eax, ebx, ecx, edx] = words(entry);
+                format!("eax {eax:#x} ebx {ebx:#x} ecx {ecx:#x} edx {edx:#x}")
+            }
+        };
+        let (mut mine, mut others) = (self.binding(), here.binding());
+        loop {
+            let (one, other) = match (mine.next(), others.next()) {
+                (None, None) => return None,
+                (Some(one), Some(other)) if words(one) == words(other) => continue,
+                pair => pair,
+            };
+            let leaf = one.or(other).map(|entry| (entry.function, entry.index));
+            let (function, index) = leaf.unwrap_or_default();
+            return Some((format!("CPUID leaf {function:#x}.{index}"), text(one), text(other)));
+        }
+    }
+
+    fn binding(&self) -> impl Iterator<Item = &kvm_cpuid_entry2> {
+        self.entries.iter().filter(|entry| !CACHES.contains(&entry.function))
+    }
+
     /// The entries for the vCPU with APIC id `id`.
     pub fn for_vcpu(&self, id: u8) -> Result<CpuId, KvmError> {
         let mut entries = self.entries.clone();
@@ -90,6 +156,11 @@ impl CpuidTemplate {
             source: std::io::Error::other(format!("{e:?}")),
         })
     }
+}
+
+fn words(entry: &kvm_cpuid_entry2) -> [u32; 7] {
+    let kvm_cpuid_entry2 { function, index, flags, eax, ebx, ecx, edx, .. } = *entry;
+    [function, index, flags, eax, ebx, ecx, edx]
 }
 
 fn reduce(supported: &[kvm_cpuid_entry2], deadline_timer: bool) -> Vec<kvm_cpuid_entry2> {
@@ -113,7 +184,11 @@ fn reduce(supported: &[kvm_cpuid_entry2], deadline_timer: bool) -> Vec<kvm_cpuid
 
 fn hide(entry: &mut kvm_cpuid_entry2) {
     match (entry.function, entry.index) {
-        (1, _) => entry.ecx &= !(VMX | PDCM),
+        (1, _) => {
+            entry.ecx &= !(VMX | PDCM);
+            // The rest says on which processor of the host the question was asked.
+            entry.ebx &= 0xffff;
+        }
         (7, 0) => {
             entry.ebx &= !LEAF7_EBX_HIDDEN;
             entry.ecx &= !LEAF7_ECX_HIDDEN;
@@ -223,6 +298,39 @@ mod tests {
         assert_eq!(leaf(0xd).eax & XCR0_AMX, 0);
         assert_eq!(leaf(0x4000_0001).eax, KVM_FEATURES_KEPT);
         assert_eq!(leaf(0x8000_0001).ecx & (1 << 2), 0);
+    }
+
+    #[test]
+    fn two_hosts_are_told_apart_by_leaf_but_not_by_caches() {
+        let template = |entries: &[kvm_cpuid_entry2]| CpuidTemplate {
+            entries: reduce(entries, true),
+            vcpus: 1,
+        };
+        let one = template(&[full(1, 0), full(4, 0), full(7, 0)]);
+        let mut other = full(7, 0);
+        other.ebx &= !(1 << 16);
+        let caches = template(&[full(1, 0), full(7, 0)]);
+        assert_eq!(one.difference(&caches), None);
+        assert_eq!(one.sha256(), caches.sha256());
+        let other = template(&[full(1, 0), full(4, 0), other]);
+        let (leaf, snapshot, here) = one.difference(&other).unwrap();
+        assert_eq!(leaf, "CPUID leaf 0x7.0");
+        assert_ne!(snapshot, here);
+        assert_ne!(one.sha256(), other.sha256());
+        let (_, _, here) = one.difference(&template(&[full(1, 0)])).unwrap();
+        assert_eq!(here, "absent");
+    }
+
+    #[test]
+    fn every_processor_of_a_host_gives_the_same_template() {
+        let Ok(kvm) = crate::kvm::open() else { return };
+        let first = CpuidTemplate::for_host(&kvm, 2).unwrap();
+        for _ in 0..20 {
+            std::thread::yield_now();
+            let again = CpuidTemplate::for_host(&kvm, 2).unwrap();
+            assert_eq!(first.difference(&again), None);
+        }
+        assert!(!first.processor().0.is_empty());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kvm_bindings::KVM_EXIT_DIRTY_RING_FULL;
 use kvm_ioctls::VcpuExit;
 
 use super::Vcpu;
@@ -53,6 +54,13 @@ pub fn run_once(vcpu: &mut Vcpu, bus: &Bus, reset: &AtomicBool) -> ExitOutcome {
         Ok(VcpuExit::FailEntry(reason, cpu)) => ExitOutcome::Error(format!(
             "the processor refused to enter the guest: reason {reason:#x} on CPU {cpu}"
         )),
+        Ok(VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL)) => match &mut vcpu.ring {
+            Some(ring) => match ring.make_room() {
+                Ok(()) => ExitOutcome::Continue,
+                Err(e) => ExitOutcome::Error(e.to_string()),
+            },
+            None => ExitOutcome::Error("a dirty ring is full, and there is none".into()),
+        },
         Ok(VcpuExit::InternalError) => ExitOutcome::Error(String::new()),
         Ok(other) => ExitOutcome::Error(format!("unexpected exit {other:?}")),
         Err(e) => match e.errno() {

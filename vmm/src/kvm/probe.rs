@@ -7,7 +7,7 @@ use kvm_ioctls::{Cap, Kvm};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::vcpu_thread::Next;
-use super::{CpuidTemplate, KvmError, Vcpu, VcpuControl, VcpuThread, Vm};
+use super::{CpuidTemplate, KvmError, Vcpu, VcpuControl, VcpuThread, Vm, VmOptions};
 use crate::boot;
 use crate::memory::{self, layout};
 
@@ -97,7 +97,7 @@ fn time_loop(kvm: &Kvm) -> Result<(KvmKind, Duration), KvmError> {
     boot::write_tables(&ram).map_err(|e| setup(e.to_string()))?;
     ram.write_slice(&counting_loop(), GuestAddress(LOOP_ADDRESS))
         .map_err(|e| setup(e.to_string()))?;
-    let vm = Vm::create(kvm, ram, false)?;
+    let vm = Vm::create(kvm, ram, VmOptions::default())?;
     let vcpu = Vcpu::create(&vm, 0, &CpuidTemplate::for_host(kvm, 1)?)?;
     vcpu.enter_at(LOOP_ADDRESS, 0)?;
 

@@ -1,5 +1,7 @@
 //! One vCPU: creation, entry state, inspection.
 
+use std::sync::Arc;
+
 use kvm_bindings::{
     KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE,
     KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED, Msrs, kvm_lapic_state, kvm_msr_entry,
@@ -7,7 +9,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-use super::{CpuidTemplate, KvmError, Vm};
+use super::dirty_ring::DirtyRing;
+use super::{CpuidTemplate, DirtyEntry, DirtyTracking, KvmError, Vm};
 use crate::boot;
 use crate::memory::layout;
 
@@ -68,6 +71,7 @@ pub struct VcpuStatus {
 /// A vCPU descriptor with its index.
 pub struct Vcpu {
     pub(super) fd: VcpuFd,
+    pub(super) ring: Option<DirtyRing>,
     index: u8,
 }
 
@@ -77,7 +81,17 @@ impl Vcpu {
         let fd =
             vm.fd().create_vcpu(u64::from(index)).map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
         fd.set_cpuid2(&cpuid.for_vcpu(index)?).map_err(KvmError::ioctl("KVM_SET_CPUID2"))?;
-        Ok(Self { fd, index })
+        let ring = match vm.tracking() {
+            DirtyTracking::Ring => Some(DirtyRing::of(Arc::clone(vm.fd()), &fd)?),
+            DirtyTracking::Log => None,
+        };
+        Ok(Self { fd, ring, index })
+    }
+
+    /// Moves the pages in this vCPU's dirty ring, if it has one, to `pages`. The vCPU must be out
+    /// of the guest, and [`super::reset_rings`] has to follow.
+    pub fn drain_ring(&mut self, pages: &mut Vec<DirtyEntry>) -> Result<(), KvmError> {
+        self.ring.as_mut().map_or(Ok(()), |ring| ring.drain(pages))
     }
 
     /// Sets MSRs, local APIC and, on the bootstrap processor, the registers for entry.

@@ -9,11 +9,13 @@ use kvm_bindings::{
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::SyncReg;
+use serde::{Deserialize, Serialize};
 
 use super::vcpu::Vcpu;
 use super::{KvmError, msrs, raw};
 
 /// Everything KVM keeps about a vCPU that its guest can change or notice.
+#[derive(Serialize, Deserialize)]
 pub struct VcpuState {
     pub mp_state: kvm_mp_state,
     pub regs: kvm_regs,

@@ -8,7 +8,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::{KvmError, msrs};
+use super::{KvmError, dirty_ring, msrs};
 use crate::memory::{self, GuestRam, layout};
 
 /// A KVM virtual machine with in-kernel interrupt controllers and its RAM attached.
@@ -16,21 +16,43 @@ pub struct Vm {
     fd: Arc<VmFd>,
     /// KVM reads and writes this mapping for as long as the VM exists.
     ram: Arc<GuestRam>,
+    tracking: DirtyTracking,
+}
+
+/// How KVM says which pages a guest has written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum DirtyTracking {
+    /// A bitmap of each memslot (api.rst 4.8): one bit per page of memory to look at.
+    #[default]
+    Log,
+    /// A ring of each vCPU (api.rst 8.29): one entry per dirty page. Costs 256 KiB a vCPU.
+    Ring,
+}
+
+/// What a VM is made with beside its RAM.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VmOptions {
+    /// How dirty pages will be found.
+    pub tracking: DirtyTracking,
+    /// Finds them from the start, not only from [`Vm::track_writes`] on.
+    pub from_the_start: bool,
 }
 
 impl Vm {
     /// Creates the VM, its PIC, I/O APIC, local APICs and PIT, and maps `ram` into it.
-    /// With `tracking`, KVM logs which pages the guest writes from the start.
-    pub fn create(kvm: &Kvm, ram: Arc<GuestRam>, tracking: bool) -> Result<Self, KvmError> {
+    pub fn create(kvm: &Kvm, ram: Arc<GuestRam>, options: VmOptions) -> Result<Self, KvmError> {
         let fd = kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
         // Both addresses must be set before the first vCPU exists (api.rst 4.14, 4.60).
         fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
             .map_err(KvmError::ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(layout::KVM_TSS).map_err(KvmError::ioctl("KVM_SET_TSS_ADDR"))?;
-        let vm = Self { fd: Arc::new(fd), ram };
+        if options.tracking == DirtyTracking::Ring {
+            dirty_ring::enable(&fd)?;
+        }
+        let vm = Self { fd: Arc::new(fd), ram, tracking: options.tracking };
         // Before the interrupt controllers: registering their I/O ranges starts an RCU grace
         // period that a new memory slot would have to wait for, about 8 ms.
-        vm.map_memory(tracking)?;
+        vm.map_memory(options.from_the_start)?;
         vm.fd.create_irq_chip().map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         vm.fd.create_pit2(pit).map_err(KvmError::ioctl("KVM_CREATE_PIT2"))?;
@@ -45,6 +67,11 @@ impl Vm {
     /// The VM descriptor, shared with interrupt lines.
     pub fn fd(&self) -> &Arc<VmFd> {
         &self.fd
+    }
+
+    /// How dirty pages are found.
+    pub fn tracking(&self) -> DirtyTracking {
+        self.tracking
     }
 
     /// The guest's RAM.

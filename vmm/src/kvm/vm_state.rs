@@ -4,12 +4,13 @@ use kvm_bindings::{
     KVM_CLOCK_TSC_STABLE, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
     kvm_clock_data, kvm_irqchip, kvm_pit_state2,
 };
+use serde::{Deserialize, Serialize};
 
 use super::KvmError;
 use super::vm::Vm;
 
 /// Interrupt controllers, timer and clock.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct VmState {
     /// PIC master, PIC slave, I/O APIC.
     pub irqchips: [kvm_irqchip; 3],

@@ -12,7 +12,9 @@ use crate::devices::rng::Rng;
 use crate::devices::virtio::{FaultLatch, FaultSink, Interrupt, MmioTransport, VirtioDevice};
 use crate::devices::vsock::{VsockDevice, VsockHost};
 use crate::devices::{Bus, Checkpoint, Com1, Console, DeviceSet, KeyboardController};
-use crate::kvm::{self, CpuidTemplate, KvmError, Vcpu, VcpuRole, Vm, VmIrqLine};
+use crate::kvm::{
+    self, CpuidTemplate, DirtyTracking, KvmError, Vcpu, VcpuRole, Vm, VmIrqLine, VmOptions,
+};
 use crate::memory::{self, GuestRam, layout};
 use crate::snapshot::{Golden, ResetError};
 
@@ -36,12 +38,17 @@ pub struct Outside<'a> {
 }
 
 /// Builds everything but the threads, with a kernel about to start.
-pub fn assemble(config: &MachineConfig, outside: Outside<'_>) -> Result<Assembly, MachineError> {
+pub fn assemble(
+    config: &MachineConfig,
+    tracking: DirtyTracking,
+    outside: Outside<'_>,
+) -> Result<Assembly, MachineError> {
     let mut timings = BootTimings::default();
+    let options = VmOptions { tracking, from_the_start: false };
     let kvm = kvm::open()?;
     let ram = timed(&mut timings.memory, || memory::allocate(config.memory_mib))?;
     let ram = Arc::new(ram);
-    let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), false))?;
+    let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), options))?;
     let reset = Arc::new(AtomicBool::new(false));
     let devices =
         timed(&mut timings.devices, || devices(config.disk.as_ref(), &vm, outside, &reset))?;
@@ -64,11 +71,16 @@ pub fn assemble(config: &MachineConfig, outside: Outside<'_>) -> Result<Assembly
 }
 
 /// Builds everything but the threads, in a golden state.
-pub fn fork(golden: &Golden, outside: Outside<'_>) -> Result<Assembly, MachineError> {
+pub fn fork(
+    golden: &Golden,
+    tracking: DirtyTracking,
+    outside: Outside<'_>,
+) -> Result<Assembly, MachineError> {
     let mut timings = BootTimings::default();
+    let options = VmOptions { tracking, from_the_start: true };
     let kvm = kvm::open()?;
     let ram = Arc::new(timed(&mut timings.memory, || golden.memory.map())?);
-    let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), true))?;
+    let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), options))?;
     let reset = Arc::new(AtomicBool::new(false));
     // Nothing may move between host and guest before both are back.
     outside.vsock.1.quiesce();

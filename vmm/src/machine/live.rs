@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use super::assembly::{self, Assembly, Outside};
 use super::fate::Fate;
 use super::{BootTimings, MachineConfig, MachineError, StopReason};
+use crate::devices::block::{DiskError, DiskImage};
 use crate::devices::{Bus, DeviceSet};
 use crate::kvm::{
-    CpuidTemplate, ExitOutcome, Next, Vcpu, VcpuControl, VcpuStatus, VcpuThread, Vm, run_once,
+    CpuidTemplate, DirtyTracking, ExitOutcome, Next, Vcpu, VcpuControl, VcpuStatus, VcpuThread, Vm,
+    run_once,
 };
 use crate::snapshot::{Differences, Golden, Origin, ResetReport, Rewinder, Strategy};
 
@@ -26,6 +28,8 @@ pub struct Live {
     timings: BootTimings,
     cpuid: Arc<CpuidTemplate>,
     origin: Origin,
+    /// The disk it was made with.
+    disk: Option<Arc<DiskImage>>,
     core: Arc<Core>,
 }
 
@@ -39,25 +43,37 @@ struct Core {
 
 impl Live {
     /// Builds a machine whose kernel is about to start.
-    pub fn boot(config: &MachineConfig, outside: Outside<'_>) -> Result<Self, MachineError> {
+    pub fn boot(
+        config: &MachineConfig,
+        tracking: DirtyTracking,
+        outside: Outside<'_>,
+    ) -> Result<Self, MachineError> {
         let started = Instant::now();
         let fate = outside.fate;
         let origin = Origin {
             memory_mib: config.memory_mib,
             kernel_sha256: config.kernel.sha256(),
+            // Known when it is asked for: hashing a disk takes longer than starting a machine.
+            rootfs_sha256: None,
             cmdline: config.cmdline.clone(),
             guest_cid: config.guest_cid,
             console_bytes: config.console_bytes,
         };
-        let assembly = assembly::assemble(config, outside)?;
-        Self::start(assembly, origin, fate, started)
+        let assembly = assembly::assemble(config, tracking, outside)?;
+        let mut live = Self::start(assembly, origin, fate, started)?;
+        live.disk.clone_from(&config.disk);
+        Ok(live)
     }
 
     /// Builds a machine in a golden state.
-    pub fn fork(golden: &Arc<Golden>, outside: Outside<'_>) -> Result<Self, MachineError> {
+    pub fn fork(
+        golden: &Arc<Golden>,
+        tracking: DirtyTracking,
+        outside: Outside<'_>,
+    ) -> Result<Self, MachineError> {
         let started = Instant::now();
         let fate = outside.fate;
-        let assembly = assembly::fork(golden, outside)?;
+        let assembly = assembly::fork(golden, tracking, outside)?;
         let live = Self::start(assembly, golden.origin.clone(), fate, started)?;
         live.core.run_on_top_of(golden);
         Ok(live)
@@ -91,12 +107,17 @@ impl Live {
         fate.set_vcpus(vcpus.clone());
         timings.vcpus += spawning.elapsed();
         let core = Arc::new(Core { vcpus, rewinder: Mutex::new(None), devices, vm });
-        Ok(Self { threads, first_run, started, timings, cpuid, origin, core })
+        Ok(Self { threads, first_run, started, timings, cpuid, origin, disk: None, core })
     }
 
     /// Captures the machine, which must be parked with its socket device quiesced.
     pub fn capture(&self) -> Result<Arc<Golden>, MachineError> {
-        let (cpuid, origin) = (Arc::clone(&self.cpuid), self.origin.clone());
+        let (cpuid, mut origin) = (Arc::clone(&self.cpuid), self.origin.clone());
+        if let Some(disk) = &self.disk {
+            let failed =
+                |e: DiskError| MachineError::Device { device: "disk", reason: e.to_string() };
+            origin.rootfs_sha256 = Some(disk.sha256().map_err(failed)?);
+        }
         let vcpus = self.core.parked();
         let golden = Golden::capture(&self.core.vm, &vcpus, &self.core.devices, cpuid, origin)?;
         drop(vcpus);

@@ -223,3 +223,59 @@ fn several_vcpus_come_back_together() {
         assert_eq!(differences(&machine), []);
     }
 }
+
+#[test]
+fn a_dirty_ring_finds_what_the_log_finds() {
+    let machine = Machine::create_with(with_disk(), DirtyTracking::Ring).unwrap();
+    machine.boot().unwrap();
+    sleep(Duration::from_millis(20));
+    machine.pause().unwrap();
+    let golden = machine.capture().unwrap();
+    let fork = Machine::fork_with(&golden, DirtyTracking::Ring).unwrap();
+    for machine in [machine, fork] {
+        for strategy in [Strategy::CopyBack, Strategy::DropPrivate] {
+            for cycle in 0..5 {
+                run_a_while(&machine);
+                let report = machine.reset(strategy).unwrap();
+                assert!((64..200).contains(&report.dirty_pages), "{report:?}");
+                assert_eq!(differences(&machine), [], "{} cycle {cycle}", strategy.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dirty_ring_that_overflows_loses_nothing() {
+    // More pages than the ring has entries.
+    let pages = 20_000;
+    let machine = Machine::create_with(
+        MachineConfig {
+            memory_mib: 128,
+            kernel: Arc::new(crate::micro::kernel(pages).unwrap()),
+            ..config(&SPIN)
+        },
+        DirtyTracking::Ring,
+    )
+    .unwrap();
+    machine.boot_paused().unwrap();
+    machine.capture().unwrap();
+    for _ in 0..3 {
+        let seen = machine.checkpoint().map_or(0, |mark| mark.count);
+        machine.resume().unwrap();
+        machine.wait_checkpoint(seen, Duration::from_secs(20)).unwrap();
+        machine.pause().unwrap();
+        match machine.reset(Strategy::CopyBack) {
+            Ok(report) => {
+                assert!(report.dirty_pages >= pages as usize, "{report:?}");
+                assert_eq!(differences(&machine), []);
+            }
+            // Software KVM does not stop a vCPU whose ring is full: that must be seen, for good.
+            Err(MachineError::Reset(ResetError::Kvm(KvmError::DirtyRingOverran))) => {
+                assert!(machine.reset(Strategy::FullCopy).is_err());
+                assert!(matches!(machine.state().unwrap(), MachineState::Poisoned(_)));
+                return;
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+}

@@ -27,6 +27,18 @@ impl DirtyMap {
         });
     }
 
+    /// Calls `visit` with the number of every dirty page, ascending, and forgets them. Nobody may
+    /// write to the memory meanwhile.
+    pub fn drain(&self, mut visit: impl FnMut(usize)) {
+        self.for_each_word(|index, word| {
+            let mut bits = word.swap(0, Ordering::Relaxed);
+            while bits != 0 {
+                visit(index * WORD_BITS + bits.trailing_zeros() as usize);
+                bits &= bits - 1;
+            }
+        });
+    }
+
     /// Forgets everything.
     pub fn clear(&self) {
         self.for_each_word(|_, word| word.store(0, Ordering::Relaxed));

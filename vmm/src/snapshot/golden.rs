@@ -1,7 +1,9 @@
 //! A captured machine.
 
 use std::fmt;
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, OnceLock};
+
+use serde::{Deserialize, Serialize};
 
 use crate::devices::block::DiskImage;
 use crate::devices::{DeviceSet, DeviceState};
@@ -11,12 +13,14 @@ use crate::memory::GoldenMemory;
 use super::ResetError;
 
 /// What a machine was made of that its golden state does not say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// RAM in MiB.
     pub memory_mib: u32,
     /// SHA-256 of the kernel image.
     pub kernel_sha256: [u8; 32],
+    /// SHA-256 of the disk image the machine was made with, if it has a disk.
+    pub rootfs_sha256: Option<[u8; 32]>,
     /// Kernel command line, without the devices that the machine appends.
     pub cmdline: String,
     /// vsock address of the guest.
@@ -37,6 +41,10 @@ pub struct Golden {
     /// False where KVM cannot give a guest another time-stamp counter than the host's: software
     /// KVM, which runs no Linux either.
     pub(crate) tsc_goes_back: bool,
+    /// Version of this crate that captured it.
+    pub(crate) made_by: String,
+    /// See [`Golden::hash`].
+    pub(crate) hash: OnceLock<[u8; 32]>,
 }
 
 impl Golden {
@@ -77,6 +85,8 @@ impl Golden {
             cpuid,
             origin,
             tsc_goes_back,
+            made_by: env!("CARGO_PKG_VERSION").to_owned(),
+            hash: OnceLock::new(),
         })
     }
 

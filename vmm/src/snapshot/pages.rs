@@ -1,8 +1,10 @@
 //! The pages to put back: KVM's dirty log united with what devices wrote.
 
+use std::sync::MutexGuard;
+
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::kvm::{KvmError, Vm, raw};
+use crate::kvm::{DirtyEntry, DirtyTracking, KvmError, Vcpu, Vm, raw, reset_rings};
 use crate::memory::PAGE_BYTES;
 
 /// Consecutive dirty pages of one memory region.
@@ -19,25 +21,55 @@ pub struct Run {
 /// Collects dirty pages. KVM forgets its log when it is read, so what was collected stays here
 /// until the reset that needed it has succeeded.
 pub struct Harvest {
-    /// One bitmap per region, reused.
-    bitmaps: Vec<Vec<u64>>,
+    source: Source,
     runs: Vec<Run>,
+}
+
+enum Source {
+    /// One bitmap per region, reused.
+    Log(Vec<Vec<u64>>),
+    /// Entries of the rings, reused.
+    Ring(Vec<DirtyEntry>),
 }
 
 impl Harvest {
     /// For the memory of `vm`.
     pub fn new(vm: &Vm) -> Self {
-        let bitmaps = vm.ram().iter().map(|r| vec![0; raw::dirty_words(r.len())]).collect();
-        Self { bitmaps, runs: Vec::new() }
+        let source = match vm.tracking() {
+            DirtyTracking::Log => {
+                Source::Log(vm.ram().iter().map(|r| vec![0; raw::dirty_words(r.len())]).collect())
+            }
+            DirtyTracking::Ring => Source::Ring(Vec::new()),
+        };
+        Self { source, runs: Vec::new() }
     }
 
     /// Adds what was written since the last call. No vCPU and no device may run.
-    pub fn gather(&mut self, vm: &Vm) -> Result<(), KvmError> {
-        let regions = vm.ram().iter().zip(&mut self.bitmaps).enumerate();
-        for (index, (region, bitmap)) in regions {
-            raw::get_dirty_log(vm.fd(), index as u32, region.len(), bitmap)?;
-            region.bitmap().map().drain_into(bitmap);
-            add_runs(index, bitmap, &mut self.runs);
+    pub fn gather(&mut self, vm: &Vm, vcpus: &mut [MutexGuard<'_, Vcpu>]) -> Result<(), KvmError> {
+        match &mut self.source {
+            Source::Log(bitmaps) => {
+                for (index, (region, bitmap)) in vm.ram().iter().zip(bitmaps).enumerate() {
+                    raw::get_dirty_log(vm.fd(), index as u32, region.len(), bitmap)?;
+                    region.bitmap().map().drain_into(bitmap);
+                    add_runs(index, bitmap, &mut self.runs);
+                }
+            }
+            Source::Ring(entries) => {
+                for vcpu in vcpus {
+                    vcpu.drain_ring(entries)?;
+                }
+                for (slot, region) in (0..).zip(vm.ram().iter()) {
+                    region.bitmap().map().drain(|page| entries.push((slot, page as u64)));
+                }
+                // Before the content of the pages is touched (api.rst 8.29).
+                let result = reset_rings(vm.fd());
+                entries.sort_unstable();
+                entries.dedup();
+                for (slot, page) in entries.drain(..) {
+                    add_run(slot as usize, page as usize, 1, &mut self.runs);
+                }
+                result?;
+            }
         }
         Ok(())
     }

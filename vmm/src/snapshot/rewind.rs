@@ -144,7 +144,7 @@ impl Rewinder {
         let mut parts = ResetParts::default();
         let mut lap = Lap::start();
 
-        self.harvest.gather(vm)?;
+        self.harvest.gather(vm, vcpus)?;
         let dirty_pages = self.harvest.pages();
         parts.harvest = lap.next();
 

@@ -76,12 +76,13 @@ impl DiskImage {
         })
     }
 
-    fn seal(
+    /// Lets `fill` write the content of a disk of `length` zero bytes, and seals it.
+    pub(crate) fn seal<E: From<io::Error> + From<DiskError>>(
         length: u64,
-        fill: impl FnOnce(&File) -> Result<(), DiskError>,
-    ) -> Result<Self, DiskError> {
+        fill: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<Self, E> {
         if length == 0 || !length.is_multiple_of(SECTOR_BYTES) || length > MAX_BYTES {
-            return Err(DiskError::Size(length));
+            return Err(DiskError::Size(length).into());
         }
         let memory = SealedMemory::create("disk", length as usize, fill)?;
         Ok(Self { memory, sha256: OnceLock::new() })
@@ -129,7 +130,8 @@ impl DiskImage {
         }
     }
 
-    pub(super) fn memory(&self) -> &SealedMemory {
+    /// The descriptor behind it.
+    pub(crate) fn memory(&self) -> &SealedMemory {
         &self.memory
     }
 }

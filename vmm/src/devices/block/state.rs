@@ -1,12 +1,14 @@
 //! Capture and restore of the device. The disk's content is not part of it: golden content is the
 //! base, and [`Overlay::discard`](super::Overlay::discard) goes back to it.
 
+use serde::{Deserialize, Serialize};
+
 use super::Block;
 use crate::devices::virtio::StateError;
 use crate::devices::virtio::request_queue::{self, RequestQueueState};
 
 /// Everything about a block device, beside its content, that the guest could notice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockState {
     /// Absent before activation.
     requests: Option<RequestQueueState>,

@@ -1,11 +1,13 @@
 //! Capture and restore. All a running entropy device knows is where it is in its queue.
 
+use serde::{Deserialize, Serialize};
+
 use super::Rng;
 use crate::devices::virtio::StateError;
 use crate::devices::virtio::request_queue::{self, RequestQueueState};
 
 /// Everything about an entropy device that the guest could notice.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RngState {
     /// Absent before activation.
     requests: Option<RequestQueueState>,

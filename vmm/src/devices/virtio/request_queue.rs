@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueState, QueueT};
 
 use super::{Activation, DeviceFault, Interrupt, StateError};
+use crate::devices::foreign;
 use crate::memory::GuestRam;
 
 /// Bytes moved between two exits to the guest, give or take one request.
@@ -59,8 +61,9 @@ pub struct RequestQueue {
 ///
 /// A queue also counts buffers used since it last asked whether to interrupt, which
 /// [`QueueState`] leaves out. That count is zero whenever no notification is being handled.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestQueueState {
+    #[serde(with = "foreign::QueueForm")]
     queue: QueueState,
     more: bool,
 }

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::io::Read;
 use std::task::Poll;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::VsockError;
 use super::packet::{Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 
@@ -17,11 +19,11 @@ const CREDIT_STEP: u32 = BUFFER_BYTES / 4;
 const MAX_PAYLOAD: usize = 64 << 10;
 
 /// Names a connection for ever: never given twice, so that a stale handle finds nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnectionId(pub u64);
 
 /// What names a connection towards the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ports {
     /// The guest's port.
     pub guest: u32,
@@ -30,7 +32,7 @@ pub struct Ports {
 }
 
 /// Where a connection stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     /// The host asked, the guest has not answered.
     Connecting,
@@ -41,7 +43,7 @@ pub enum Phase {
 }
 
 /// How a connection came to its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ending {
     /// Both sides said so.
     Finished,
@@ -63,7 +65,7 @@ pub struct Outgoing {
 }
 
 /// One connection.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
     /// Its ports.
     pub ports: Ports,

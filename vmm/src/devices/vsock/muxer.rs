@@ -8,6 +8,8 @@ mod send;
 use std::collections::{BTreeMap, VecDeque};
 use std::task::Poll;
 
+use serde::{Deserialize, Serialize};
+
 use super::connection::{Connection, ConnectionId, Ending, Phase, Ports};
 use super::error::VsockError;
 use super::packet::{HOST_CID, Header, Op, SHUTDOWN_BOTH, TYPE_STREAM};
@@ -29,7 +31,7 @@ const FIRST_EPHEMERAL: u32 = 1 << 30;
 const LAST_EPHEMERAL: u32 = u32::MAX - 1;
 
 /// The host's half of every connection. Plain data: a clone of it is a captured state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Muxer {
     guest_cid: u64,
     connections: BTreeMap<ConnectionId, Connection>,

@@ -1,5 +1,7 @@
 //! The packet header (virtio 1.2, section 5.10.6), to the byte.
 
+use serde::{Deserialize, Serialize};
+
 /// Size of a header on the wire.
 pub const HEADER_BYTES: usize = 44;
 /// The well-known CID of the host (section 5.10.4).
@@ -50,7 +52,7 @@ impl Op {
 }
 
 /// `struct virtio_vsock_hdr`. All fields are little-endian on the wire, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Header {
     /// Who sends.
     pub src_cid: u64,

@@ -1,11 +1,13 @@
 //! Capture and restore of the host's half.
 
+use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState};
 
 use super::connection::ConnectionId;
 use super::error::VsockError;
 use super::muxer::Muxer;
 use super::shared::Core;
+use crate::devices::foreign;
 
 /// Everything about a vsock device that the guest could notice: connections with their credit and
 /// buffers, packets not yet sent, the port counter, queue positions.
@@ -13,10 +15,11 @@ use super::shared::Core;
 /// A queue also counts buffers used since it last asked whether to interrupt, which
 /// [`QueueState`] leaves out. That count is zero whenever the device's lock is free, so nothing
 /// is lost.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VsockState {
     pub(super) muxer: Muxer,
     /// Receive, transmit, event; absent before activation.
+    #[serde(with = "foreign::three_queues")]
     pub(super) queues: Option<[QueueState; 3]>,
 }
 

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState, QueueT};
 
 use super::{MmioTransport, Status};
+use crate::devices::foreign;
 use crate::devices::virtio::{Activation, StateError};
 
 /// Every register of a transport, with the positions of an active device's queues.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MmioState {
     status: Status,
     active: bool,
@@ -18,8 +20,10 @@ pub struct MmioState {
     queue_sel: u32,
     interrupt: u32,
     /// As configured.
+    #[serde(with = "foreign::queues")]
     queues: Vec<QueueState>,
     /// As far as the device has come; empty if it does not tell.
+    #[serde(with = "foreign::queues")]
     positions: Vec<QueueState>,
 }
 

@@ -1,6 +1,8 @@
 //! The device status field and the order in which a driver may set its bits (virtio 1.2, sections
 //! 2.1 and 3.1.1).
 
+use serde::{Deserialize, Serialize};
+
 const ACKNOWLEDGE: u32 = 1;
 const DRIVER: u32 = 2;
 const DRIVER_OK: u32 = 4;
@@ -18,7 +20,7 @@ const STEPS: [u32; 5] = [
 ];
 
 /// The bits the driver has set.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status(u32);
 
 impl Status {
