@@ -17,17 +17,18 @@ pub fn measure(
     let sandbox =
         KvmSandbox::new(SandboxConfig { strategy: Some(bench.strategy), ..config.clone() });
     sandbox.boot()?;
-    let mut samples = Samples::default();
+    let mut samples = Samples::new(bench.iterations);
     for iteration in 0..WARM_UP + bench.iterations {
         let params = serde_json::Map::from_iter([("message".to_owned(), "hello".into())]);
         let outcome = sandbox.execute_tool(ToolCall::new(TOOL, params))?;
         let reset = sandbox.reset()?;
         if iteration >= WARM_UP {
-            samples.add(reset.report);
+            samples.add(&reset.report);
             samples.add_next_run(outcome.round_trip);
             progress();
         }
     }
+    samples.end();
     let (_, left) = sandbox.reset_and_compare()?;
     sandbox.shutdown();
     if !left.is_empty() {

@@ -36,7 +36,7 @@ pub fn measure(bench: &ResetBench, mut progress: impl FnMut()) -> Result<Row, Be
     machine.boot_paused()?;
     machine.capture()?;
 
-    let mut samples = Samples::default();
+    let mut samples = Samples::new(bench.iterations);
     for iteration in 0..WARM_UP + bench.iterations {
         let seen = machine.checkpoint().map_or(0, |mark| mark.count);
         let resuming = Instant::now();
@@ -50,12 +50,13 @@ pub fn measure(bench: &ResetBench, mut progress: impl FnMut()) -> Result<Row, Be
         report.parts.stop = stop;
         report.parts.resume = resume;
         if iteration >= WARM_UP {
-            samples.add(report);
+            samples.add(&report);
             let entered = machine.entered().unwrap_or(mark.at);
             samples.add_next_run(mark.at.saturating_duration_since(entered));
             progress();
         }
     }
+    samples.end();
     let left = machine.differences()?;
     if !left.is_empty() {
         return Err(BenchError::NotGolden(left.to_string()));

@@ -62,19 +62,39 @@ pub struct Parts {
     pub resume: f64,
 }
 
-/// What was collected while measuring.
-#[derive(Debug, Default)]
+/// What was collected while measuring. All of its memory is in use from the start, so that what a
+/// long measurement adds to the process is what resets add.
+#[derive(Debug)]
 pub struct Samples {
-    reports: Vec<ResetReport>,
+    resets: Vec<ResetParts>,
     next_runs: Vec<Duration>,
-    began_with: Option<Footprint>,
+    pages: Vec<u32>,
+    footprint: [Footprint; 2],
 }
 
 impl Samples {
+    /// Room for `iterations` resets.
+    pub fn new(iterations: u32) -> Self {
+        let room = iterations as usize;
+        let unused = Duration::from_nanos(1);
+        let parts = ResetParts { stop: unused, copy: unused, ..ResetParts::default() };
+        let mut samples = Self {
+            resets: vec![parts; room],
+            next_runs: vec![unused; room],
+            pages: vec![1; room],
+            footprint: [Footprint::default(); 2],
+        };
+        samples.resets.clear();
+        samples.next_runs.clear();
+        samples.pages.clear();
+        samples.footprint = [Footprint::now(); 2];
+        samples
+    }
+
     /// Adds a reset. `stop` and `resume` are in its parts.
-    pub fn add(&mut self, report: ResetReport) {
-        self.began_with.get_or_insert_with(Footprint::now);
-        self.reports.push(report);
+    pub fn add(&mut self, report: &ResetReport) {
+        self.resets.push(report.parts);
+        self.pages.push(report.dirty_pages as u32);
     }
 
     /// Adds a run after a reset.
@@ -82,28 +102,30 @@ impl Samples {
         self.next_runs.push(took);
     }
 
+    /// The last reset has been added.
+    pub fn end(&mut self) {
+        self.footprint[1] = Footprint::now();
+    }
+
     /// What they come to.
     pub fn row(&self, guest: &str, bench: &ResetBench) -> Row {
         let median = |part: fn(&ResetParts) -> Duration| {
-            Distribution::of(self.reports.iter().map(|report| part(&report.parts))).p50_us
+            Distribution::of(self.resets.iter().map(part)).p50_us
         };
-        let mut pages: Vec<u64> =
-            self.reports.iter().map(|report| report.dirty_pages as u64).collect();
+        let mut pages = self.pages.clone();
         pages.sort_unstable();
-        let standing = |report: &ResetReport| {
-            report.parts.total().saturating_sub(report.parts.stop + report.parts.resume)
-        };
-        let tenth = self.reports.len().div_ceil(10);
+        let standing = |parts: &ResetParts| parts.total().saturating_sub(parts.stop + parts.resume);
+        let tenth = self.resets.len().div_ceil(10);
         let next_run = Distribution::of(self.next_runs.iter().copied());
         Row {
             guest: guest.to_owned(),
             memory_mib: bench.memory_mib,
             vcpus: bench.vcpus,
-            dirty_pages: pages.get(pages.len() / 2).copied().unwrap_or_default(),
+            dirty_pages: pages.get(pages.len() / 2).copied().unwrap_or_default().into(),
             tracking: format!("{:?}", bench.tracking).to_lowercase(),
             strategy: bench.strategy.name().to_owned(),
-            iterations: self.reports.len() as u32,
-            reset: Distribution::of(self.reports.iter().map(standing)),
+            iterations: self.resets.len() as u32,
+            reset: Distribution::of(self.resets.iter().map(standing)),
             parts_us: Parts {
                 stop: median(|parts| parts.stop),
                 harvest: median(|parts| parts.harvest),
@@ -112,15 +134,15 @@ impl Samples {
                 vcpus: median(|parts| parts.vcpus),
                 resume: median(|parts| parts.resume),
             },
-            cycle: Distribution::of(self.reports.iter().map(|report| report.parts.total())),
+            cycle: Distribution::of(self.resets.iter().map(ResetParts::total)),
             next_run_us: next_run.p50_us,
             next_run,
             drift_us: [
-                Distribution::of(self.reports.iter().take(tenth).map(standing)).p50_us,
-                Distribution::of(self.reports.iter().rev().take(tenth).map(standing)).p50_us,
+                Distribution::of(self.resets.iter().take(tenth).map(standing)).p50_us,
+                Distribution::of(self.resets.iter().rev().take(tenth).map(standing)).p50_us,
             ],
-            footprint: [self.began_with.unwrap_or_default(), Footprint::now()],
-            samples_us: self.reports.iter().map(|r| standing(r).as_secs_f64() * 1e6).collect(),
+            footprint: self.footprint,
+            samples_us: self.resets.iter().map(|r| standing(r).as_secs_f64() * 1e6).collect(),
             host: Host::here(),
         }
     }
