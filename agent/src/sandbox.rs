@@ -5,6 +5,7 @@ mod channel;
 mod error;
 mod image;
 mod kvm;
+pub mod pool;
 mod query;
 mod state;
 

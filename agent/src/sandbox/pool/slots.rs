@@ -1,0 +1,271 @@
+//! Which machines there are, and who may have them.
+//!
+//! A machine goes round one way only: clean, busy, resetting, and clean again. There is no other
+//! way to become clean, and only a clean machine can be taken.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::metrics::MachineCounts;
+
+/// A place for a machine.
+enum Slot<S> {
+    /// Nothing there.
+    Gone,
+    /// Reset, or made a moment ago, and untouched since.
+    Clean(Arc<S>),
+    /// Given to a call.
+    Busy { tenant: Arc<str>, machine: Arc<S> },
+    /// Used, and on its way back to its golden state.
+    Resetting(Arc<S>),
+    /// Given up; it still holds memory until its shutdown is over.
+    Ending(Arc<S>),
+}
+
+/// All places for machines.
+pub struct Slots<S> {
+    places: Vec<Slot<S>>,
+    counts: MachineCounts,
+    /// Busy machines of each tenant that has any.
+    tenants: BTreeMap<Arc<str>, usize>,
+}
+
+impl<S> Slots<S> {
+    /// Empty places.
+    pub fn new(places: usize) -> Self {
+        let counts = MachineCounts { gone: places, ..MachineCounts::default() };
+        let places = (0..places).map(|_| Slot::Gone).collect();
+        Self { places, counts, tenants: BTreeMap::new() }
+    }
+
+    /// Machines by state.
+    pub fn counts(&self) -> MachineCounts {
+        self.counts
+    }
+
+    /// Machines that hold memory, whatever their state.
+    pub fn existing(&self) -> usize {
+        self.places.len() - self.counts.gone
+    }
+
+    /// Busy machines of each tenant that has any.
+    pub fn tenants(&self) -> &BTreeMap<Arc<str>, usize> {
+        &self.tenants
+    }
+
+    /// How many machines a tenant uses.
+    pub fn busy_of(&self, tenant: &str) -> usize {
+        self.tenants.get(tenant).copied().unwrap_or_default()
+    }
+
+    /// Gives a clean machine to a tenant. The first ones are preferred: with little to do, the
+    /// same few machines stay warm in the caches.
+    pub fn take(&mut self, tenant: &Arc<str>) -> Option<(usize, Arc<S>)> {
+        let index = self.places.iter().position(|slot| matches!(slot, Slot::Clean(_)))?;
+        let machine = self.take_at(index, tenant)?;
+        Some((index, machine))
+    }
+
+    /// Gives one machine to a tenant, if it is clean.
+    fn take_at(&mut self, index: usize, tenant: &Arc<str>) -> Option<Arc<S>> {
+        let slot = self.places.get_mut(index)?;
+        let Slot::Clean(machine) = slot else { return None };
+        let machine = Arc::clone(machine);
+        *slot = Slot::Busy { tenant: Arc::clone(tenant), machine: Arc::clone(&machine) };
+        self.counts.clean -= 1;
+        self.counts.busy += 1;
+        *self.tenants.entry(Arc::clone(tenant)).or_default() += 1;
+        // The machine's last reference but the pool's own was given back before it was clean.
+        debug_assert_eq!(Arc::strong_count(&machine), 2, "somebody else still has the machine");
+        Some(machine)
+    }
+
+    /// The call is over: the machine is dirty, and its tenant no longer has it. False when the
+    /// machine has been taken away in the meantime.
+    pub fn begin_reset(&mut self, index: usize) -> bool {
+        let Some(slot) = self.places.get_mut(index) else { return false };
+        match std::mem::replace(slot, Slot::Gone) {
+            Slot::Busy { tenant, machine } => {
+                *slot = Slot::Resetting(machine);
+                self.counts.busy -= 1;
+                self.counts.resetting += 1;
+                self.forget_busy(&tenant);
+                true
+            }
+            other => {
+                *slot = other;
+                false
+            }
+        }
+    }
+
+    /// The machine that is to be reset.
+    pub fn resetting(&self, index: usize) -> Option<Arc<S>> {
+        match self.places.get(index) {
+            Some(Slot::Resetting(machine)) => Some(Arc::clone(machine)),
+            _ => None,
+        }
+    }
+
+    /// The reset succeeded. A machine that was not being reset stays what it is, and this says no.
+    pub fn finish_reset(&mut self, index: usize) -> bool {
+        let Some(slot) = self.places.get_mut(index) else { return false };
+        match std::mem::replace(slot, Slot::Gone) {
+            Slot::Resetting(machine) => {
+                *slot = Slot::Clean(machine);
+                self.counts.resetting -= 1;
+                self.counts.clean += 1;
+                true
+            }
+            other => {
+                *slot = other;
+                false
+            }
+        }
+    }
+
+    /// The reset failed: the machine is never handed out again.
+    pub fn fail_reset(&mut self, index: usize) -> Option<Arc<S>> {
+        let slot = self.places.get_mut(index)?;
+        let Slot::Resetting(machine) = slot else { return None };
+        let machine = Arc::clone(machine);
+        *slot = Slot::Ending(Arc::clone(&machine));
+        self.counts.resetting -= 1;
+        self.counts.ending += 1;
+        Some(machine)
+    }
+
+    /// Takes an idle machine out of use, so that its memory can be given back.
+    pub fn end_clean(&mut self) -> Option<(usize, Arc<S>)> {
+        let index = self.places.iter().rposition(|slot| matches!(slot, Slot::Clean(_)))?;
+        let slot = self.places.get_mut(index)?;
+        let Slot::Clean(machine) = slot else { return None };
+        let machine = Arc::clone(machine);
+        *slot = Slot::Ending(Arc::clone(&machine));
+        self.counts.clean -= 1;
+        self.counts.ending += 1;
+        Some((index, machine))
+    }
+
+    /// The shutdown is over: the place is free.
+    pub fn ended(&mut self, index: usize) {
+        if let Some(slot @ Slot::Ending(_)) = self.places.get_mut(index) {
+            *slot = Slot::Gone;
+            self.counts.ending -= 1;
+            self.counts.gone += 1;
+        }
+    }
+
+    /// Puts a new machine into a free place. Gives it back when there is none.
+    pub fn install(&mut self, machine: S) -> Result<usize, S> {
+        let free = self.places.iter().position(|slot| matches!(slot, Slot::Gone));
+        let Some((index, slot)) = free.and_then(|i| Some((i, self.places.get_mut(i)?))) else {
+            return Err(machine);
+        };
+        *slot = Slot::Clean(Arc::new(machine));
+        self.counts.gone -= 1;
+        self.counts.clean += 1;
+        Ok(index)
+    }
+
+    /// Empties every place, whoever has the machine.
+    pub fn clear(&mut self) -> Vec<Arc<S>> {
+        let emptied = Self::new(self.places.len());
+        let before = std::mem::replace(self, emptied);
+        before
+            .places
+            .into_iter()
+            .filter_map(|slot| match slot {
+                Slot::Gone => None,
+                Slot::Clean(machine)
+                | Slot::Busy { machine, .. }
+                | Slot::Resetting(machine)
+                | Slot::Ending(machine) => Some(machine),
+            })
+            .collect()
+    }
+
+    fn forget_busy(&mut self, tenant: &Arc<str>) {
+        if let Some(busy) = self.tenants.get_mut(tenant) {
+            *busy -= 1;
+            if *busy == 0 {
+                self.tenants.remove(tenant);
+            }
+        }
+    }
+
+    /// What the counters should say, counted anew.
+    #[cfg(test)]
+    pub fn recount(&self) -> (MachineCounts, BTreeMap<Arc<str>, usize>) {
+        let mut counts = MachineCounts::default();
+        let mut tenants = BTreeMap::new();
+        for slot in &self.places {
+            match slot {
+                Slot::Gone => counts.gone += 1,
+                Slot::Clean(_) => counts.clean += 1,
+                Slot::Busy { tenant, .. } => {
+                    counts.busy += 1;
+                    *tenants.entry(Arc::clone(tenant)).or_default() += 1;
+                }
+                Slot::Resetting(_) => counts.resetting += 1,
+                Slot::Ending(_) => counts.ending += 1,
+            }
+        }
+        (counts, tenants)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one() -> (Slots<u8>, Arc<str>) {
+        let mut slots = Slots::new(1);
+        slots.install(7).unwrap();
+        (slots, Arc::from("t"))
+    }
+
+    #[test]
+    fn only_a_clean_machine_can_be_taken() {
+        let (mut slots, tenant) = one();
+        drop(slots.take(&tenant).unwrap());
+        let refused = |slots: &mut Slots<u8>, state: &str| {
+            assert!(slots.take(&tenant).is_none(), "{state}");
+            assert!(slots.take_at(0, &tenant).is_none(), "{state}");
+        };
+        refused(&mut slots, "busy");
+        assert!(slots.begin_reset(0));
+        refused(&mut slots, "resetting");
+        drop(slots.fail_reset(0).unwrap());
+        refused(&mut slots, "ending");
+        slots.ended(0);
+        refused(&mut slots, "gone");
+        assert_eq!(slots.counts(), slots.recount().0);
+    }
+
+    #[test]
+    fn nothing_but_a_reset_makes_a_machine_clean() {
+        let (mut slots, tenant) = one();
+        drop(slots.take(&tenant).unwrap());
+        assert!(!slots.finish_reset(0), "it was never reset");
+        assert!(slots.end_clean().is_none());
+        slots.ended(0);
+        assert_eq!(slots.install(8), Err(8));
+        assert_eq!(slots.counts().busy, 1);
+        assert!(slots.begin_reset(0));
+        assert!(!slots.begin_reset(0), "twice");
+        assert!(slots.finish_reset(0));
+        assert!(slots.take(&tenant).is_some());
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "somebody else still has the machine")]
+    fn a_machine_that_somebody_kept_is_noticed() {
+        let (mut slots, tenant) = one();
+        let (index, _kept) = slots.take(&tenant).unwrap();
+        slots.begin_reset(index);
+        slots.finish_reset(index);
+        let _ = slots.take(&tenant);
+    }
+}

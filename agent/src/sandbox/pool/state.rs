@@ -1,0 +1,292 @@
+//! What a pool knows, and what follows from it. Nothing here blocks or touches a machine.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::error::PoolError;
+use super::limits::PoolConfig;
+use super::metrics::{PoolCounters, PoolMetrics};
+use super::pressure::PressureLevel;
+use super::queue::{Queue, Waiter};
+use super::slots::Slots;
+
+/// Shortest time between two looks at the host's memory.
+const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a pool knows.
+pub struct State<S> {
+    pub config: PoolConfig,
+    pub slots: Slots<S>,
+    pub queue: Queue,
+    pub counters: PoolCounters,
+    /// Dirty machines nobody resets yet.
+    pub dirty: VecDeque<usize>,
+    /// The pool was shut down.
+    pub closed: bool,
+    /// Machines for calls that have not come to take them yet, by the number of the call.
+    granted: HashMap<u64, (usize, Arc<S>)>,
+    refill: Refill,
+    under_pressure: bool,
+    looked_at_memory: Option<Instant>,
+    /// Something happened that makes it worth to look at the host's memory.
+    look_at_memory: bool,
+}
+
+/// How the making of machines goes.
+#[derive(Default)]
+struct Refill {
+    /// In a row.
+    failures: u32,
+    /// Not before then.
+    not_before: Option<Instant>,
+    /// Why nothing is tried any more.
+    gave_up: Option<String>,
+}
+
+/// What the keeper of a pool has to do.
+pub enum Chore<S> {
+    /// Make a machine.
+    Make,
+    /// Shut this one down.
+    End(usize, Arc<S>),
+    /// See how short of memory the host is.
+    LookAtMemory,
+    /// Nothing before that moment, or before something happens.
+    Wait(Option<Instant>),
+}
+
+impl<S> State<S> {
+    /// A pool without machines.
+    pub fn new(config: PoolConfig) -> Self {
+        Self {
+            slots: Slots::new(config.machines),
+            queue: Queue::new(config.queue),
+            counters: PoolCounters::default(),
+            dirty: VecDeque::new(),
+            closed: false,
+            granted: HashMap::new(),
+            refill: Refill::default(),
+            under_pressure: false,
+            looked_at_memory: None,
+            look_at_memory: false,
+            config,
+        }
+    }
+
+    /// Why no call can be served, now or later.
+    pub fn usable(&self) -> Result<(), PoolError> {
+        if self.closed {
+            return Err(PoolError::ShutDown);
+        }
+        match &self.refill.gave_up {
+            Some(reason) if self.slots.existing() == 0 => {
+                Err(PoolError::NoMachine { reason: reason.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A clean machine for a tenant who is below the limit. Whoever waits already could not be
+    /// served, or would have been.
+    pub fn take(&mut self, tenant: &Arc<str>) -> Option<(usize, Arc<S>)> {
+        if self.may_have(tenant) { self.slots.take(tenant) } else { None }
+    }
+
+    /// Lets a call wait. `None` when the queue is full.
+    pub fn join(&mut self, tenant: &Arc<str>) -> Option<Waiter> {
+        let waiter = self.queue.join(tenant);
+        if waiter.is_none() {
+            self.counters.queue_full += 1;
+        }
+        waiter
+    }
+
+    /// The machine that was put aside for a call.
+    pub fn collect(&mut self, id: u64) -> Option<(usize, Arc<S>)> {
+        self.granted.remove(&id)
+    }
+
+    /// Gives clean machines to those who wait. To be called whenever there may be more of them, or
+    /// a tenant may have more.
+    fn serve(&mut self) {
+        while self.slots.counts().clean > 0 {
+            let Some(waiter) = self.queue.first(|tenant| self.may_have(tenant)).cloned() else {
+                return;
+            };
+            let Some(taken) = self.slots.take(&waiter.tenant) else { return };
+            self.queue.leave(waiter.id);
+            self.granted.insert(waiter.id, taken);
+            waiter.wake.notify_all();
+        }
+    }
+
+    /// A call is over. False when its machine is no longer the pool's.
+    pub fn begin_reset(&mut self, index: usize) -> bool {
+        let begun = self.slots.begin_reset(index);
+        self.serve();
+        begun
+    }
+
+    /// A machine is back in its golden state.
+    pub fn finish_reset(&mut self, index: usize, now: Instant) {
+        self.counters.resets += 1;
+        self.slots.finish_reset(index);
+        self.serve();
+        let looked = self.looked_at_memory;
+        if looked.is_none_or(|then| now.saturating_duration_since(then) >= PRESSURE_INTERVAL) {
+            self.look_at_memory = true;
+        }
+    }
+
+    /// A machine could not be put back. It gets a successor, whatever happened to earlier ones.
+    pub fn fail_reset(&mut self, index: usize) -> Option<Arc<S>> {
+        self.counters.failed_resets += 1;
+        self.refill = Refill::default();
+        self.slots.fail_reset(index)
+    }
+
+    /// The shutdown of a machine is over.
+    pub fn ended(&mut self, index: usize) {
+        self.slots.ended(index);
+        self.tell_if_unusable();
+    }
+
+    /// A new machine is there. Gives it back when it is not wanted any more.
+    pub fn made(&mut self, machine: S) -> Result<(), S> {
+        if self.closed {
+            return Err(machine);
+        }
+        self.slots.install(machine)?;
+        self.counters.refills += 1;
+        self.refill = Refill::default();
+        self.serve();
+        Ok(())
+    }
+
+    /// No machine could be made.
+    pub fn not_made(&mut self, reason: String, now: Instant) {
+        self.counters.failed_refills += 1;
+        self.refill.failures += 1;
+        if self.refill.failures > self.config.refill_retries {
+            self.refill.gave_up = Some(reason);
+            self.tell_if_unusable();
+        } else {
+            self.refill.not_before = now.checked_add(self.config.backoff(self.refill.failures));
+        }
+    }
+
+    fn tell_if_unusable(&self) {
+        if self.usable().is_err() {
+            self.queue.wake_all();
+        }
+    }
+
+    /// Tries to make machines again, also after giving up.
+    pub fn try_again(&mut self) {
+        self.refill = Refill::default();
+    }
+
+    /// True when no machine is missing, or none will come.
+    pub fn is_warm(&self) -> bool {
+        self.closed || self.refill.gave_up.is_some() || !self.wants_machine()
+    }
+
+    /// False when the keeper would find nothing new to do.
+    pub fn needs_keeper(&self) -> bool {
+        self.look_at_memory || self.under_pressure || self.wants_machine()
+    }
+
+    /// What the keeper should do now.
+    pub fn chore(&mut self, now: Instant) -> Chore<S> {
+        if self.look_at_memory {
+            return Chore::LookAtMemory;
+        }
+        let counts = self.slots.counts();
+        if self.slots.existing() - counts.ending > self.ceiling()
+            && let Some((index, machine)) = self.slots.end_clean()
+        {
+            self.counters.shrinks += 1;
+            return Chore::End(index, machine);
+        }
+        let mut next = None;
+        if self.wants_machine() && self.refill.gave_up.is_none() {
+            match self.refill.not_before.filter(|moment| *moment > now) {
+                None => return Chore::Make,
+                later => next = later,
+            }
+        }
+        // Only while the pool is small there is something to find out without a call.
+        if self.under_pressure {
+            match self.looked_at_memory.and_then(|then| then.checked_add(PRESSURE_INTERVAL)) {
+                Some(due) if due > now => next = Some(next.map_or(due, |next| due.min(next))),
+                _ => return Chore::LookAtMemory,
+            }
+        }
+        Chore::Wait(next)
+    }
+
+    /// Somebody looked at the host's memory.
+    pub fn saw_memory(&mut self, level: PressureLevel, now: Instant) {
+        self.look_at_memory = false;
+        self.looked_at_memory = Some(now);
+        self.under_pressure = match level {
+            PressureLevel::None => false,
+            PressureLevel::Some => self.under_pressure,
+            PressureLevel::High => true,
+        };
+    }
+
+    /// Ends it all: gives back every machine, whoever has it.
+    pub fn close(&mut self) -> Vec<Arc<S>> {
+        self.closed = true;
+        self.dirty.clear();
+        self.granted.clear();
+        self.queue.wake_all();
+        self.slots.clear()
+    }
+
+    /// What to tell others.
+    pub fn metrics(&self) -> PoolMetrics {
+        let tenants = self.slots.tenants();
+        PoolMetrics {
+            machines: self.slots.counts(),
+            queued: self.queue.len(),
+            under_pressure: self.under_pressure,
+            tenants: tenants.iter().map(|(name, busy)| (name.to_string(), *busy)).collect(),
+            counters: self.counters,
+        }
+    }
+
+    /// Most machines at present. One stays, or nobody could be served.
+    fn ceiling(&self) -> usize {
+        if self.under_pressure { 1 } else { self.config.machines }
+    }
+
+    fn wants_machine(&self) -> bool {
+        let needed = || {
+            self.slots.counts().clean < self.config.spare
+                || self.queue.first(|tenant| self.may_have(tenant)).is_some()
+        };
+        !self.closed && self.slots.existing() < self.ceiling() && needed()
+    }
+
+    fn may_have(&self, tenant: &str) -> bool {
+        let limit = self.config.per_tenant;
+        limit == 0 || self.slots.busy_of(tenant) < limit
+    }
+
+    /// What must be true between any two steps.
+    #[cfg(test)]
+    pub fn check(&self) {
+        let (counts, tenants) = self.slots.recount();
+        assert_eq!((counts, &tenants), (self.slots.counts(), self.slots.tenants()));
+        assert!(self.queue.len() <= self.config.queue);
+        assert!(self.granted.len() <= counts.busy);
+        for (tenant, busy) in &tenants {
+            assert!(self.config.per_tenant == 0 || *busy <= self.config.per_tenant, "{tenant}");
+        }
+        let served = self.queue.first(|tenant| self.may_have(tenant)).is_none();
+        assert!(counts.clean == 0 || served || self.closed, "a call waits for no reason");
+    }
+}

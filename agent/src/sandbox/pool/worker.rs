@@ -1,0 +1,322 @@
+//! What goes on behind the calls: resets on worker threads, and a keeper that makes and ends
+//! machines.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tracing::{info, warn};
+
+use super::SandboxSource;
+use super::error::PoolError;
+use super::pressure::{Pressure, PressureLevel};
+use super::state::{Chore, State};
+use crate::sandbox::{ResetOutcome, Sandbox, SandboxError};
+
+/// What callers and threads of a pool share.
+pub struct Shared<S: Sandbox> {
+    state: Mutex<State<S>>,
+    source: Box<dyn SandboxSource<Sandbox = S>>,
+    pressure: Box<dyn Pressure>,
+    /// There is a dirty machine.
+    dirty: Condvar,
+    /// There may be something for the keeper to do.
+    chores: Condvar,
+    /// Machines changed their states.
+    settled: Condvar,
+}
+
+impl<S: Sandbox> Shared<S> {
+    pub fn new(
+        state: State<S>,
+        source: Box<dyn SandboxSource<Sandbox = S>>,
+        pressure: Box<dyn Pressure>,
+    ) -> Self {
+        let (dirty, chores, settled) = (Condvar::new(), Condvar::new(), Condvar::new());
+        Self { state: Mutex::new(state), source, pressure, dirty, chores, settled }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State<S>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the keeper look again.
+    pub fn wake_keeper(&self) {
+        self.chores.notify_all();
+    }
+
+    /// Takes a clean machine, or waits for one.
+    pub fn acquire(
+        &self,
+        tenant: &str,
+        deadline_ms: i64,
+        begun: Instant,
+    ) -> Result<Lease<'_, S>, PoolError> {
+        let tenant: Arc<str> = Arc::from(tenant);
+        let until = super::after(begun, deadline_ms);
+        let mut state = self.lock();
+        state.usable()?;
+        if deadline_ms <= 0 {
+            state.counters.expired += 1;
+            return Err(PoolError::DeadlinePassed { deadline_ms, waited: begun.elapsed() });
+        }
+        if let Some(taken) = state.take(&tenant) {
+            let starved = state.needs_keeper();
+            drop(state);
+            if starved {
+                self.wake_keeper();
+            }
+            return Ok(Lease::new(self, taken));
+        }
+        let Some(waiter) = state.join(&tenant) else {
+            return Err(PoolError::QueueFull { waiting: state.queue.len() });
+        };
+        self.wake_keeper();
+        self.settled.notify_all();
+        let result = loop {
+            if state.closed {
+                break Err(PoolError::ShutDown);
+            }
+            if let Some(taken) = state.collect(waiter.id) {
+                break Ok(taken);
+            }
+            if let Err(error) = state.usable() {
+                break Err(error);
+            }
+            if until.is_some_and(|until| until <= Instant::now()) {
+                state.counters.expired += 1;
+                break Err(PoolError::DeadlinePassed { deadline_ms, waited: begun.elapsed() });
+            }
+            state = wait(&waiter.wake, state, until);
+        };
+        state.queue.leave(waiter.id);
+        state.counters.waits.add(begun.elapsed());
+        drop(state);
+        result.map(|taken| Lease::new(self, taken))
+    }
+
+    /// Marks a used machine as dirty. False when it is no longer the pool's.
+    fn begin_reset(&self, index: usize, leave_it_to_a_worker: bool) -> bool {
+        let mut state = self.lock();
+        let begun = state.begin_reset(index);
+        let starved = state.needs_keeper();
+        if begun && leave_it_to_a_worker {
+            state.dirty.push_back(index);
+        }
+        drop(state);
+        if leave_it_to_a_worker {
+            self.dirty.notify_one();
+        }
+        if starved {
+            self.wake_keeper();
+        }
+        begun
+    }
+
+    /// Resets a machine that is marked as dirty. It is clean afterwards, or gone.
+    fn reset(&self, index: usize) -> Result<ResetOutcome, SandboxError> {
+        let machine = self.lock().slots.resetting(index).ok_or_else(taken_away)?;
+        let result = shielded(|| machine.reset())
+            .unwrap_or_else(|reason| Err(SandboxError::ResetFailed { reason }));
+        // The next one to have it must be the only one.
+        drop(machine);
+        let mut state = self.lock();
+        match &result {
+            Ok(_) => state.finish_reset(index, Instant::now()),
+            Err(error) => {
+                warn!(code = error.code(), %error, "a machine of the pool could not be reset");
+                let lost = state.fail_reset(index);
+                drop(state);
+                if let Some(machine) = lost {
+                    end(&*machine);
+                }
+                state = self.lock();
+                state.ended(index);
+            }
+        }
+        let starved = state.needs_keeper();
+        drop(state);
+        self.settled.notify_all();
+        if starved {
+            self.wake_keeper();
+        }
+        result
+    }
+
+    /// Resets machines until the pool is shut down.
+    pub fn reset_dirty_machines(&self) {
+        loop {
+            let index = {
+                let mut state = self.lock();
+                loop {
+                    if state.closed {
+                        return;
+                    }
+                    match state.dirty.pop_front() {
+                        Some(index) => break index,
+                        None => state = wait(&self.dirty, state, None),
+                    }
+                }
+            };
+            // A failure has been dealt with.
+            let _ = self.reset(index);
+        }
+    }
+
+    /// Makes and ends machines until the pool is shut down.
+    pub fn keep(&self) {
+        loop {
+            let chore = {
+                let mut state = self.lock();
+                if state.closed {
+                    return;
+                }
+                match state.chore(Instant::now()) {
+                    Chore::Wait(until) => {
+                        drop(wait(&self.chores, state, until));
+                        continue;
+                    }
+                    chore => chore,
+                }
+            };
+            match chore {
+                Chore::Make => self.make(),
+                Chore::End(index, machine) => {
+                    info!("memory is short: ending an idle machine of the pool");
+                    end(&*machine);
+                    drop(machine);
+                    self.lock().ended(index);
+                }
+                Chore::LookAtMemory => self.look_at_memory(),
+                Chore::Wait(_) => {}
+            }
+            self.settled.notify_all();
+        }
+    }
+
+    fn make(&self) {
+        let made = shielded(|| self.source.make())
+            .and_then(|made| made.map_err(|error| error.to_string()));
+        match made {
+            Ok(machine) => {
+                let unwanted = self.lock().made(machine).err();
+                if let Some(machine) = unwanted {
+                    end(&machine);
+                }
+            }
+            Err(reason) => {
+                warn!(%reason, "no machine could be made for the pool");
+                self.lock().not_made(reason, Instant::now());
+            }
+        }
+    }
+
+    /// Sees how short of memory the host is.
+    pub fn look_at_memory(&self) {
+        let level = shielded(|| self.pressure.level()).unwrap_or(PressureLevel::None);
+        self.lock().saw_memory(level, Instant::now());
+    }
+
+    /// Waits until `done`, at most until that moment. True when it is done.
+    pub fn wait_for(&self, until: Option<Instant>, done: impl Fn(&State<S>) -> bool) -> bool {
+        let mut state = self.lock();
+        while !done(&state) {
+            if until.is_some_and(|until| until <= Instant::now()) {
+                return false;
+            }
+            state = wait(&self.settled, state, until);
+        }
+        true
+    }
+
+    /// Ends every machine and wakes everybody who waits for anything.
+    pub fn close(&self) {
+        let machines = self.lock().close();
+        self.dirty.notify_all();
+        self.chores.notify_all();
+        self.settled.notify_all();
+        for machine in &machines {
+            end(&**machine);
+        }
+    }
+}
+
+/// A machine that belongs to one call.
+pub struct Lease<'a, S: Sandbox> {
+    // Dropped in this order: who gives the place back must not have the machine any more.
+    machine: Arc<S>,
+    place: Place<'a, S>,
+}
+
+impl<'a, S: Sandbox> Lease<'a, S> {
+    fn new(shared: &'a Shared<S>, (index, machine): (usize, Arc<S>)) -> Self {
+        Self { machine, place: Place { shared, index, given_back: false } }
+    }
+
+    pub fn machine(&self) -> &S {
+        &self.machine
+    }
+
+    /// Which of the pool's places the machine is in.
+    pub fn index(&self) -> usize {
+        self.place.index
+    }
+
+    /// Resets the machine on this thread. A lease that is dropped leaves that to a worker.
+    pub fn reset(self) -> Result<ResetOutcome, SandboxError> {
+        let Self { machine, mut place } = self;
+        drop(machine);
+        place.given_back = true;
+        if place.shared.begin_reset(place.index, false) {
+            place.shared.reset(place.index)
+        } else {
+            Err(taken_away())
+        }
+    }
+}
+
+/// A call's place in the pool.
+struct Place<'a, S: Sandbox> {
+    shared: &'a Shared<S>,
+    index: usize,
+    given_back: bool,
+}
+
+impl<S: Sandbox> Drop for Place<'_, S> {
+    fn drop(&mut self) {
+        if !self.given_back {
+            self.shared.begin_reset(self.index, true);
+        }
+    }
+}
+
+fn taken_away() -> SandboxError {
+    SandboxError::ResetFailed { reason: "the pool was shut down".to_owned() }
+}
+
+fn end(machine: &impl Sandbox) {
+    if let Err(reason) = shielded(|| machine.shutdown()) {
+        warn!(%reason, "a machine of the pool did not end as it should");
+    }
+}
+
+/// A panic in a machine must not cost the pool its thread.
+fn shielded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+        let words = panic.downcast_ref::<&str>().copied();
+        let words = words.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        format!("panicked: {}", words.unwrap_or("no reason given"))
+    })
+}
+
+fn wait<'a, T>(
+    condvar: &Condvar,
+    guard: MutexGuard<'a, T>,
+    until: Option<Instant>,
+) -> MutexGuard<'a, T> {
+    let Some(until) = until else {
+        return condvar.wait(guard).unwrap_or_else(PoisonError::into_inner);
+    };
+    let left = until.saturating_duration_since(Instant::now());
+    condvar.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0
+}
