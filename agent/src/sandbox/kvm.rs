@@ -88,6 +88,27 @@ impl KvmSandbox {
         sandbox
     }
 
+    /// A sandbox whose boots start from a snapshot that has been loaded: no kernel boots. The image
+    /// must be the one the snapshot was made of, which loading it has checked.
+    pub fn restore(
+        config: SandboxConfig,
+        image: Arc<Image>,
+        golden: Arc<Golden>,
+    ) -> Result<Self, SandboxError> {
+        let gate = Gate::new(image.manifest(), &config.enable_tools)
+            .map_err(|e| boot::registry_failed(&e))?;
+        let port = boot::guest_port(&config, &image);
+        let golden = GoldenSandbox::restored(golden, Arc::new(gate), port)?;
+        let sandbox = Self::with_image(config, image);
+        sandbox.lock().golden = Some(Arc::new(golden));
+        Ok(sandbox)
+    }
+
+    /// What the guest's kernel is told: what a snapshot has to have been made with.
+    pub fn command_line(config: &SandboxConfig, image: &Image) -> String {
+        boot::cmdline(config, image)
+    }
+
     /// A sandbox whose boots fork the machine that `other` captured. They share golden memory and
     /// the golden disk. `None` until `other` has booted with a strategy to reset.
     pub fn fork_of(other: &Self) -> Option<Self> {

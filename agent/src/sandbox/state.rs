@@ -66,6 +66,8 @@ pub enum BootPath {
     ColdBoot,
     /// The machine began in a golden state that was in memory.
     Fork,
+    /// The machine began in a golden state that was read from a snapshot file.
+    Snapshot,
 }
 
 /// How a boot went. Durations are in the order of the phases and add up to about `total`.

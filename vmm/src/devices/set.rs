@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use virtio_queue::QueueState;
 use vm_superio::SerialState;
 
 use super::block::{Block, BlockState, DiskImage};
@@ -36,6 +37,30 @@ pub struct DeviceState {
     pub rng: RngState,
     /// Connections and queues of the socket device.
     pub vsock: VsockState,
+}
+
+impl DeviceState {
+    /// Finds states that no machine can have captured: they come from a file, which may have been
+    /// made by anybody.
+    pub fn check(&self, has_disk: bool, guest_cid: u32) -> Result<(), &'static str> {
+        let block = self.block.as_ref().map(|block| block.queue().map(|queue| vec![queue]));
+        if block.is_some() != has_disk {
+            return Err("the devices and the disk disagree on whether there is a disk");
+        }
+        let vsock = self.vsock.queues().map(|queues| queues.to_vec());
+        let rng = self.rng.queue().map(|queue| vec![queue]);
+        let queues: Vec<Option<Vec<QueueState>>> =
+            block.into_iter().chain([vsock, rng]).collect();
+        let fit = self.transports.len() == queues.len()
+            && self.transports.iter().zip(&queues).all(|(t, queues)| t.fits(queues.as_deref()));
+        if !fit {
+            return Err("a device and its registers disagree on its queues");
+        }
+        if !self.vsock.is_sound(u64::from(guest_cid)) {
+            return Err("the socket device's connections contradict each other");
+        }
+        Ok(())
+    }
 }
 
 /// Why devices could not be captured or put back.

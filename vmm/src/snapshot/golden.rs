@@ -95,6 +95,12 @@ impl Golden {
         self.origin.memory_mib
     }
 
+    /// Ports of the vsock connections that are open in it, the guest's first: what
+    /// [`VsockHost::reattach`](crate::VsockHost::reattach) takes.
+    pub fn connections(&self) -> Vec<(u32, u32)> {
+        self.devices.vsock.connections()
+    }
+
     /// Its number of vCPUs.
     pub fn vcpus(&self) -> usize {
         self.vcpus.len()

@@ -99,11 +99,11 @@ fn establish(
     Ok(live)
 }
 
-fn guest_port(config: &SandboxConfig, image: &Image) -> u32 {
+pub fn guest_port(config: &SandboxConfig, image: &Image) -> u32 {
     config.guest_port.unwrap_or_else(|| image.guest_port())
 }
 
-fn cmdline(config: &SandboxConfig, image: &Image) -> String {
+pub fn cmdline(config: &SandboxConfig, image: &Image) -> String {
     let mut line = format!("{} BSM_VSOCK_PORT={}", image.cmdline(), guest_port(config, image));
     if !config.enable_tools.is_empty() {
         line += " BSM_ENABLE_TOOLS=";

@@ -28,8 +28,9 @@ pub struct GoldenSandbox {
     gate: Arc<Gate>,
     guest_port: u32,
     host_port: u32,
-    /// How the captured machine was booted.
-    report: BootReport,
+    /// The guest's clock when it said it is ready, where that is known.
+    guest_boot_us: u64,
+    path: BootPath,
 }
 
 impl GoldenSandbox {
@@ -56,8 +57,27 @@ impl GoldenSandbox {
         let golden = live.machine.capture().map_err(failed)?;
         live.machine.resume().map_err(failed)?;
         let (guest_port, host_port) = live.ports();
-        let (gate, report) = (Arc::clone(&live.gate), live.report.clone());
-        Ok(Self { golden, gate, guest_port, host_port, report })
+        let gate = Arc::clone(&live.gate);
+        let guest_boot_us = live.report.guest_boot_us;
+        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path: BootPath::Fork })
+    }
+
+    /// A captured machine that came from elsewhere: `guest_port` is where its guest program
+    /// listens, and its control connection must be open.
+    pub fn restored(
+        golden: Arc<Golden>,
+        gate: Arc<Gate>,
+        guest_port: u32,
+    ) -> Result<Self, SandboxError> {
+        let control = golden.connections().into_iter().find(|(guest, _)| *guest == guest_port);
+        let Some((guest_port, host_port)) = control else {
+            return Err(super::not_available(&format!(
+                "the snapshot holds no open connection to port {guest_port} of its guest: make it \
+                 with `brainstorm-agent snapshot create`"
+            )));
+        };
+        let path = BootPath::Snapshot;
+        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us: 0, path })
     }
 
     /// What was captured.
@@ -80,14 +100,14 @@ impl GoldenSandbox {
             .map_err(|e| boot::failed_at(&machine, "taking over the control connection", &e))?;
         machine.resume().map_err(boot::machine_failed)?;
         let report = BootReport {
-            path: BootPath::Fork,
+            path: self.path,
             image: Duration::ZERO,
             machine: machine.timings().unwrap_or_default(),
             to_ready: begun.elapsed(),
             handshake: Duration::ZERO,
             capture: Duration::ZERO,
             total: begun.elapsed(),
-            guest_boot_us: self.report.guest_boot_us,
+            guest_boot_us: self.guest_boot_us,
         };
         Live::new(machine, control, Arc::clone(&self.gate), report)
     }

@@ -2,6 +2,7 @@
 //! base, and [`Overlay::discard`](super::Overlay::discard) goes back to it.
 
 use serde::{Deserialize, Serialize};
+use virtio_queue::QueueState;
 
 use super::Block;
 use crate::devices::virtio::StateError;
@@ -12,6 +13,13 @@ use crate::devices::virtio::request_queue::{self, RequestQueueState};
 pub struct BlockState {
     /// Absent before activation.
     requests: Option<RequestQueueState>,
+}
+
+impl BlockState {
+    /// Where the device is in its queue; `None` before activation.
+    pub fn queue(&self) -> Option<QueueState> {
+        self.requests.as_ref().map(RequestQueueState::queue)
+    }
 }
 
 impl Block {

@@ -1,6 +1,7 @@
 //! Capture and restore. All a running entropy device knows is where it is in its queue.
 
 use serde::{Deserialize, Serialize};
+use virtio_queue::QueueState;
 
 use super::Rng;
 use crate::devices::virtio::StateError;
@@ -11,6 +12,13 @@ use crate::devices::virtio::request_queue::{self, RequestQueueState};
 pub struct RngState {
     /// Absent before activation.
     requests: Option<RequestQueueState>,
+}
+
+impl RngState {
+    /// Where the device is in its queue; `None` before activation.
+    pub fn queue(&self) -> Option<QueueState> {
+        self.requests.as_ref().map(RequestQueueState::queue)
+    }
 }
 
 impl Rng {

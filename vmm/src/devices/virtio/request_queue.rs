@@ -68,6 +68,13 @@ pub struct RequestQueueState {
     more: bool,
 }
 
+impl RequestQueueState {
+    /// Positions in the ring.
+    pub fn queue(&self) -> QueueState {
+        self.queue
+    }
+}
+
 impl RequestQueue {
     /// Takes over a device's one queue.
     pub fn new(name: QueueName, activation: Activation) -> Result<Self, DeviceFault> {

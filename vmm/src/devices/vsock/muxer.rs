@@ -4,6 +4,7 @@
 mod inspect;
 mod receive;
 mod send;
+mod sound;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::task::Poll;
@@ -54,6 +55,15 @@ pub struct Muxer {
 }
 
 impl Muxer {
+    /// Ports of the connections that are open, the guest's first.
+    pub fn open_ports(&self) -> Vec<(u32, u32)> {
+        self.connections
+            .values()
+            .filter(|connection| connection.phase == Phase::Established)
+            .map(|connection| (connection.ports.guest, connection.ports.host))
+            .collect()
+    }
+
     /// No connections.
     pub fn new(guest_cid: u64) -> Self {
         Self {

@@ -24,6 +24,27 @@ pub struct VsockState {
 }
 
 impl VsockState {
+    /// Ports of the connections that are open, the guest's first.
+    pub fn connections(&self) -> Vec<(u32, u32)> {
+        self.muxer.open_ports()
+    }
+
+    /// The device's queues; `None` before activation.
+    pub fn queues(&self) -> Option<[QueueState; 3]> {
+        self.queues
+    }
+
+    /// Whether the device of a guest with this address can be in this state. A state that was
+    /// read from a file has to pass this.
+    pub fn is_sound(&self, guest_cid: u64) -> bool {
+        self.muxer.is_sound(guest_cid)
+    }
+
+    /// Connections, and bytes in their buffers.
+    pub fn size(&self) -> (usize, usize) {
+        self.muxer.size()
+    }
+
     pub(super) fn capture(core: &Core) -> Self {
         Self { muxer: core.muxer.clone(), queues: core.queue_states() }
     }

@@ -27,6 +27,18 @@ pub struct MmioState {
     positions: Vec<QueueState>,
 }
 
+impl MmioState {
+    /// Whether a transport can have these registers while its device has `queues`; none before
+    /// activation. A state that was read from a file has to pass this.
+    pub fn fits(&self, queues: Option<&[QueueState]>) -> bool {
+        let agree = match queues {
+            Some(queues) => self.active && self.positions == queues,
+            None => !self.active && self.positions.is_empty(),
+        };
+        agree && self.status.is_reachable()
+    }
+}
+
 impl MmioTransport {
     /// What [`Self::restore`] puts back. No vCPU may run. A device that has stopped is in no state
     /// worth going back to.
@@ -55,6 +67,9 @@ impl MmioTransport {
     /// On an error nothing has changed, unless the device itself refused its queues.
     pub fn restore(&mut self, state: &MmioState) -> Result<(), StateError> {
         let queues = self.queues_from(&state.queues)?;
+        if state.active && state.accepted & !self.offered != 0 {
+            return Err(StateError::Registers);
+        }
         match (state.active, self.active) {
             (true, false) => {
                 let queues = self.queues_from(&state.positions)?;

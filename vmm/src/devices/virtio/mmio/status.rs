@@ -29,6 +29,11 @@ impl Status {
         self.0
     }
 
+    /// Whether a driver can get here.
+    pub fn is_reachable(self) -> bool {
+        STEPS.contains(&(self.0 & !FAILED))
+    }
+
     /// The bits as the driver reads them.
     pub fn bits_with(self, fault: bool) -> u32 {
         if fault { self.0 | NEEDS_RESET } else { self.0 }
