@@ -8,6 +8,7 @@ mod ram;
 mod sealed;
 
 pub use dirty_map::{DirtyMap, PAGE_BYTES};
+pub(crate) use golden::is_zero;
 pub use golden::{GoldenMemory, GoldenRegion};
 pub use private::PrivateMapping;
 pub use ram::{GuestRam, MAX_MEMORY_MIB, MIN_MEMORY_MIB, MemoryError, allocate, host_address};

@@ -21,6 +21,7 @@
 //! until a later reset has succeeded in full.
 
 mod compare;
+pub mod file;
 mod golden;
 mod pages;
 mod rewind;

@@ -67,6 +67,7 @@ pub mod three_queues {
     use super::Held;
 
     /// Writes them.
+    #[expect(clippy::ref_option, reason = "this is how derived code calls it")]
     pub fn serialize<S: Serializer>(
         states: &Option<[QueueState; 3]>,
         to: S,

@@ -49,8 +49,7 @@ impl DeviceState {
         }
         let vsock = self.vsock.queues().map(|queues| queues.to_vec());
         let rng = self.rng.queue().map(|queue| vec![queue]);
-        let queues: Vec<Option<Vec<QueueState>>> =
-            block.into_iter().chain([vsock, rng]).collect();
+        let queues: Vec<Option<Vec<QueueState>>> = block.into_iter().chain([vsock, rng]).collect();
         let fit = self.transports.len() == queues.len()
             && self.transports.iter().zip(&queues).all(|(t, queues)| t.fits(queues.as_deref()));
         if !fit {

@@ -140,6 +140,18 @@ impl CpuidTemplate {
         }
     }
 
+    /// The same with other registers, EAX to EDX, in one leaf.
+    #[cfg(test)]
+    pub fn with_leaf(&self, function: u32, change: impl Fn(&mut [u32; 4])) -> Self {
+        let mut changed = self.clone();
+        for entry in changed.entries.iter_mut().filter(|entry| entry.function == function) {
+            let mut registers = [entry.eax, entry.ebx, entry.ecx, entry.edx];
+            change(&mut registers);
+            [entry.eax, entry.ebx, entry.ecx, entry.edx] = registers;
+        }
+        changed
+    }
+
     fn binding(&self) -> impl Iterator<Item = &kvm_cpuid_entry2> {
         self.entries.iter().filter(|entry| !CACHES.contains(&entry.function))
     }
