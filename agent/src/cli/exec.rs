@@ -4,6 +4,7 @@ mod params;
 mod report;
 
 use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -33,6 +34,10 @@ pub struct Arguments {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     deadline_ms: Option<i64>,
 
+    /// Start from a snapshot made by `snapshot create` instead of booting.
+    #[arg(long, value_name = "FILE")]
+    snapshot: Option<PathBuf>,
+
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -59,7 +64,7 @@ pub fn run(arguments: Arguments, config: Config) -> ExitCode {
     }
     let id = call.command_id.clone();
     let begun = Instant::now();
-    let ran = boot_and_run(config, call);
+    let ran = boot_and_run(config, call, arguments.snapshot.as_deref());
     let timings = Timings::new(ran.boot.as_ref(), ran.result.as_ref().ok(), begun.elapsed());
 
     let printed = match (&ran.result, arguments.json) {
@@ -83,9 +88,15 @@ pub fn run(arguments: Arguments, config: Config) -> ExitCode {
     }
 }
 
-fn boot_and_run(config: Config, call: ToolCall) -> Ran {
-    // One tool, then the machine goes: there is nothing to reset to.
-    let sandbox = KvmSandbox::new(SandboxConfig { strategy: None, ..config.sandbox });
+fn boot_and_run(config: Config, call: ToolCall, snapshot: Option<&Path>) -> Ran {
+    let sandbox = match snapshot {
+        Some(file) => match KvmSandbox::from_snapshot(config.sandbox, file) {
+            Ok(sandbox) => sandbox,
+            Err(error) => return Ran { boot: None, result: Err((Exit::BootFailed, error)) },
+        },
+        // One tool, then the machine goes: there is nothing to reset to.
+        None => KvmSandbox::new(SandboxConfig { strategy: None, ..config.sandbox }),
+    };
     let spinner = terminal::spinner("booting the microVM");
     let boot = match sandbox.boot() {
         Ok(boot) => boot,

@@ -6,6 +6,7 @@ mod freshness;
 mod golden;
 mod live;
 mod recover;
+mod snapshot;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -102,11 +103,6 @@ impl KvmSandbox {
         let sandbox = Self::with_image(config, image);
         sandbox.lock().golden = Some(Arc::new(golden));
         Ok(sandbox)
-    }
-
-    /// What the guest's kernel is told: what a snapshot has to have been made with.
-    pub fn command_line(config: &SandboxConfig, image: &Image) -> String {
-        boot::cmdline(config, image)
     }
 
     /// A sandbox whose boots fork the machine that `other` captured. They share golden memory and

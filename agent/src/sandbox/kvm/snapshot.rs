@@ -1,0 +1,38 @@
+//! Golden states of sandboxes in files: made once, started from without booting.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use vmm::Golden;
+use vmm::snapshot::file::Expectation;
+
+use super::{KvmSandbox, SandboxConfig, not_available};
+use crate::sandbox::error::SandboxError;
+use crate::sandbox::image::Image;
+
+impl KvmSandbox {
+    /// Writes the golden state to a file. The sandbox must have booted with a strategy to reset.
+    pub fn save_snapshot(&self, path: &Path) -> Result<(), SandboxError> {
+        let golden = self.golden().ok_or_else(|| {
+            not_available("the sandbox has no golden state: boot it with a reset strategy first")
+        })?;
+        golden.save(path).map_err(|error| not_available(&error.to_string()))
+    }
+
+    /// A sandbox whose boots start from the snapshot in `path`. It has to have been made of the
+    /// same image and with the same settings, by this version on a processor like this one.
+    pub fn from_snapshot(config: SandboxConfig, path: &Path) -> Result<Self, SandboxError> {
+        let image = Image::open(&config.image).map_err(|e| super::boot::image_failed(&e))?;
+        let expectation = Expectation {
+            kernel_sha256: Some(image.kernel().sha256()),
+            rootfs_sha256: Some(
+                image.rootfs().sha256().map_err(|e| not_available(&e.to_string()))?,
+            ),
+            cmdline: Some(super::boot::cmdline(&config, &image)),
+            memory_mib: Some(config.memory_mib),
+            vcpus: Some(config.vcpus),
+        };
+        let golden = Golden::load(path, &expectation).map_err(|e| not_available(&e.to_string()))?;
+        Self::restore(config, Arc::new(image), golden)
+    }
+}
