@@ -113,22 +113,26 @@ const WRITE_PAT: [u8; 34] = [
     0xeb, 0xfc, // jmp 2b
 ];
 
-/// Maps the local APIC and sends INIT, SIPI, SIPI to the second processor, for ever. That one
-/// finds [`OTHER`].
-const START_OTHER: [u8; 85] = [
+/// Maps the local APIC and sends INIT, SIPI, SIPI to the second processor, which finds [`OTHER`],
+/// and again as soon as that has counted.
+const START_OTHER: [u8; 95] = [
     0xbf, 0x18, 0xa0, 0x00, 0x00, // mov edi, PDPT + 24
     0x48, 0xc7, 0x07, 0x03, 0x00, 0x30, 0x00, // mov qword [rdi], 0x300000 | present, writable
     0xbf, 0xb8, 0x0f, 0x30, 0x00, // mov edi, 0x300000 + 8 * 0x1f7
     0xb8, 0x9b, 0x00, 0xe0, 0xfe, // mov eax, 0xfee00000 | large, uncached, present, writable
     0x48, 0x89, 0x07, // mov [rdi], rax
+    0xbf, 0x00, 0x81, 0x00, 0x00, // mov edi, 0x8100
     0xba, 0x00, 0x00, 0xe0, 0xfe, // mov edx, 0xfee00000
     0xc7, 0x82, 0xf0, 0x00, 0x00, 0x00, 0xff, 0x01, 0x00, 0x00, // SVR: enabled
     0xc7, 0x82, 0x10, 0x03, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, // ICR high: APIC id 1
-    0x48, 0xff, 0xc3, // 1: inc rbx
+    0x8b, 0x07, // 1: mov eax, [rdi]
     0xc7, 0x82, 0x00, 0x03, 0x00, 0x00, 0x00, 0x45, 0x00, 0x00, // ICR: INIT
     0xc7, 0x82, 0x00, 0x03, 0x00, 0x00, 0x08, 0x46, 0x00, 0x00, // ICR: SIPI to 0x8000
     0xc7, 0x82, 0x00, 0x03, 0x00, 0x00, 0x08, 0x46, 0x00, 0x00, // ICR: SIPI to 0x8000
-    0xeb, 0xdd, // jmp 1b
+    0xf3, 0x90, // 2: pause
+    0x39, 0x07, // cmp [rdi], eax
+    0x74, 0xfa, // je 2b
+    0xeb, 0xd8, // jmp 1b
 ];
 
 /// Where the second processor starts, in real mode, and what it does: counts at [`COUNTED`] and
@@ -247,11 +251,15 @@ fn a_started_processor_waits_to_be_started_again() {
     let machine = two_processors();
     machine.capture().unwrap();
     for strategy in STRATEGIES.into_iter().cycle().take(8) {
-        machine.resume().unwrap();
-        sleep(Duration::from_millis(50));
-        machine.pause().unwrap();
-        let counted: u16 = with_ram(&machine, |ram| ram.read_obj(COUNTED).unwrap());
-        assert_ne!(counted, 0, "the second processor was not started");
+        let deadline = Instant::now() + LIMIT;
+        let mut counted = 0_u16;
+        while counted == 0 {
+            assert!(Instant::now() < deadline, "the second processor was not started");
+            machine.resume().unwrap();
+            sleep(Duration::from_millis(5));
+            machine.pause().unwrap();
+            counted = with_ram(&machine, |ram| ram.read_obj(COUNTED).unwrap());
+        }
         machine.reset(strategy).unwrap();
         assert_eq!(differences(&machine), [], "{}", strategy.name());
     }
@@ -380,7 +388,7 @@ fn ten_thousand_resets_cost_no_memory_and_no_descriptors() {
 fn ten_thousand_resets_alone() {
     let machine = captured(config(&PORTS), Duration::from_millis(5));
     machine.resume().unwrap();
-    let mut reset = |times| {
+    let reset = |times| {
         for strategy in STRATEGIES[..3].iter().cycle().take(times) {
             machine.reset(*strategy).unwrap();
         }
