@@ -6,6 +6,7 @@ mod exec;
 mod exit;
 mod logging;
 mod settings;
+mod snapshot;
 mod terminal;
 mod tools;
 
@@ -57,6 +58,8 @@ enum Command {
     Tools(tools::Arguments),
     /// Measure this host.
     Bench(bench::Arguments),
+    /// Look at snapshots of microVMs.
+    Snapshot(snapshot::Arguments),
 }
 
 impl Cli {
@@ -72,6 +75,7 @@ impl Cli {
             Command::Doctor(arguments) => doctor::run(&arguments, &config),
             Command::Tools(arguments) => tools::run(&arguments, &config),
             Command::Bench(arguments) => bench::run(&arguments, &config),
+            Command::Snapshot(arguments) => snapshot::run(&arguments),
         }
     }
 }

@@ -66,7 +66,7 @@ pub fn read_bytes(bytes: &[u8], expect: &Expectation) -> Result<Golden, Snapshot
 }
 
 pub fn error(bytes: &[u8]) -> SnapshotError {
-    read_bytes(bytes, &Expectation::default()).err().expect("not refused")
+    read_bytes(bytes, &Expectation::default()).expect_err("not refused")
 }
 
 /// Where the parts of a snapshot lie, with the names that errors call them.
