@@ -83,7 +83,7 @@ fn new_table(width: u16) -> Table {
 fn info_table(info: &Info, width: u16) -> String {
     let none = || "none".to_owned();
     let processor = &info.processor;
-    let data = |pages: u64| format!("{} MiB not zero", pages / 256);
+    let data = |pages: u64| format!("{} KiB not zero", pages * 4);
     let mut table = new_table(width);
     table.set_header(["Snapshot", "undamaged"]);
     let rows = [
