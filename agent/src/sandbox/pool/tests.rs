@@ -214,6 +214,23 @@ fn who_asks_for_it_gets_the_reset_of_the_machine_that_ran_the_call() {
 }
 
 #[test]
+fn who_waits_for_a_reset_does_not_keep_the_machine_from_the_next() {
+    let world = World::new();
+    let pool = pool(&world, PoolConfig::new(1));
+    world.change(|facts| facts.hold_resets = true);
+    let options = CallOptions { wait_for_reset: true };
+    scope(|scope| {
+        let first = scope.spawn(|| pool.execute_with("t", call("one"), options));
+        drop(world.until(|facts| facts.resetting == 1));
+        let second = queued(scope, &pool, "t", call("two"));
+        world.release_all();
+        assert!(first.join().unwrap().unwrap().reset.unwrap().is_ok());
+        assert_eq!(stdout(&second.join().unwrap()), "two");
+    });
+    world.assert_clean();
+}
+
+#[test]
 fn a_call_that_panics_leaves_a_machine_that_is_reset() {
     let world = World::new();
     let pool = pool(&world, PoolConfig::new(1));

@@ -127,6 +127,8 @@ impl<S: Sandbox> Shared<S> {
                 warn!(code = error.code(), %error, "a machine of the pool could not be reset");
                 let lost = state.fail_reset(index);
                 drop(state);
+                // There may be room for another one before this one has ended.
+                self.wake_keeper();
                 if let Some(machine) = lost {
                     end(&*machine);
                 }

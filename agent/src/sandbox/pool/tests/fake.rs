@@ -32,9 +32,10 @@ pub struct Facts {
     /// The next ones fail.
     pub failing_makes: usize,
     pub failing_resets: usize,
-    /// Calls with these ids do not end, and resets do not either, until that changes.
+    /// Calls with these ids do not end, nor do resets and shutdowns, until that changes.
     pub held_calls: Vec<String>,
     pub hold_resets: bool,
+    pub hold_ends: bool,
 }
 
 #[derive(Default)]
@@ -82,6 +83,7 @@ impl World {
         self.change(|facts| {
             facts.held_calls.clear();
             facts.hold_resets = false;
+            facts.hold_ends = false;
         });
     }
 
@@ -242,6 +244,7 @@ impl Sandbox for Fake {
     }
 
     fn shutdown(&self) {
+        drop(self.world.until(|facts| !facts.hold_ends));
         let was_alive = std::mem::replace(&mut self.inside.lock().unwrap().alive, false);
         if was_alive {
             self.world.change(|facts| facts.ended += 1);

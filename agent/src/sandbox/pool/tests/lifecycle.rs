@@ -87,12 +87,15 @@ fn a_pool_with_fewer_machines_goes_on_until_the_last_is_lost() {
     until(&pool, |now| now.counters.failed_refills == 1 && now.machines.clean == 1);
     assert_eq!(stdout(&pool.execute("t", call("two"))), "two");
     idle(&pool);
-    world.change(|facts| (facts.failing_resets, facts.hold_resets) = (1, true));
+    world.change(|facts| (facts.failing_resets, facts.hold_ends) = (1, true));
     pool.execute("t", call("three")).unwrap();
+    until(&pool, |now| now.counters.failed_refills == 2 && now.machines.ending == 1);
     scope(|scope| {
         let waits = queued(scope, &pool, "t", call("four"));
+        let begun = Instant::now();
         world.release_all();
         assert!(matches!(waits.join().unwrap(), Err(PoolError::NoMachine { .. })));
+        assert!(begun.elapsed() < LIMIT, "it had to find out for itself");
     });
     assert_eq!(world.facts().ended, 2);
 }
@@ -207,6 +210,7 @@ fn a_shutdown_wakes_those_who_wait_and_ends_what_runs() {
     scope(|scope| {
         let busy = ["one", "two"].map(|id| running(scope, &pool, &world, "t", id));
         let waiting = ["a", "b", "c"].map(|id| queued(scope, &pool, "t", call(id)));
+        let begun = Instant::now();
         let twice = scope.spawn(|| pool.shutdown());
         pool.shutdown();
         twice.join().unwrap();
@@ -219,6 +223,7 @@ fn a_shutdown_wakes_those_who_wait_and_ends_what_runs() {
         for answer in waiting {
             assert!(matches!(answer.join().unwrap(), Err(PoolError::ShutDown)));
         }
+        assert!(begun.elapsed() < LIMIT, "they had to find out for themselves");
     });
     assert!(matches!(pool.execute("t", call("late")), Err(PoolError::ShutDown)));
     assert!(matches!(pool.wait_until_warm(LIMIT), Err(PoolError::ShutDown)));
