@@ -25,7 +25,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         strategy: Some(Strategy::CopyBack),
     });
     let boot = sandbox.boot()?;
-    println!("booted in {:.0?}, captured in {:.0?}", boot.total - boot.capture, boot.capture);
+    println!(
+        "booted in {:.0?}, captured in {:.0?}",
+        boot.total.saturating_sub(boot.capture),
+        boot.capture
+    );
 
     let before = listing(&sandbox)?;
     println!("\n$ ls /work\n{before}");

@@ -75,7 +75,7 @@ impl Cli {
             Command::Doctor(arguments) => doctor::run(&arguments, &config),
             Command::Tools(arguments) => tools::run(&arguments, &config),
             Command::Bench(arguments) => bench::run(&arguments, &config),
-            Command::Snapshot(arguments) => snapshot::run(&arguments),
+            Command::Snapshot(arguments) => snapshot::run(&arguments, &config),
         }
     }
 }

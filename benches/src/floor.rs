@@ -92,6 +92,7 @@ impl Drop for Mapping {
 }
 
 /// Measures the floor.
+#[expect(clippy::too_many_lines, reason = "the floor is a straight line of calls")]
 pub fn measure(memory_mib: u32, dirty_pages: u64, iterations: u32) -> Result<Row> {
     let length = (memory_mib as usize) << 20;
     if FIRST_PAGE + dirty_pages as usize * PAGE > length {

@@ -251,3 +251,26 @@ fn the_host_may_close_and_the_guest_may_leave_connections_half_open() {
     drop(control);
     guest.assert_works();
 }
+
+#[test]
+fn a_snapshot_file_starts_a_machine_without_booting() {
+    // In a nested machine /tmp is the host's, over 9p: no place to write to. /run is not.
+    let directory = tempfile::tempdir_in("/run").or_else(|_| tempfile::tempdir()).unwrap();
+    let file = directory.path().join("snapshot");
+    {
+        let sandbox = booted(config());
+        sandbox.save_snapshot(&file).unwrap();
+    }
+    let sandbox = KvmSandbox::from_snapshot(config(), &file).unwrap();
+    let report = sandbox.boot().unwrap();
+    assert_eq!(report.path, BootPath::Snapshot);
+    println!("ready {:?} after a snapshot was loaded", report.total);
+    assert_eq!(run(&sandbox, "whoami", &json!({})).stdout, b"tool\n");
+    for _ in 0..3 {
+        shell(&sandbox, DISTURB);
+        assert_eq!(sandbox.reset_and_compare().unwrap().1.to_string(), "nothing");
+    }
+    let other = SandboxConfig { memory_mib: 64, ..config() };
+    let refused = KvmSandbox::from_snapshot(other, &file).map(|_| ()).unwrap_err().to_string();
+    assert!(refused.contains("memory size"), "{refused}");
+}

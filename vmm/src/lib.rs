@@ -48,7 +48,9 @@ pub use devices::virtio::DeviceFault;
 pub use devices::vsock::AsyncVsockStream;
 pub use devices::vsock::{VsockCounters, VsockError, VsockHost, VsockListener, VsockStream};
 pub use devices::{ConsoleSnapshot, Mark};
-pub use kvm::{Capability, DirtyTracking, HostProbe, KvmError, KvmKind, MpState, VcpuStatus, probe};
+pub use kvm::{
+    Capability, DirtyTracking, HostProbe, KvmError, KvmKind, MpState, VcpuStatus, probe,
+};
 pub use machine::{
     BootTimings, ConfigError, Machine, MachineConfig, MachineError, MachineState, StopReason,
 };

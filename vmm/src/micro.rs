@@ -26,10 +26,10 @@ pub fn kernel(pages: u32) -> Result<KernelImage, KernelError> {
 }
 
 fn code(pages: u32) -> Vec<u8> {
-    let [a, b, c, d] = pages.to_le_bytes();
-    let [e, f, g, h] = (FIRST_PAGE as u32).to_le_bytes();
-    let mut code = vec![0x48, 0xc7, 0xc7, e, f, g, h]; // mov rdi, FIRST_PAGE
-    code.extend([0x48, 0xc7, 0xc1, a, b, c, d]); // mov rcx, pages
+    let mut code = vec![0x48, 0xc7, 0xc7]; // mov rdi, FIRST_PAGE
+    code.extend((FIRST_PAGE as u32).to_le_bytes());
+    code.extend([0x48, 0xc7, 0xc1]); // mov rcx, pages
+    code.extend(pages.to_le_bytes());
     code.extend([0xb0, 0x01]); // mov al, 1
     code.extend([0x48, 0x85, 0xc9]); // test rcx, rcx
     code.extend([0x74, 0x0e]); // jz 2f

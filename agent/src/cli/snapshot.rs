@@ -1,7 +1,7 @@
 //! `brainstorm-agent snapshot`
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -11,6 +11,8 @@ use serde::Serialize;
 use vmm::snapshot::file::{Change, Diff, Info, Range, SnapshotError};
 
 use super::{Exit, terminal};
+use crate::config::Config;
+use crate::sandbox::{KvmSandbox, Sandbox};
 
 /// Lines of one kind of difference that a person gets to see; JSON has all of them.
 const MOST_LINES: usize = 40;
@@ -23,6 +25,11 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum What {
+    /// Boot the image, warm it up, capture its golden state and write it to a file.
+    Create {
+        /// The snapshot; replaced when it exists.
+        file: PathBuf,
+    },
     /// Check a snapshot and say what it was made of and whether this host can use it.
     Info {
         /// The snapshot.
@@ -43,10 +50,25 @@ enum What {
     },
 }
 
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     match &arguments.what {
+        What::Create { file } => create(file, config),
         What::Info { file, json } => show(Info::read(file), *json, info_table),
         What::Diff { left, right, json } => show(Diff::of_files(left, right), *json, diff_table),
+    }
+}
+
+fn create(file: &Path, config: &Config) -> ExitCode {
+    let sandbox = KvmSandbox::new(config.sandbox.clone());
+    let spinner = terminal::spinner("booting the microVM and capturing it");
+    let booted = sandbox.boot();
+    spinner.finish_and_clear();
+    if let Err(error) = booted {
+        return terminal::complain(&error, Exit::BootFailed);
+    }
+    match sandbox.save_snapshot(file) {
+        Ok(()) => show(Info::read(file), false, info_table),
+        Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
     }
 }
 

@@ -120,7 +120,9 @@ impl Vcpu {
     ) -> Result<(), KvmError> {
         let fd = &self.fd;
         let state = &image.state;
-        if !matches!(state.mp_state.mp_state, KVM_MP_STATE_RUNNABLE | KVM_MP_STATE_HALTED) {
+        let started =
+            matches!(state.mp_state.mp_state, KVM_MP_STATE_RUNNABLE | KVM_MP_STATE_HALTED);
+        if !started {
             // An INIT or SIPI on its way would strike a processor that waits for one. Reading
             // takes it in, and what it does is undone below. For all others the staged events
             // cancel an INIT, and a SIPI without one has no effect.
@@ -146,8 +148,15 @@ impl Vcpu {
         if let Some(deadline) = &image.deadline {
             msrs::write(fd, deadline)?;
         }
-        self.stage_registers(&image.state);
-        Ok(())
+        if started {
+            self.stage_registers(&image.state);
+            return Ok(());
+        }
+        // Such a processor does not look at what is staged until it has been started, and must not
+        // then.
+        fd.set_sregs(&state.sregs).map_err(KvmError::ioctl("KVM_SET_SREGS"))?;
+        fd.set_regs(&state.regs).map_err(KvmError::ioctl("KVM_SET_REGS"))?;
+        fd.set_vcpu_events(&state.events).map_err(KvmError::ioctl("KVM_SET_VCPU_EVENTS"))
     }
 
     /// Registers and events, in this order in the kernel: setting registers clears pending

@@ -34,8 +34,9 @@ pub enum DirtyTracking {
 pub struct VmOptions {
     /// How dirty pages will be found.
     pub tracking: DirtyTracking,
-    /// Finds them from the start, not only from [`Vm::track_writes`] on.
-    pub from_the_start: bool,
+    /// Finds them from the start, and closes MSRs, instead of with [`Vm::track_writes`] and
+    /// [`Vm::close_msrs`] later.
+    pub in_golden_state: bool,
 }
 
 impl Vm {
@@ -50,9 +51,14 @@ impl Vm {
             dirty_ring::enable(&fd)?;
         }
         let vm = Self { fd: Arc::new(fd), ram, tracking: options.tracking };
+        // First of all: it waits for an SRCU grace period, which is only short when there was none
+        // just before.
+        if options.in_golden_state {
+            vm.close_msrs()?;
+        }
         // Before the interrupt controllers: registering their I/O ranges starts an RCU grace
         // period that a new memory slot would have to wait for, about 8 ms.
-        vm.map_memory(options.from_the_start)?;
+        vm.map_memory(options.in_golden_state)?;
         vm.fd.create_irq_chip().map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))?;
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
         vm.fd.create_pit2(pit).map_err(KvmError::ioctl("KVM_CREATE_PIT2"))?;

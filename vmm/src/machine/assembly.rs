@@ -44,7 +44,7 @@ pub fn assemble(
     outside: Outside<'_>,
 ) -> Result<Assembly, MachineError> {
     let mut timings = BootTimings::default();
-    let options = VmOptions { tracking, from_the_start: false };
+    let options = VmOptions { tracking, in_golden_state: false };
     let kvm = kvm::open()?;
     let ram = timed(&mut timings.memory, || memory::allocate(config.memory_mib))?;
     let ram = Arc::new(ram);
@@ -77,7 +77,7 @@ pub fn fork(
     outside: Outside<'_>,
 ) -> Result<Assembly, MachineError> {
     let mut timings = BootTimings::default();
-    let options = VmOptions { tracking, from_the_start: true };
+    let options = VmOptions { tracking, in_golden_state: true };
     let kvm = kvm::open()?;
     let ram = Arc::new(timed(&mut timings.memory, || golden.memory.map())?);
     let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), options))?;
@@ -99,7 +99,6 @@ pub fn fork(
         for (vcpu, image) in vcpus.iter_mut().zip(&golden.vcpus) {
             vcpu.adopt(image, now)?;
         }
-        vm.close_msrs()?;
         Ok::<_, KvmError>(vcpus)
     })?;
     Ok(Assembly { vm, vcpus, devices, cpuid, reset, timings })

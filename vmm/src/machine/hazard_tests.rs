@@ -246,7 +246,6 @@ fn start_up_interrupts_on_their_way_do_not_arrive_after_a_reset() {
 /// A processor that has been started is not, after a reset to a moment before that, and starts
 /// where it is told to when it is told again.
 #[test]
-#[ignore = "staged registers do not take effect on a processor that waits to be started"]
 fn a_started_processor_waits_to_be_started_again() {
     let machine = two_processors();
     machine.capture().unwrap();

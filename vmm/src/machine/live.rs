@@ -133,8 +133,11 @@ impl Live {
         let Some((first, others)) = self.core.vcpus.split_first() else {
             return Err(MachineError::NotCaptured);
         };
-        if runs {
-            park(others, 1)?;
+        if runs && let Err(e) = park(others, 1) {
+            // Nothing of a machine that cannot be stopped may go on.
+            first.park();
+            self.core.devices.vsock.quiesce();
+            return Err(e);
         }
         let (result, done) = mpsc::sync_channel(1);
         let core = Arc::clone(&self.core);
@@ -247,10 +250,9 @@ impl Core {
     ) -> Result<ResetReport, MachineError> {
         let mut rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
         let rewinder = rewinder.as_mut().ok_or(MachineError::NotCaptured)?;
-        if runs {
-            // Host threads must not reach guest memory either.
-            self.devices.vsock.quiesce();
-        }
+        // Host threads must not reach guest memory either. A machine that is paused, or poisoned by
+        // a stop that failed, may or may not hold them already.
+        self.devices.vsock.quiesce();
         let mut vcpus = self.parked();
         let mut report = rewinder.rewind(&self.vm, &mut vcpus, &self.devices, strategy)?;
         drop(vcpus);

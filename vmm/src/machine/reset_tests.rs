@@ -42,7 +42,7 @@ fn captured(config: MachineConfig) -> Machine {
 }
 
 fn with_disk() -> MachineConfig {
-    let disk = crate::devices::block::DiskImage::from_bytes(&[7; 64 << 10]).unwrap();
+    let disk = crate::devices::block::DiskImage::from_bytes(&vec![7; 64 << 10]).unwrap();
     MachineConfig { disk: Some(Arc::new(disk)), ..config(&BUSY) }
 }
 
@@ -104,7 +104,7 @@ fn all_memory_dirty_and_memory_above_the_hole() {
             let phase = machine.lock();
             let Phase::Paused(live) = &*phase else { panic!() };
             let high = vm_memory::GuestAddress(crate::memory::layout::HOLE_END + 0x5432);
-            vm_memory::Bytes::write_slice(live.ram().as_ref(), &[1; 20 << 20], high).unwrap();
+            vm_memory::Bytes::write_slice(live.ram().as_ref(), &vec![1; 20 << 20], high).unwrap();
         }
         let report = machine.reset(strategy).unwrap();
         assert_eq!(report.dirty_pages, (20 << 20) / 4096 + 1);

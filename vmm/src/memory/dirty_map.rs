@@ -91,7 +91,7 @@ impl<'m> DirtySlice<'m> {
     }
 }
 
-impl<'s> WithBitmapSlice<'s> for DirtySlice<'_> {
+impl WithBitmapSlice<'_> for DirtySlice<'_> {
     type S = Self;
 }
 

@@ -72,7 +72,7 @@ impl SealedMemory {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE,
                 self.file.as_raw_fd(),
-                offset as libc::off_t,
+                offset.cast_signed() as libc::off_t,
             )
         };
         if ptr::eq(mapped, libc::MAP_FAILED) { Err(io::Error::last_os_error()) } else { Ok(()) }

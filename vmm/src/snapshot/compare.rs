@@ -178,9 +178,9 @@ impl Passed {
     /// Whether a clock of `hertz` went on as it should from `then` to `now`. A machine that was
     /// captured and not put back yet has clocks that never stopped.
     fn fits(&self, then: u64, now: u64, hertz: u64) -> bool {
-        let Some((first, last)) = self.put_back else { return now >= then };
-        let least = self.read.0.saturating_duration_since(last);
-        let most = self.read.1.saturating_duration_since(first);
+        let Some((earliest, latest)) = self.put_back else { return now >= then };
+        let least = self.read.0.saturating_duration_since(latest);
+        let most = self.read.1.saturating_duration_since(earliest);
         let slack = CLOCK_SLACK + most / CLOCK_DRIFT;
         let Some(ticks) = now.checked_sub(then) else { return false };
         let passed = u128::from(ticks) * 1_000_000_000 / u128::from(hertz.max(1));

@@ -148,8 +148,9 @@ impl Rewinder {
         let dirty_pages = self.harvest.pages();
         parts.harvest = lap.next();
 
-        let runs = self.runs_to_put_back();
-        let done = strategy.put_back(&runs, vm.ram(), &golden.memory).map_err(ResetError::Pages)?;
+        let done = strategy
+            .put_back(self.runs_to_put_back().as_ref(), vm.ram(), &golden.memory)
+            .map_err(ResetError::Pages)?;
         parts.copy = lap.next();
 
         #[cfg(test)]

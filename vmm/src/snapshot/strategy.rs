@@ -151,6 +151,7 @@ fn copy(run: &Run, ram: &GuestRam, golden: &GoldenMemory, streaming: bool) -> io
 /// Both ranges must be valid for `length` bytes, aligned to 16 bytes and apart from each other,
 /// and `length` a multiple of 64.
 unsafe fn stream(source: *const u8, target: *mut u8, length: usize) {
+    #[expect(clippy::cast_ptr_alignment, reason = "the caller promises it")]
     let (source, target) = (source.cast::<__m128i>(), target.cast::<__m128i>());
     for line in (0..length / size_of::<__m128i>()).step_by(4) {
         // SAFETY: `line` and the three after it lie inside both ranges, as the caller promises.

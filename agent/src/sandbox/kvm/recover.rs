@@ -12,6 +12,9 @@ use super::{KvmSandbox, Phase, not_available};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::state::ResetOutcome;
 
+/// Looks at a machine that has been put back and has not run yet.
+type Inspection<'a> = dyn FnMut(&Machine) -> Result<(), MachineError> + 'a;
+
 impl KvmSandbox {
     /// Puts a machine back to its golden state. Calls that are under way fail. Afterwards it is
     /// ready, or will never be used again.
@@ -20,7 +23,7 @@ impl KvmSandbox {
     pub(super) fn rewind(
         &self,
         live: &Arc<Live>,
-        inspect: Option<&mut dyn FnMut(&Machine) -> Result<(), MachineError>>,
+        inspect: Option<&mut Inspection<'_>>,
     ) -> Result<ResetOutcome, SandboxError> {
         let begun = Instant::now();
         let strategy = {
@@ -82,7 +85,7 @@ impl KvmSandbox {
 fn put_back(
     machine: &Machine,
     strategy: Strategy,
-    inspect: Option<&mut dyn FnMut(&Machine) -> Result<(), MachineError>>,
+    inspect: Option<&mut Inspection<'_>>,
 ) -> Result<ResetReport, MachineError> {
     let report = match inspect {
         None => machine.reset(strategy)?,
