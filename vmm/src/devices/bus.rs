@@ -96,6 +96,12 @@ impl Bus {
         lock(&self.com1).restore(com1)
     }
 
+    /// Keeps everybody who wants to use the serial port waiting.
+    #[cfg(test)]
+    pub fn hold_com1(&self) -> MutexGuard<'_, Com1> {
+        lock(&self.com1)
+    }
+
     fn device_at(&self, address: u64) -> Option<(&Mutex<MmioTransport>, u64)> {
         let relative = address.checked_sub(layout::VIRTIO_MMIO)?;
         let slot = usize::try_from(relative / layout::VIRTIO_MMIO_STRIDE).ok()?;

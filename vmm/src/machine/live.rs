@@ -151,6 +151,7 @@ impl Live {
             match done.recv_timeout(PARK_LIMIT) {
                 Ok(outcome) => return outcome,
                 Err(RecvTimeoutError::Timeout) if first.withdraw() => {
+                    self.core.devices.vsock.quiesce();
                     return Err(MachineError::VcpuStuck { index: 0, limit: PARK_LIMIT });
                 }
                 // It has begun: a large memory takes its time.

@@ -128,16 +128,18 @@ fn what_a_broken_reset_leaves_behind_is_seen() {
         (Sabotage::SkipVm, "PIT"),
     ];
     for (how, named) in skipped {
-        run_a_while(&machine);
-        write_disk(&machine);
-        disturb(&machine);
-        sabotage(&machine, Some(how));
-        machine.reset(Strategy::CopyBack).unwrap();
-        let found = machine.differences().unwrap().to_string();
-        assert!(found.contains(named), "{how:?}: {found}");
-        sabotage(&machine, None);
-        machine.reset(Strategy::FullCopy).unwrap();
-        assert_eq!(differences(&machine), []);
+        for strategy in STRATEGIES {
+            run_a_while(&machine);
+            write_disk(&machine);
+            disturb(&machine);
+            sabotage(&machine, Some(how));
+            machine.reset(strategy).unwrap();
+            let found = machine.differences().unwrap().to_string();
+            assert!(found.contains(named), "{how:?}, {}: {found}", strategy.name());
+            sabotage(&machine, None);
+            machine.reset(Strategy::FullCopy).unwrap();
+            assert_eq!(differences(&machine), []);
+        }
     }
 }
 
@@ -278,4 +280,27 @@ fn a_dirty_ring_that_overflows_loses_nothing() {
             Err(e) => panic!("{e}"),
         }
     }
+}
+
+#[test]
+fn a_vcpu_that_does_not_stop_poisons_the_machine_until_it_does() {
+    let code = [super::tests::print("x"), vec![0xeb, 0xf7]].concat();
+    let machine = captured(config(&code));
+    let bus = {
+        let phase = machine.lock();
+        let Phase::Paused(live) = &*phase else { panic!() };
+        Arc::clone(&live.devices().bus)
+    };
+    // The vCPU's thread will wait for this device, out of reach of any signal.
+    let held = bus.hold_com1();
+    machine.resume().unwrap();
+    sleep(Duration::from_millis(50));
+    let stuck = machine.reset(Strategy::CopyBack).unwrap_err();
+    assert!(matches!(stuck, MachineError::VcpuStuck { index: 0, .. }), "{stuck}");
+    assert!(matches!(machine.state().unwrap(), MachineState::Poisoned(_)));
+    assert!(matches!(machine.resume(), Err(MachineError::WrongState { .. })));
+    drop(held);
+    machine.reset(Strategy::CopyBack).unwrap();
+    assert_eq!(differences(&machine), []);
+    run_a_while(&machine);
 }

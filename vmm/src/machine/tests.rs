@@ -16,7 +16,7 @@ fn out(port: u16, byte: u8) -> Vec<u8> {
     vec![0xb0, byte, 0x66, 0xba, low, high, 0xee]
 }
 
-fn print(text: &str) -> Vec<u8> {
+pub fn print(text: &str) -> Vec<u8> {
     text.bytes().flat_map(|byte| out(0x3f8, byte)).collect()
 }
 

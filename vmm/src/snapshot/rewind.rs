@@ -4,6 +4,8 @@ use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+#[cfg(test)]
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::Golden;
 use super::pages::Harvest;
@@ -148,9 +150,17 @@ impl Rewinder {
         let dirty_pages = self.harvest.pages();
         parts.harvest = lap.next();
 
+        #[cfg(test)]
+        let spared = (self.sabotage == Some(Sabotage::SkipPage)).then(|| self.first_page(vm));
         let done = strategy
-            .put_back(self.runs_to_put_back().as_ref(), vm.ram(), &golden.memory)
+            .put_back(self.harvest.runs(), vm.ram(), &golden.memory)
             .map_err(ResetError::Pages)?;
+        #[cfg(test)]
+        if let Some((at, content)) = spared {
+            vm_memory::Bytes::write_slice(vm.ram().as_ref(), &content, at)
+                .map_err(|e| ResetError::Pages(std::io::Error::other(e)))?;
+            vm.ram().iter().for_each(|region| region.bitmap().map().clear());
+        }
         parts.copy = lap.next();
 
         #[cfg(test)]
@@ -188,21 +198,15 @@ impl Rewinder {
         })
     }
 
-    #[cfg(not(test))]
-    fn runs_to_put_back(&self) -> &[super::pages::Run] {
-        self.harvest.runs()
-    }
-
+    /// Where the first dirty page lies, and its content.
     #[cfg(test)]
-    fn runs_to_put_back(&self) -> Vec<super::pages::Run> {
-        let mut runs = self.harvest.runs().to_vec();
-        if self.sabotage == Some(Sabotage::SkipPage)
-            && let Some(run) = runs.first_mut()
-        {
-            run.first += 1;
-            run.count -= 1;
-        }
-        runs
+    fn first_page(&self, vm: &Vm) -> (vm_memory::GuestAddress, Vec<u8>) {
+        let run = self.harvest.runs()[0];
+        let start = self.golden.memory.regions()[run.region].start + run.bytes().start as u64;
+        let mut content = vec![0; crate::memory::PAGE_BYTES];
+        let at = vm_memory::GuestAddress(start);
+        vm_memory::Bytes::read_slice(vm.ram().as_ref(), &mut content, at).unwrap();
+        (at, content)
     }
 
     #[cfg(not(test))]
