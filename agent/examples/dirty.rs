@@ -10,21 +10,12 @@ use brainstorm_agent::sandbox::{
     ImageSource, KvmSandbox, QueryKind, Sandbox, SandboxConfig, ToolCall,
 };
 use serde_json::json;
-use vmm::Strategy;
 
 const TURNS: usize = 9;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let image = std::env::args().nth(1).ok_or("usage: dirty IMAGE_DIR")?;
-    let sandbox = KvmSandbox::new(SandboxConfig {
-        image: ImageSource::directory(image),
-        vcpus: 1,
-        memory_mib: 128,
-        guest_cid: 3,
-        guest_port: None,
-        enable_tools: Vec::new(),
-        strategy: Some(Strategy::CopyBack),
-    });
+    let sandbox = KvmSandbox::new(SandboxConfig::new(ImageSource::directory(image)));
     sandbox.boot()?;
     let median = |work: &dyn Fn() -> Result<(), Box<dyn Error>>| -> Result<_, Box<dyn Error>> {
         let mut pages = Vec::new();

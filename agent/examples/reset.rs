@@ -9,21 +9,12 @@ use std::time::Instant;
 
 use brainstorm_agent::sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall};
 use serde_json::{Value, json};
-use vmm::Strategy;
 
 const RESETS: usize = 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let image = std::env::args().nth(1).ok_or("usage: reset IMAGE_DIR")?;
-    let sandbox = KvmSandbox::new(SandboxConfig {
-        image: ImageSource::directory(image),
-        vcpus: 1,
-        memory_mib: 128,
-        guest_cid: 3,
-        guest_port: None,
-        enable_tools: Vec::new(),
-        strategy: Some(Strategy::CopyBack),
-    });
+    let sandbox = KvmSandbox::new(SandboxConfig::new(ImageSource::directory(image)));
     let boot = sandbox.boot()?;
     println!(
         "booted in {:.0?}, captured in {:.0?}",

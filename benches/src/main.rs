@@ -8,7 +8,6 @@ mod memory;
 mod native;
 mod report;
 mod resets;
-mod stats;
 
 use std::path::PathBuf;
 

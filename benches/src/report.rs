@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
+use brainstorm_agent::bench::Distribution;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-
-use crate::stats::Distribution;
 
 /// All results of one run.
 #[derive(Debug, Default, Serialize)]
@@ -17,6 +16,8 @@ pub struct Report {
 #[derive(Debug, Serialize)]
 struct Row {
     name: String,
+    /// Number of samples.
+    n: usize,
     #[serde(flatten)]
     distribution: Distribution,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -26,8 +27,13 @@ struct Row {
 impl Report {
     /// Adds the distribution of `samples` under `name`, beside the figure it is held against.
     pub fn add(&mut self, name: impl Into<String>, samples: &[Duration], bar: Option<&str>) {
-        if let Some(distribution) = Distribution::of(samples) {
-            self.rows.push(Row { name: name.into(), distribution, bar: bar.map(str::to_owned) });
+        if !samples.is_empty() {
+            self.rows.push(Row {
+                name: name.into(),
+                n: samples.len(),
+                distribution: Distribution::of(samples.iter().copied()),
+                bar: bar.map(str::to_owned),
+            });
         }
     }
 
@@ -47,7 +53,7 @@ impl Report {
         table.set_header(["what", "n", "p50", "p90", "p99", "max", "bar"]);
         for row in &self.rows {
             let d = &row.distribution;
-            let mut cells = vec![row.name.clone(), d.n.to_string()];
+            let mut cells = vec![row.name.clone(), row.n.to_string()];
             cells.extend([d.p50_us, d.p90_us, d.p99_us, d.max_us].map(human));
             cells.push(row.bar.clone().unwrap_or_default());
             table.add_row(cells);

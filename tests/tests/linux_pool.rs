@@ -17,7 +17,6 @@ use brainstorm_agent::sandbox::{
     ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxError, ToolCall,
 };
 use serde_json::json;
-use vmm::Strategy;
 
 const MACHINES: usize = 3;
 const CALLS: usize = 10;
@@ -25,13 +24,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 fn booted() -> KvmSandbox {
     let sandbox = KvmSandbox::new(SandboxConfig {
-        image: ImageSource::directory(integration_tests::image_dir()),
-        vcpus: 1,
-        memory_mib: 128,
-        guest_cid: 3,
-        guest_port: None,
         enable_tools: vec!["sh".into()],
-        strategy: Some(Strategy::CopyBack),
+        ..SandboxConfig::new(ImageSource::directory(integration_tests::image_dir()))
     });
     sandbox.boot().unwrap();
     sandbox

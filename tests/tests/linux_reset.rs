@@ -26,13 +26,8 @@ const STRATEGIES: [Strategy; 4] = [
 
 fn config() -> SandboxConfig {
     SandboxConfig {
-        image: ImageSource::directory(integration_tests::image_dir()),
-        vcpus: 1,
-        memory_mib: 128,
-        guest_cid: 3,
-        guest_port: None,
         enable_tools: vec!["sh".into()],
-        strategy: Some(Strategy::CopyBack),
+        ..SandboxConfig::new(ImageSource::directory(integration_tests::image_dir()))
     }
 }
 

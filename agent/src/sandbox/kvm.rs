@@ -48,6 +48,22 @@ pub struct SandboxConfig {
     pub strategy: Option<Strategy>,
 }
 
+impl SandboxConfig {
+    /// The smallest usual sandbox of an image: one vCPU, 128 MiB, no further tools, reset by
+    /// copying back.
+    pub fn new(image: ImageSource) -> Self {
+        Self {
+            image,
+            vcpus: 1,
+            memory_mib: 128,
+            guest_cid: 3,
+            guest_port: None,
+            enable_tools: Vec::new(),
+            strategy: Some(Strategy::CopyBack),
+        }
+    }
+}
+
 /// A sandbox in a KVM machine.
 pub struct KvmSandbox {
     inner: Mutex<Inner>,
