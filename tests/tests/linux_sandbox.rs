@@ -14,7 +14,6 @@ use brainstorm_agent::sandbox::{
     SandboxState, StoppedBy, ToolCall, ToolOutcome,
 };
 use serde_json::{Map, Value, json};
-use vmm::Strategy;
 
 fn config() -> SandboxConfig {
     SandboxConfig {
