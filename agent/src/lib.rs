@@ -1,7 +1,12 @@
-//! The agent: runs tools in microVMs.
+//! The agent: takes signed commands from a relay and runs them as tools in microVMs.
 //!
 //! - [`sandbox`]: a machine to run tools in, behind one trait.
 //! - [`config`]: settings from flags, environment and file.
+//! - [`protocol`]: the relay's messages, canonical JSON, signatures and the checks of an envelope.
+//! - [`store`]: identity, nonces, journal and audit log on disk.
+//! - [`keyholder`]: the private key, in a process of its own.
+//! - [`relay`]: enrolment and the connection to the relay.
+//! - [`dispatch`]: from envelope to result.
 //! - [`bench`]: what a reset costs on this host.
 //! - [`doctor`]: whether this host is fit for it.
 //! - [`cli`]: the `brainstorm-agent` command.
@@ -10,5 +15,10 @@
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod dispatch;
 pub mod doctor;
+pub mod keyholder;
+pub mod protocol;
+pub mod relay;
 pub mod sandbox;
+pub mod store;

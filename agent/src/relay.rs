@@ -1,0 +1,1 @@
+//! The connection to the relay: enrolment over HTTP, the WebSocket session, reconnecting, health.

@@ -1,0 +1,1 @@
+//! A relay to try the agent against.

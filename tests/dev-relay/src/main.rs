@@ -1,0 +1,3 @@
+//! The `dev-relay` command.
+
+fn main() {}
