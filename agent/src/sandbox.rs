@@ -8,6 +8,7 @@ mod kvm;
 pub mod pool;
 mod query;
 mod state;
+pub mod verify;
 
 pub use call::{Process, QueryAnswer, ToolCall, ToolOutcome};
 pub use channel::{ChannelCounters, ChannelError, EvidenceFault};
@@ -15,6 +16,8 @@ pub use error::{PartialOutput, SandboxError, StoppedBy};
 pub use image::{Artifact, Image, ImageError, ImageSource};
 pub use kvm::{KvmSandbox, SandboxConfig};
 pub use state::{BootPath, BootReport, ResetOutcome, SandboxState, WireState};
+
+pub use verify::{Verdict, Verification, VerifiedReset};
 
 pub use guest::wire::QueryKind;
 

@@ -107,10 +107,10 @@ fn ten_calls_at_once_on_three_machines_see_only_what_they_wrote() {
 #[test]
 fn a_call_can_wait_for_the_reset_of_its_machine() {
     let pool = pool(PoolConfig::new(MACHINES));
-    let options = CallOptions { wait_for_reset: true };
+    let options = CallOptions { wait_for_reset: true, ..CallOptions::default() };
     for _ in 0..20 {
         let call = shell("ls -A /work; echo secret > /work/secret");
-        let outcome = pool.execute_with("tenant", call, options).unwrap();
+        let outcome = pool.execute_with("tenant", call, options, |_| ()).unwrap();
         assert_eq!(outcome.result.unwrap().stdout, b"");
         assert!(outcome.reset.unwrap().unwrap().report.dirty_pages > 0);
         assert_eq!(pool.metrics().machines.clean, MACHINES);

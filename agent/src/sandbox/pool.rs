@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{ResetOutcome, Sandbox, SandboxError, ToolCall, ToolOutcome};
+use super::{ResetOutcome, Sandbox, SandboxError, ToolCall, ToolOutcome, Verification};
 use state::State;
 use worker::Shared;
 
@@ -46,6 +46,9 @@ pub struct CallOptions {
     /// Return only when the machine that ran the call has been reset, and tell how that went. A
     /// result that is to be vouched for needs it.
     pub wait_for_reset: bool,
+    /// Return only when the machine that ran the call has been reset and verified, and tell what
+    /// the verification found. Implies `wait_for_reset`.
+    pub verify: bool,
 }
 
 /// What became of a call that had a machine.
@@ -56,6 +59,9 @@ pub struct PooledOutcome {
     /// How that machine's reset went, if the call asked to wait for it. A machine that could not
     /// be reset is gone.
     pub reset: Option<Result<ResetOutcome, SandboxError>>,
+    /// What the verification of that machine found, if the call asked for it and somebody could
+    /// do it. A machine that did not pass is gone.
+    pub verification: Option<Result<Verification, SandboxError>>,
     /// How long the call waited for a machine.
     pub waited: Duration,
     /// Which place of the pool the machine had, from zero.
@@ -104,15 +110,17 @@ impl<S: Sandbox + 'static> Pool<S> {
     ///
     /// An error means that no machine has seen the call.
     pub fn execute(&self, tenant: &str, call: ToolCall) -> Result<PooledOutcome, PoolError> {
-        self.execute_with(tenant, call, CallOptions::default())
+        self.execute_with(tenant, call, CallOptions::default(), |_| ())
     }
 
-    /// The same with options.
+    /// The same with options. `started` is told when the call has its machine, and which one,
+    /// numbered from zero: after it the machine sees the call. It holds up this call only.
     pub fn execute_with(
         &self,
         tenant: &str,
         mut call: ToolCall,
         options: CallOptions,
+        started: impl FnOnce(usize),
     ) -> Result<PooledOutcome, PoolError> {
         let begun = Instant::now();
         let lease = self.shared.acquire(tenant, call.deadline_ms, begun)?;
@@ -128,10 +136,18 @@ impl<S: Sandbox + 'static> Pool<S> {
             counters.calls += 1;
         }
         call.deadline_ms = left;
-        let result = lease.machine().execute_tool(call);
         let machine = lease.index();
-        let reset = options.wait_for_reset.then_some(lease).map(worker::Lease::reset);
-        Ok(PooledOutcome { result, reset, waited, machine })
+        started(machine);
+        let result = lease.machine().execute_tool(call);
+        let waits = options.wait_for_reset || options.verify;
+        let reset = waits.then_some(lease).map(worker::Lease::reset);
+        Ok(PooledOutcome { result, reset, verification: None, waited, machine })
+    }
+
+    /// The most calls it has at once, those that wait included: one more is refused.
+    pub fn most_calls(&self) -> usize {
+        let state = self.shared.lock();
+        state.config.machines.saturating_add(state.config.queue)
     }
 
     /// Waits until the pool has as many machines as it wants, or as many as it can make. Returns
