@@ -1,0 +1,15 @@
+//! Every frame between relay and endpoint.
+
+mod inbound;
+mod outbound;
+mod result;
+
+pub use inbound::{EndpointHelloAck, Inbound, RelayError, RelayPing, RelayPong, classify};
+pub use outbound::{
+    AgentHealth, CommandAck, ConnectionProof, EndpointHello, ErrorEvent, Frame, HealthPing,
+    HealthPong, Progress, ProgressEvent, ProgressState, Track,
+};
+pub use result::{
+    CommandResult, ErrorBody, IllegalResult, Lifecycle, ResultHead, SandboxResetState,
+    VerificationDetails,
+};
