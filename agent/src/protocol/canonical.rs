@@ -7,6 +7,7 @@
 
 mod normal;
 mod parse;
+pub(super) mod signed;
 mod value;
 mod write;
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::canonical::{CanonicalError, canonical_bytes};
+use super::shape::hex_of_bytes;
 
 /// Field `signature_algo` of everything signed this way.
 pub const ALGORITHM: &str = "ed25519-jcs-sha256-v1";
@@ -56,15 +57,8 @@ pub fn verify(key: &VerifyingKey, domain: Domain, canonical: &[u8], signature: &
 
 /// A hash as the protocol writes it: `sha256:` and 64 lower-case hex digits.
 pub fn sha256_text(bytes: &[u8]) -> String {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let digest: [u8; 32] = Sha256::digest(bytes).into();
-    let mut text = String::with_capacity(71);
-    text.push_str("sha256:");
-    for byte in digest {
-        text.push(char::from(HEX[usize::from(byte >> 4)]));
-        text.push(char::from(HEX[usize::from(byte & 0xf)]));
-    }
-    text
+    format!("sha256:{}", hex_of_bytes(&digest))
 }
 
 /// What an endpoint signs to open a connection. `ts` must be the very string of the proof.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use signing::{Domain, connection_proof_bytes, digest, sha256_text, sign, verify};
+use signing::{Domain, connection_proof_bytes, digest, sha256_text, sign};
 
 fn vectors() -> Value {
     serde_json::from_str(include_str!("vectors.json")).unwrap()
@@ -40,13 +40,16 @@ fn check_signature(vector: &Value, key: &SigningKey, domain: Domain, canonical: 
     assert_eq!(hex(&digest(domain, canonical)), text(vector, "sha256_hex"));
     let signature = sign(key, domain, canonical);
     assert_eq!(STANDARD.encode(signature), text(vector, "signature_b64"));
-    assert!(verify(&key.verifying_key(), domain, canonical, &signature));
+    assert!(signing::verify(&key.verifying_key(), domain, canonical, &signature));
     let other = if domain == Domain::CommandEnvelope {
         Domain::BootstrapToken
     } else {
         Domain::CommandEnvelope
     };
-    assert!(!verify(&key.verifying_key(), other, canonical, &signature), "domains are kept apart");
+    assert!(
+        !signing::verify(&key.verifying_key(), other, canonical, &signature),
+        "domains are kept apart"
+    );
 }
 
 #[test]

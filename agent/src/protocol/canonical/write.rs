@@ -1,5 +1,7 @@
 //! Normal form to bytes: RFC 8785 3.2.
 
+use std::ops::Range;
+
 use super::Json;
 
 pub fn value(json: &Json, out: &mut Vec<u8>) {
@@ -21,19 +23,28 @@ pub fn value(json: &Json, out: &mut Vec<u8>) {
             }
             out.push(b']');
         }
-        Json::Object(entries) => {
-            out.push(b'{');
-            for (index, (key, item)) in entries.iter().enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                string(key, out);
-                out.push(b':');
-                value(item, out);
-            }
-            out.push(b'}');
-        }
+        Json::Object(entries) => object(entries, out, |_, _| {}),
     }
+}
+
+/// Writes an object, and tells where in `out` each of its own values is.
+pub fn object(
+    entries: &[(String, Json)],
+    out: &mut Vec<u8>,
+    mut written: impl FnMut(&str, Range<usize>),
+) {
+    out.push(b'{');
+    for (index, (key, item)) in entries.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        string(key, out);
+        out.push(b':');
+        let start = out.len();
+        value(item, out);
+        written(key, start..out.len());
+    }
+    out.push(b'}');
 }
 
 /// RFC 8785 3.2.2.2: what must be escaped, by the shortest form, and nothing else.

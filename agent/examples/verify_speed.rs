@@ -1,0 +1,114 @@
+//! How long the checks of a plain envelope take on one core: parsing, canonical form, SHA-256,
+//! Ed25519.
+//!
+//! `cargo run --release -p brainstorm-agent --example verify_speed [ROUNDS]`
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use brainstorm_agent::protocol::signing::{Domain, sign};
+use brainstorm_agent::protocol::{
+    Audience, KeyRing, SigningKeyEntry, Timestamp, canonical_bytes, verify,
+};
+use ed25519_dalek::SigningKey;
+use serde_json::{Value, json};
+
+const AUDIENCE: Audience<'_> = Audience {
+    endpoint_id: "dc4a8b19-91c5-4c30-b66d-549dc96aea71",
+    tenant_id: "6e5b2e09-42f7-474d-a196-14a731771b84",
+    session_id: "65b162bd-0578-4700-82a5-a3458aba016d",
+};
+const KEY_ID: &str = "6e5b2e09-42f7-474d-a196-14a731771b84/key-v1";
+/// Different envelopes, so that no branch predictor learns one by heart.
+const ENVELOPES: u32 = 512;
+const WARM_UP: Duration = Duration::from_millis(500);
+
+fn envelope(number: u32, key: &SigningKey, now: Timestamp) -> Result<String, String> {
+    let mut nonce = [0xa5; 32];
+    nonce[..4].copy_from_slice(&number.to_be_bytes());
+    let mut frame = json!({
+        "type": "CommandEnvelope",
+        "command_id": format!("3f2b8c1e-7d4a-4e9b-9c55-{number:012x}"),
+        "tenant_id": AUDIENCE.tenant_id,
+        "target_endpoint_id": AUDIENCE.endpoint_id,
+        "correlation_id": format!("corr-{number:04}"),
+        "session_id": AUDIENCE.session_id,
+        "tool": "echo",
+        "params": {"message": "hello"},
+        "operator": {
+            "kind": "human", "id": "operator@local", "originating_human_id": "operator@local",
+        },
+        "lifecycle_state": "dispatched",
+        "issued_at": now,
+        "expires_at": now.plus_millis(300_000),
+        "nonce": URL_SAFE_NO_PAD.encode(nonce),
+        "signing_key_id": KEY_ID,
+        "signature_algo": "ed25519-jcs-sha256-v1",
+        "signature": "",
+    });
+    let canonical = canonical_bytes(&frame).map_err(|error| error.to_string())?;
+    let signature = sign(key, Domain::CommandEnvelope, &canonical);
+    frame["signature"] = Value::from(STANDARD.encode(signature));
+    Ok(frame.to_string())
+}
+
+fn measure(rounds: u32) -> Result<(), String> {
+    let now = Timestamp::now();
+    let key = SigningKey::from_bytes(&[7; 32]);
+    let entry = SigningKeyEntry {
+        id: KEY_ID.into(),
+        key: key.verifying_key(),
+        not_before: None,
+        not_after: None,
+    };
+    let keys = KeyRing::new(vec![entry], []).map_err(|error| error.to_string())?;
+    let envelopes = (0..ENVELOPES).map(|number| envelope(number, &key, now));
+    let envelopes = envelopes.collect::<Result<Vec<_>, _>>()?;
+
+    let warm = Instant::now();
+    let mut texts = envelopes.iter().cycle();
+    let mut one = || -> Result<Duration, String> {
+        let text = texts.next().map_or("", String::as_str);
+        let start = Instant::now();
+        let checked = black_box(verify(black_box(text), &keys, &AUDIENCE, now));
+        let took = start.elapsed();
+        checked.map(|_| took).map_err(|refusal| refusal.message)
+    };
+    while warm.elapsed() < WARM_UP {
+        one()?;
+    }
+    let start = Instant::now();
+    let mut times = (0..rounds).map(|_| one()).collect::<Result<Vec<_>, _>>()?;
+    let total = start.elapsed();
+
+    times.sort_unstable();
+    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e6;
+    println!("{rounds} envelopes of {} bytes on one core", envelopes[0].len());
+    println!(
+        "p50 {:.1} us  p90 {:.1} us  p99 {:.1} us  max {:.1} us",
+        at(50),
+        at(90),
+        at(99),
+        at(100)
+    );
+    println!("{:.0} a second", f64::from(rounds) / total.as_secs_f64());
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    let rounds = std::env::args().nth(1).map_or(Ok(100_000), |text| text.parse::<u32>());
+    let result = match rounds {
+        Ok(rounds) if rounds > 0 => measure(rounds),
+        _ => Err("usage: verify_speed [ROUNDS]".into()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
