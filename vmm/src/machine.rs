@@ -246,6 +246,25 @@ impl Machine {
         }
     }
 
+    /// Compares a paused machine with its golden state, without the content of memory and disk: all
+    /// vCPU and device state, and whether KVM has every memory slot and saw it written since the
+    /// last reset. Takes as long as reading that state takes.
+    pub fn state_differences(&self) -> Result<Differences, MachineError> {
+        match &*self.lock() {
+            Phase::Paused(live) => live.state_differences(),
+            other => Err(other.wrong("compare")),
+        }
+    }
+
+    /// SHA-256 of what the guest would read from its disk now: all of it, through the mapping that
+    /// the disk device reads. `None` without a disk. Requests of the guest wait meanwhile.
+    pub fn disk_sha256(&self) -> Result<Option<[u8; 32]>, MachineError> {
+        match &*self.lock() {
+            Phase::Running(live) | Phase::Paused(live) => Ok(live.disk_sha256()),
+            other => Err(other.wrong("read the disk of")),
+        }
+    }
+
     /// Takes every vCPU out of the guest. On return no guest code runs and no device works.
     pub fn pause(&self) -> Result<(), MachineError> {
         self.change("pause", |phase| match phase {
@@ -426,3 +445,5 @@ mod hazard_tests;
 mod reset_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod verify_tests;

@@ -7,7 +7,7 @@ use super::tests::{SPIN, config, machine};
 use super::*;
 use crate::snapshot::{Difference, Sabotage};
 
-const STRATEGIES: [Strategy; 4] = [
+pub const STRATEGIES: [Strategy; 4] = [
     Strategy::CopyBack,
     Strategy::DropPrivate,
     Strategy::Hybrid { copy_pages: 10 },
@@ -26,13 +26,13 @@ const BUSY: [u8; 34] = [
     0xeb, 0xde, // jmp 0
 ];
 
-fn run_a_while(machine: &Machine) {
+pub fn run_a_while(machine: &Machine) {
     machine.resume().unwrap();
     sleep(Duration::from_millis(20));
     machine.pause().unwrap();
 }
 
-fn captured(config: MachineConfig) -> Machine {
+pub fn captured(config: MachineConfig) -> Machine {
     let machine = Machine::create(config).unwrap();
     machine.boot().unwrap();
     sleep(Duration::from_millis(20));
@@ -41,7 +41,7 @@ fn captured(config: MachineConfig) -> Machine {
     machine
 }
 
-fn with_disk() -> MachineConfig {
+pub fn with_disk() -> MachineConfig {
     let disk = crate::devices::block::DiskImage::from_bytes(&vec![7; 64 << 10]).unwrap();
     MachineConfig { disk: Some(Arc::new(disk)), ..config(&BUSY) }
 }
@@ -50,13 +50,13 @@ fn differences(machine: &Machine) -> Vec<Difference> {
     machine.differences().unwrap().0
 }
 
-fn write_disk(machine: &Machine) {
+pub fn write_disk(machine: &Machine) {
     let phase = machine.lock();
     let Phase::Paused(live) = &*phase else { panic!("not paused") };
     live.devices().block().unwrap().overlay_mut().write(5000..9000).unwrap().fill(1);
 }
 
-fn sabotage(machine: &Machine, how: Option<Sabotage>) {
+pub fn sabotage(machine: &Machine, how: Option<Sabotage>) {
     let phase = machine.lock();
     let (Phase::Paused(live) | Phase::Poisoned(live, _)) = &*phase else { panic!() };
     live.sabotage(how);
@@ -144,7 +144,7 @@ fn what_a_broken_reset_leaves_behind_is_seen() {
 }
 
 /// Changes what this guest does not change by itself.
-fn disturb(machine: &Machine) {
+pub fn disturb(machine: &Machine) {
     let phase = machine.lock();
     let Phase::Paused(live) = &*phase else { panic!() };
     live.devices().bus.pio_write(0x3ff, &[0x5a]);

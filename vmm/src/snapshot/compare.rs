@@ -43,6 +43,11 @@ pub enum Difference {
     Machine(&'static str),
     /// A device.
     Device(&'static str),
+    /// Pages that somebody has written since they were put back.
+    Written {
+        /// How many.
+        pages: usize,
+    },
     /// Content of the disk.
     Disk {
         /// First differing byte.
@@ -60,19 +65,34 @@ impl Differences {
         self.0.is_empty()
     }
 
-    /// Compares everything. No vCPU may run and the socket device must be quiesced.
+    /// Compares everything. No vCPU may run, all must have settled, and the socket device must be
+    /// quiesced.
     pub(crate) fn between(
         golden: &Golden,
         vm: &Vm,
-        vcpus: &mut [MutexGuard<'_, Vcpu>],
+        vcpus: &[MutexGuard<'_, Vcpu>],
         devices: &DeviceSet,
         put_back: Option<(Instant, Instant)>,
     ) -> Result<Self, ResetError> {
         let mut found = Self::default();
         found.memory(golden, vm);
+        found.0.extend(Self::of_state(golden, vm, vcpus, devices, put_back)?.0);
+        found.disk(golden, devices)?;
+        Ok(found)
+    }
+
+    /// Compares everything but the content of memory and disk. What [`Self::between`] asks for,
+    /// this does too.
+    pub(crate) fn of_state(
+        golden: &Golden,
+        vm: &Vm,
+        vcpus: &[MutexGuard<'_, Vcpu>],
+        devices: &DeviceSet,
+        put_back: Option<(Instant, Instant)>,
+    ) -> Result<Self, ResetError> {
+        let mut found = Self::default();
         let mut counters: Vec<u64> = Vec::new();
-        for (index, (vcpu, image)) in vcpus.iter_mut().zip(&golden.vcpus).enumerate() {
-            vcpu.settle()?;
+        for (index, (vcpu, image)) in vcpus.iter().zip(&golden.vcpus).enumerate() {
             let wanted: Vec<u32> = image.state().msrs.iter().map(|msr| msr.index).collect();
             let before = Instant::now();
             let now = host_tsc();
@@ -108,7 +128,6 @@ impl Differences {
         ];
         let differing = pairs.iter().filter(|(_, same)| !same);
         found.0.extend(differing.map(|(device, _)| Difference::Device(device)));
-        found.disk(golden, devices)?;
         Ok(found)
     }
 
@@ -237,6 +256,7 @@ impl fmt::Display for Difference {
             Self::Vcpu { index, part } => write!(f, "vCPU {index}: {part}"),
             Self::Machine(part) => f.write_str(part),
             Self::Device(device) => write!(f, "device {device}"),
+            Self::Written { pages } => write!(f, "{pages} pages written since"),
             Self::Disk { at } => write!(f, "the disk from byte {at}"),
         }
     }

@@ -5,9 +5,9 @@ use std::sync::{Arc, MutexGuard, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-use crate::devices::block::DiskImage;
+use crate::devices::block::{DiskError, DiskImage};
 use crate::devices::{DeviceSet, DeviceState};
-use crate::kvm::{CpuidTemplate, Vcpu, VcpuImage, Vm, VmState, host_tsc, msr_list};
+use crate::kvm::{CpuidTemplate, MpState, Vcpu, VcpuImage, Vm, VmState, host_tsc, msr_list};
 use crate::memory::GoldenMemory;
 
 use super::ResetError;
@@ -93,6 +93,16 @@ impl Golden {
     /// RAM of a machine in this state, in MiB.
     pub fn memory_mib(&self) -> u32 {
         self.origin.memory_mib
+    }
+
+    /// SHA-256 of its disk's content, computed once; `None` without a disk.
+    pub fn disk_sha256(&self) -> Result<Option<[u8; 32]>, DiskError> {
+        self.disk.as_ref().map(|disk| disk.sha256()).transpose()
+    }
+
+    /// What its vCPUs were doing, in order.
+    pub fn run_states(&self) -> Vec<MpState> {
+        self.vcpus.iter().map(|vcpu| MpState::from(vcpu.state().mp_state.mp_state)).collect()
     }
 
     /// Ports of the vsock connections that are open in it, the guest's first: what

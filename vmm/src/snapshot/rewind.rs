@@ -125,6 +125,18 @@ impl Rewinder {
         self.put_back_between
     }
 
+    /// How many pages were written since the last reset. The next one puts them back too. Asks
+    /// KVM for the log of every memory slot, and fails where one is missing. No vCPU and no device
+    /// may run.
+    pub fn written_since(
+        &mut self,
+        vm: &Vm,
+        vcpus: &mut [MutexGuard<'_, Vcpu>],
+    ) -> Result<usize, ResetError> {
+        self.harvest.gather(vm, vcpus)?;
+        Ok(self.harvest.pages())
+    }
+
     /// What it goes back to.
     pub fn golden(&self) -> &Arc<Golden> {
         &self.golden

@@ -4,6 +4,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::DiskImage;
 use crate::memory::PrivateMapping;
 
@@ -55,6 +57,11 @@ impl Overlay {
             }
         }
         self.mapping.bytes_mut().get_mut(indices)
+    }
+
+    /// SHA-256 of all that the overlay shows, read through its mapping.
+    pub fn sha256(&self) -> [u8; 32] {
+        Sha256::digest(self.mapping.bytes()).into()
     }
 
     /// Numbers of the blocks written since the overlay was made or discarded, ascending.

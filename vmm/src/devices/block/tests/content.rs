@@ -157,3 +157,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_change_behind_the_overlay_shows_in_its_hash_and_survives_a_discard() {
+    use std::os::unix::fs::FileExt;
+    let image = Arc::new(DiskImage::from_bytes(&content()).unwrap());
+    let mut overlay = Overlay::new(Arc::clone(&image)).unwrap();
+    let golden = image.sha256().unwrap();
+    assert_eq!(overlay.sha256(), golden);
+    overlay.write(10..20).unwrap().fill(0xee);
+    assert_ne!(overlay.sha256(), golden);
+    overlay.discard().unwrap();
+    assert_eq!(overlay.sha256(), golden);
+    // As a debugger writes: past the overlay's record, into this machine's private copy.
+    let last = overlay.read(0..DISK_BYTES as u64).unwrap().last().unwrap();
+    let (address, flipped) = (std::ptr::from_ref(last) as u64, [!*last]);
+    let memory = File::options().write(true).open("/proc/self/mem").unwrap();
+    memory.write_all_at(&flipped, address).unwrap();
+    assert_eq!(overlay.discard().unwrap(), 0);
+    assert_ne!(overlay.sha256(), golden);
+    assert_eq!(Overlay::new(image).unwrap().sha256(), golden, "the base was hit");
+}

@@ -1,0 +1,105 @@
+//! What a verification reads from a machine whose guest is a few bytes of code.
+
+use std::time::Duration;
+
+use super::reset_tests::{
+    STRATEGIES, captured, disturb, run_a_while, sabotage, with_disk, write_disk,
+};
+use super::tests::{SPIN, config, machine};
+use super::*;
+use crate::kvm::MpState;
+use crate::snapshot::{Difference, Sabotage};
+
+fn golden(machine: &Machine) -> Arc<Golden> {
+    let phase = machine.lock();
+    let Phase::Paused(live) = &*phase else { panic!("not paused") };
+    live.golden().unwrap()
+}
+
+fn state_differences(machine: &Machine) -> Vec<Difference> {
+    machine.state_differences().unwrap().0
+}
+
+#[test]
+fn a_reset_machine_shows_its_golden_state_and_disk() {
+    let machine = captured(MachineConfig { vcpus: 2, ..with_disk() });
+    let golden = golden(&machine);
+    let disk = golden.disk_sha256().unwrap();
+    assert!(disk.is_some());
+    assert_eq!(golden.run_states(), [MpState::Runnable, MpState::Uninitialized]);
+    for strategy in STRATEGIES {
+        run_a_while(&machine);
+        write_disk(&machine);
+        assert_ne!(state_differences(&machine), []);
+        assert_ne!(machine.disk_sha256().unwrap(), disk);
+        machine.reset(strategy).unwrap();
+        assert_eq!(state_differences(&machine), [], "{}", strategy.name());
+        assert_eq!(machine.disk_sha256().unwrap(), disk);
+        // Looking changes nothing.
+        assert_eq!(machine.differences().unwrap().0, []);
+    }
+}
+
+#[test]
+fn what_a_broken_reset_leaves_in_state_or_on_disk_is_seen() {
+    let machine = captured(with_disk());
+    let disk = golden(&machine).disk_sha256().unwrap();
+    let broken = [
+        (Sabotage::SkipVcpus, "registers"),
+        (Sabotage::SkipDevices, "device"),
+        (Sabotage::SkipVm, "PIT"),
+        (Sabotage::SkipDisk, ""),
+    ];
+    for (how, named) in broken {
+        run_a_while(&machine);
+        write_disk(&machine);
+        disturb(&machine);
+        sabotage(&machine, Some(how));
+        machine.reset(Strategy::CopyBack).unwrap();
+        let found = machine.state_differences().unwrap();
+        assert!(found.to_string().contains(named), "{how:?}: {found}");
+        assert_eq!(machine.disk_sha256().unwrap() == disk, how != Sabotage::SkipDisk);
+        sabotage(&machine, None);
+        machine.reset(Strategy::CopyBack).unwrap();
+    }
+}
+
+#[test]
+fn pages_written_after_a_reset_are_seen_and_put_back_by_the_next() {
+    let machine = captured(config(&SPIN));
+    machine.reset(Strategy::CopyBack).unwrap();
+    {
+        let phase = machine.lock();
+        let Phase::Paused(live) = &*phase else { panic!("not paused") };
+        let at = vm_memory::GuestAddress(0x20_0000);
+        vm_memory::Bytes::write_slice(live.ram().as_ref(), &[1; 5000], at).unwrap();
+    }
+    for _ in 0..2 {
+        assert_eq!(state_differences(&machine), [Difference::Written { pages: 2 }]);
+    }
+    machine.reset(Strategy::CopyBack).unwrap();
+    assert_eq!(machine.differences().unwrap().0, []);
+    assert_eq!(state_differences(&machine), []);
+}
+
+#[test]
+fn a_running_machine_goes_on_after_its_disk_was_read() {
+    let machine = captured(with_disk());
+    let disk = golden(&machine).disk_sha256().unwrap();
+    machine.resume().unwrap();
+    assert_eq!(machine.disk_sha256().unwrap(), disk);
+    assert!(matches!(machine.state_differences(), Err(MachineError::WrongState { .. })));
+    assert!(matches!(machine.state().unwrap(), MachineState::Running(_)));
+    std::thread::sleep(Duration::from_millis(5));
+    machine.shutdown();
+    assert!(matches!(machine.disk_sha256(), Err(MachineError::WrongState { .. })));
+}
+
+#[test]
+fn a_machine_without_a_disk_or_a_golden_state_says_so() {
+    let machine = machine(&SPIN);
+    machine.boot().unwrap();
+    assert_eq!(machine.disk_sha256().unwrap(), None);
+    machine.pause().unwrap();
+    assert!(matches!(machine.state_differences(), Err(MachineError::NotCaptured)));
+}
