@@ -176,6 +176,7 @@ impl Config {
                 guest_port: layers.number(&layer::PORT)?,
                 enable_tools: layers.tools()?,
                 strategy: Some(vmm::Strategy::default()),
+                verify: false,
             },
         })
     }

@@ -15,9 +15,11 @@ pub use channel::{ChannelCounters, ChannelError, EvidenceFault};
 pub use error::{PartialOutput, SandboxError, StoppedBy};
 pub use image::{Artifact, Image, ImageError, ImageSource};
 pub use kvm::{KvmSandbox, SandboxConfig};
+#[doc(hidden)]
+pub use kvm::{Meddler, Moment};
 pub use state::{BootPath, BootReport, ResetOutcome, SandboxState, WireState};
 
-pub use verify::{Verdict, Verification, VerifiedReset};
+pub use verify::{Baseline, Verdict, Verification, VerifiedReset};
 
 pub use guest::wire::QueryKind;
 
@@ -38,6 +40,21 @@ pub trait Sandbox: Send + Sync {
     /// connection. Tool calls under way fail. After an error the machine is gone and the sandbox
     /// has to be booted again.
     fn reset(&self) -> Result<ResetOutcome, SandboxError>;
+
+    /// Resets, and lets independent sources say whether the machine is in its golden state. The
+    /// guest has answered a question since: reset it once more before the next call. A machine
+    /// that does not pass is gone, and the sandbox has to be booted again; what the sources said is
+    /// not an error.
+    fn reset_and_verify(&self) -> Result<VerifiedReset, SandboxError>;
+
+    /// Resets, verifies, and resets once more, so that the next call begins in the golden state.
+    fn reset_verified(&self) -> Result<VerifiedReset, SandboxError> {
+        let verified = self.reset_and_verify()?;
+        if verified.verification.passed() {
+            self.reset()?;
+        }
+        Ok(verified)
+    }
 
     /// Asks the guest about itself. Works while tools run.
     fn query(&self, kind: QueryKind) -> Result<QueryAnswer, SandboxError>;

@@ -46,6 +46,7 @@ pub fn measure(image_dir: &Path, boots: usize, calls: usize, report: &mut Report
         guest_port: None,
         enable_tools: Vec::new(),
         strategy: None,
+        verify: false,
     };
     let mut boot_reports = Vec::new();
     let mut last = None;

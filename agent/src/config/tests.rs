@@ -34,6 +34,7 @@ fn nothing_set_gives_the_defaults() {
             guest_port: None,
             enable_tools: Vec::new(),
             strategy: Some(vmm::Strategy::default()),
+            verify: false,
         }
     );
 }
@@ -75,6 +76,7 @@ fn every_variable_is_read() {
             guest_port: Some(1024),
             enable_tools: vec!["sh".into(), "other".into()],
             strategy: Some(vmm::Strategy::default()),
+            verify: false,
         }
     );
 }

@@ -1,32 +1,34 @@
 //! A sandbox in a KVM machine that lives in this process.
 
 mod admission;
+mod alone;
 mod boot;
+mod command;
 mod freshness;
 mod golden;
 mod live;
 mod recover;
 mod snapshot;
+mod verify;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use guest::wire::{QueryKind, ResultReason, ToolDispatch};
+use guest::wire::QueryKind;
 use tracing::{info, warn};
 use vmm::{Differences, Golden, Machine, Strategy};
 
-use super::channel::{ChannelCounters, ChannelError, CommandFailure, Output};
-use super::error::{PartialOutput, SandboxError, StoppedBy};
+use super::channel::{ChannelCounters, ChannelError};
+use super::error::SandboxError;
 use super::image::{Image, ImageSource};
 use super::state::{BootReport, ResetOutcome, SandboxState};
+use super::verify::{Baseline, VerifiedReset};
 use super::{QueryAnswer, Sandbox, ToolCall, ToolOutcome, query};
-use admission::{Admission, Admitted, Gate};
+use admission::{Admission, Gate};
 use golden::GoldenSandbox;
 use live::Live;
-
-/// Beyond the deadline, until the host stops believing that the guest will enforce it. What is
-/// left of 250 ms is for the reset.
-const GRACE: Duration = Duration::from_millis(200);
+#[doc(hidden)]
+pub use verify::{Meddler, Moment};
 
 /// What a sandbox is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,11 +48,14 @@ pub struct SandboxConfig {
     /// How the machine is put back after a command. Without a strategy no golden state is
     /// captured: the boot is shorter, and the sandbox cannot be reset.
     pub strategy: Option<Strategy>,
+    /// Whether resets can be verified: the first boot then also measures what a verified reset
+    /// compares a machine with. Needs a strategy.
+    pub verify: bool,
 }
 
 impl SandboxConfig {
     /// The smallest usual sandbox of an image: one vCPU, 128 MiB, no further tools, reset by
-    /// copying back.
+    /// copying back without being verified.
     pub fn new(image: ImageSource) -> Self {
         Self {
             image,
@@ -60,6 +65,7 @@ impl SandboxConfig {
             guest_port: None,
             enable_tools: Vec::new(),
             strategy: Some(Strategy::CopyBack),
+            verify: false,
         }
     }
 }
@@ -69,6 +75,7 @@ pub struct KvmSandbox {
     inner: Mutex<Inner>,
     /// A boot ended, one way or the other.
     settled: Condvar,
+    meddler: Mutex<Option<Meddler>>,
 }
 
 struct Inner {
@@ -77,6 +84,8 @@ struct Inner {
     image: Option<Arc<Image>>,
     /// Captured by the first boot, the start of every later one.
     golden: Option<Arc<GoldenSandbox>>,
+    /// In place of what was measured.
+    expected: Option<Arc<Baseline>>,
     phase: Phase,
     /// Counts boots and shutdowns: a boot that finds another number when it is done was overtaken.
     epoch: u64,
@@ -94,8 +103,9 @@ impl KvmSandbox {
     /// A sandbox that is not booted. Its image is loaded by the first boot.
     pub fn new(config: SandboxConfig) -> Self {
         let phase = Phase::NotBooted;
-        let inner = Mutex::new(Inner { config, image: None, golden: None, phase, epoch: 0 });
-        Self { inner, settled: Condvar::new() }
+        let (image, golden, expected) = (None, None, None);
+        let inner = Mutex::new(Inner { config, image, golden, expected, phase, epoch: 0 });
+        Self { inner, settled: Condvar::new(), meddler: Mutex::default() }
     }
 
     /// A sandbox with an image that is loaded already, so that several can share it.
@@ -208,7 +218,10 @@ impl KvmSandbox {
             (inner.image.clone(), inner.golden.clone())
         };
         if let Some(golden) = golden.filter(|_| config.strategy.is_some()) {
-            return golden.fork(|machine| self.adopt(epoch, machine));
+            let mut live = golden.fork(|machine| self.adopt(epoch, machine))?;
+            verify::prepare(config, &golden, &mut live)?;
+            live.report.total = begun.elapsed();
+            return Ok(live);
         }
         let image = match known {
             Some(image) => image,
@@ -229,6 +242,7 @@ impl KvmSandbox {
             let capturing = Instant::now();
             let golden = GoldenSandbox::capture(&live).inspect_err(|_| live.machine.shutdown())?;
             live.report.capture = capturing.elapsed();
+            verify::prepare(config, &golden, &mut live)?;
             let mut inner = self.lock();
             if inner.epoch == epoch {
                 inner.golden = Some(Arc::new(golden));
@@ -311,63 +325,6 @@ impl KvmSandbox {
         live.machine.shutdown();
     }
 
-    fn run(
-        &self,
-        live: &Arc<Live>,
-        call: ToolCall,
-        admitted: &Admitted,
-        begun: Instant,
-    ) -> Result<ToolOutcome, SandboxError> {
-        let fence = begun + admitted.deadline() + GRACE;
-        let dispatch = ToolDispatch {
-            command_id: call.command_id,
-            tool: call.tool,
-            params: call.params,
-            deadline_ms: admitted.deadline_ms,
-            freshness: freshness::draw()?,
-        };
-        let call = live.call();
-        let result = live.channel().dispatch(dispatch, admitted.output_bytes, fence);
-        // A reset waits for every call.
-        drop(call);
-        match result {
-            Ok(output) => finished(output, admitted, begun),
-            Err(failure) => Err(self.failed(live, failure, admitted)),
-        }
-    }
-
-    fn failed(
-        &self,
-        live: &Arc<Live>,
-        failure: CommandFailure,
-        admitted: &Admitted,
-    ) -> SandboxError {
-        let CommandFailure { error, stdout, stderr } = failure;
-        match error {
-            ChannelError::TimedOut { .. } => {
-                let error = SandboxError::ToolTimeout {
-                    deadline_ms: admitted.deadline_ms,
-                    stopped_by: StoppedBy::Host,
-                    partial: Box::new(PartialOutput { stdout, stderr, evidence_hash: None }),
-                };
-                self.recover(live, &error.to_string());
-                error
-            }
-            // The guest is as it was.
-            ChannelError::OutboundTooLarge { .. }
-            | ChannelError::DuplicateRequest { .. }
-            | ChannelError::Refused { .. } => error.into(),
-            error => self.broken(live, error),
-        }
-    }
-
-    /// After an error that leaves no trust in the guest.
-    fn broken(&self, live: &Arc<Live>, error: ChannelError) -> SandboxError {
-        let error = live.explain(error);
-        self.recover(live, &error.to_string());
-        error
-    }
-
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -433,6 +390,14 @@ impl Sandbox for KvmSandbox {
         self.rewind(&live, None)
     }
 
+    fn reset_and_verify(&self) -> Result<VerifiedReset, SandboxError> {
+        let live = self.ready()?;
+        if let Some(reason) = live.machine.stop_reason() {
+            return Err(SandboxError::ResetFailed { reason: reason.to_string() });
+        }
+        self.rewind_and_verify(&live)
+    }
+
     fn shutdown(&self) {
         let mut inner = self.lock();
         inner.epoch += 1;
@@ -470,37 +435,6 @@ impl Drop for KvmSandbox {
     fn drop(&mut self) {
         self.shutdown();
     }
-}
-
-/// A command that came back with checked evidence.
-fn finished(
-    output: Output,
-    admitted: &Admitted,
-    begun: Instant,
-) -> Result<ToolOutcome, SandboxError> {
-    let Output { result, stdout, stderr } = output;
-    if result.reason == Some(ResultReason::DeadlineExceeded) {
-        let evidence_hash = Some(result.evidence_hash);
-        return Err(SandboxError::ToolTimeout {
-            deadline_ms: admitted.deadline_ms,
-            stopped_by: StoppedBy::Guest,
-            partial: Box::new(PartialOutput { stdout, stderr, evidence_hash }),
-        });
-    }
-    Ok(ToolOutcome {
-        exit_code: result.exit_code,
-        reason: result.reason,
-        message: result.message,
-        stdout,
-        stderr,
-        stdout_total: result.stdout_bytes,
-        stderr_total: result.stderr_bytes,
-        stdout_truncated: result.stdout_truncated,
-        stderr_truncated: result.stderr_truncated,
-        evidence_hash: result.evidence_hash,
-        in_guest: Duration::from_micros(result.duration_us),
-        round_trip: begun.elapsed(),
-    })
 }
 
 fn not_available(reason: &str) -> SandboxError {

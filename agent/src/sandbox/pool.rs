@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::{ResetOutcome, Sandbox, SandboxError, ToolCall, ToolOutcome, Verification};
+use super::{
+    ResetOutcome, Sandbox, SandboxError, ToolCall, ToolOutcome, Verification, VerifiedReset,
+};
 use state::State;
 use worker::Shared;
 
@@ -47,7 +49,8 @@ pub struct CallOptions {
     /// result that is to be vouched for needs it.
     pub wait_for_reset: bool,
     /// Return only when the machine that ran the call has been reset and verified, and tell what
-    /// the verification found. Implies `wait_for_reset`.
+    /// the verification found; the reset that undoes the verification's own traces is not waited
+    /// for. The machines must be able to verify themselves. Makes `wait_for_reset` superfluous.
     pub verify: bool,
 }
 
@@ -57,10 +60,11 @@ pub struct PooledOutcome {
     /// What the machine made of it.
     pub result: Result<ToolOutcome, SandboxError>,
     /// How that machine's reset went, if the call asked to wait for it. A machine that could not
-    /// be reset is gone.
+    /// be reset is gone. Of a call that asked for a verification only a reset that succeeded is
+    /// here: why it did not is what came of the verification.
     pub reset: Option<Result<ResetOutcome, SandboxError>>,
-    /// What the verification of that machine found, if the call asked for it and somebody could
-    /// do it. A machine that did not pass is gone.
+    /// What the verification of that machine found, if the call asked for it; an error when it
+    /// could not even be put back. A machine that did not pass is gone.
     pub verification: Option<Result<Verification, SandboxError>>,
     /// How long the call waited for a machine.
     pub waited: Duration,
@@ -139,9 +143,17 @@ impl<S: Sandbox + 'static> Pool<S> {
         let machine = lease.index();
         started(machine);
         let result = lease.machine().execute_tool(call);
-        let waits = options.wait_for_reset || options.verify;
-        let reset = waits.then_some(lease).map(worker::Lease::reset);
-        Ok(PooledOutcome { result, reset, verification: None, waited, machine })
+        let (reset, verification) = if options.verify {
+            match lease.reset_and_verify() {
+                Ok(VerifiedReset { outcome, verification }) => {
+                    (Some(Ok(outcome)), Some(Ok(verification)))
+                }
+                Err(error) => (None, Some(Err(error))),
+            }
+        } else {
+            (options.wait_for_reset.then_some(lease).map(worker::Lease::reset), None)
+        };
+        Ok(PooledOutcome { result, reset, verification, waited, machine })
     }
 
     /// The most calls it has at once, those that wait included: one more is refused.

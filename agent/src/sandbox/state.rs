@@ -85,6 +85,9 @@ pub struct BootReport {
     pub handshake: Duration,
     /// Warming up, waiting for the guest to be idle, and capturing its golden state.
     pub capture: Duration,
+    /// Measuring what verified resets compare with; zero when an earlier boot did so, or nobody
+    /// wants it.
+    pub baseline: Duration,
     /// The whole call.
     pub total: Duration,
     /// The guest's own clock when it said it is ready, in microseconds since its kernel started.

@@ -1,12 +1,24 @@
 //! Whether a machine that was reset is in its golden state: what independent sources say about it,
 //! beside what they said when the golden state was made.
+//!
+//! The sources do not know of each other: the disk's content, the guest's own count of what it has
+//! open, and KVM. All have to agree; none outweighs another.
+
+mod baseline;
+mod evidence;
 
 use std::time::{Duration, SystemTime};
 
 use super::ResetOutcome;
 
-/// In place of a number of descriptors nobody was told.
+pub use baseline::{Baseline, BaselineError, GoldenFacts};
+pub use evidence::{Descriptors, Evidence, RunState, sha256_text};
+
+/// In place of a number of descriptors that nobody was told.
 pub const UNKNOWN_COUNT: i64 = -1;
+
+/// In place of a hash that could not be computed: no baseline has it.
+pub const NO_HASH: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// What the sources said after a reset, and what they should have said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,8 +27,7 @@ pub struct Verification {
     pub reset_at: SystemTime,
     /// SHA-256 of the golden state, `sha256:` and 64 hex digits.
     pub golden_hash: String,
-    /// SHA-256 of the disk as the guest reads it, in the same form; the reason in words when it
-    /// could not be computed.
+    /// SHA-256 of the disk as the guest reads it, in the same form; [`NO_HASH`] when there is none.
     pub fs_hash: String,
     /// The same of the golden state.
     pub fs_hash_baseline: String,
@@ -24,14 +35,28 @@ pub struct Verification {
     pub open_fd_count: i64,
     /// The same of the golden state.
     pub open_fd_count_baseline: i64,
-    /// What KVM says the machine is: `running`, `paused`, `stopped`, or `error` for anything else.
+    /// What KVM says the machine is: `running`, `paused` or `stopped` when that is all there is to
+    /// say, and `error` otherwise.
     pub vmm_state: &'static str,
     /// The same of the golden state.
     pub expected_vmm_state: &'static str,
     /// The guest gave no answer in time.
     pub silent: bool,
-    /// From the end of the reset until every source had spoken.
-    pub took: Duration,
+    /// What is not as it was, or missing, in words for a person.
+    pub findings: Vec<String>,
+    /// What each source cost.
+    pub parts: VerificationParts,
+}
+
+/// What each source of a verification cost.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct VerificationParts {
+    /// Hashing the disk.
+    pub disk: Duration,
+    /// Reading back what KVM and the devices hold.
+    pub vmm: Duration,
+    /// Waiting for the guest's answer.
+    pub guest: Duration,
 }
 
 /// What follows from a [`Verification`].
@@ -81,4 +106,24 @@ impl Verification {
     pub fn divergence_action(&self) -> &'static str {
         if self.passed() { "none" } else { "halt" }
     }
+
+    /// Why the machine was ended, in words; `None` when it passed.
+    pub fn failure(&self) -> Option<String> {
+        let what = match self.verdict() {
+            Verdict::Passed => return None,
+            Verdict::Silent => "could not be verified after its reset",
+            Verdict::Diverged => "is not in its golden state after its reset",
+        };
+        Some(format!("the machine {what}: {}", self.findings.join("; ")))
+    }
 }
+
+impl VerificationParts {
+    /// All parts together.
+    pub fn total(&self) -> Duration {
+        self.disk + self.vmm + self.guest
+    }
+}
+
+#[cfg(test)]
+mod tests;

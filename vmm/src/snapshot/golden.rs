@@ -100,6 +100,11 @@ impl Golden {
         self.disk.as_ref().map(|disk| disk.sha256()).transpose()
     }
 
+    /// Size of its disk; `None` without one.
+    pub fn disk_bytes(&self) -> Option<u64> {
+        self.disk.as_ref().map(|disk| disk.length())
+    }
+
     /// What its vCPUs were doing, in order.
     pub fn run_states(&self) -> Vec<MpState> {
         self.vcpus.iter().map(|vcpu| MpState::from(vcpu.state().mp_state.mp_state)).collect()

@@ -88,6 +88,7 @@ fn establish(
         to_ready,
         handshake: Duration::ZERO,
         capture: Duration::ZERO,
+        baseline: Duration::ZERO,
         total: Duration::ZERO,
         guest_boot_us: ready.boot_us,
     };

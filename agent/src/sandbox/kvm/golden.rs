@@ -1,6 +1,6 @@
 //! The golden state of a sandbox: captured after its first boot, the start of every later one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use guest::wire::ToolDispatch;
@@ -11,6 +11,7 @@ use super::live::{self, Live};
 use super::{boot, freshness};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::state::{BootPath, BootReport};
+use crate::sandbox::verify::Baseline;
 
 /// For a guest to become idle after its warm-up.
 const IDLE_LIMIT: Duration = Duration::from_secs(5);
@@ -31,6 +32,8 @@ pub struct GoldenSandbox {
     /// The guest's clock when it said it is ready, where that is known.
     guest_boot_us: u64,
     path: BootPath,
+    /// Measured by the first machine that needs it.
+    baseline: Mutex<Option<Arc<Baseline>>>,
 }
 
 impl GoldenSandbox {
@@ -59,7 +62,9 @@ impl GoldenSandbox {
         let (guest_port, host_port) = live.ports();
         let gate = Arc::clone(&live.gate);
         let guest_boot_us = live.report.guest_boot_us;
-        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path: BootPath::Fork })
+        let path = BootPath::Fork;
+        let baseline = Mutex::default();
+        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path, baseline })
     }
 
     /// A captured machine that came from elsewhere: `guest_port` is where its guest program
@@ -77,12 +82,34 @@ impl GoldenSandbox {
             )));
         };
         let path = BootPath::Snapshot;
-        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us: 0, path })
+        let baseline = Mutex::default();
+        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us: 0, path, baseline })
     }
 
     /// What was captured.
     pub fn golden(&self) -> &Arc<Golden> {
         &self.golden
+    }
+
+    /// What machines in this state are compared with, if somebody has measured it.
+    pub fn baseline(&self) -> Option<Arc<Baseline>> {
+        self.measured().clone()
+    }
+
+    /// Measures the baseline, unless that has been done. Whoever comes meanwhile waits.
+    pub fn measure_baseline(
+        &self,
+        measure: impl FnOnce() -> Result<Baseline, SandboxError>,
+    ) -> Result<(), SandboxError> {
+        let mut measured = self.measured();
+        if measured.is_none() {
+            *measured = Some(Arc::new(measure()?));
+        }
+        Ok(())
+    }
+
+    fn measured(&self) -> MutexGuard<'_, Option<Arc<Baseline>>> {
+        self.baseline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Another machine in this state, running. `adopt` is given the machine before it runs, so
@@ -106,6 +133,7 @@ impl GoldenSandbox {
             to_ready: begun.elapsed(),
             handshake: Duration::ZERO,
             capture: Duration::ZERO,
+            baseline: Duration::ZERO,
             total: begun.elapsed(),
             guest_boot_us: self.guest_boot_us,
         };
@@ -136,7 +164,8 @@ fn is_idle(state: &MachineState) -> bool {
     matches!(state, MachineState::Paused(vcpus) if vcpus.iter().all(|vcpu| waits(vcpu.mp_state)))
 }
 
-fn capture_failed(live: &Live, reason: &str) -> SandboxError {
+/// Why there is no golden state to go by, with what the guest said last.
+pub fn capture_failed(live: &Live, reason: &str) -> SandboxError {
     SandboxError::BootFailed {
         reason: format!("while capturing its golden state: {reason}"),
         console: live.machine.console().last_lines(live::CONSOLE_LINES),

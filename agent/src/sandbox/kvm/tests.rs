@@ -1,5 +1,7 @@
 //! What needs no guest. Sandboxes with real guests are tested in the crate `integration-tests`.
 
+use std::time::Duration;
+
 use super::*;
 
 fn config(dir: &str) -> SandboxConfig {
@@ -11,6 +13,7 @@ fn config(dir: &str) -> SandboxConfig {
         guest_port: None,
         enable_tools: Vec::new(),
         strategy: None,
+        verify: false,
     }
 }
 
@@ -27,6 +30,14 @@ fn nothing_works_before_a_boot_and_everything_says_so() {
     assert!(error.to_string().contains("boot it first"), "{error}");
     let error = sandbox.query(QueryKind::MemUsage).unwrap_err();
     assert_eq!(error.code(), "SANDBOX_NOT_AVAILABLE");
+    for error in [
+        sandbox.reset().unwrap_err(),
+        sandbox.reset_and_verify().unwrap_err(),
+        sandbox.reset_verified().unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("boot it first"), "{error}");
+    }
+    assert!(sandbox.baseline().is_none());
 }
 
 #[test]

@@ -80,6 +80,7 @@ mod tests {
             guest_port: None,
             enable_tools: Vec::new(),
             strategy: None,
+            verify: false,
         });
         let error = KvmSource::new(sandbox).err().unwrap();
         assert_eq!(error.code(), "SANDBOX_NOT_AVAILABLE");

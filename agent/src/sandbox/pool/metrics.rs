@@ -47,6 +47,10 @@ pub struct PoolCounters {
     pub resets: u64,
     /// Resets that failed; each one cost a machine.
     pub failed_resets: u64,
+    /// Machines that passed their verification.
+    pub verified: u64,
+    /// Machines that did not, because a source disagreed or was silent; each one was ended.
+    pub failed_verifications: u64,
     /// Machines that were made, the first ones included.
     pub refills: u64,
     /// Attempts to make a machine that failed.

@@ -141,7 +141,6 @@ impl<S> State<S> {
 
     /// A machine could not be put back. It gets a successor, whatever happened to earlier ones.
     pub fn fail_reset(&mut self, index: usize) -> Option<Arc<S>> {
-        self.counters.failed_resets += 1;
         self.refill = Refill::default();
         self.slots.fail_reset(index)
     }

@@ -3,12 +3,13 @@
 mod fake;
 mod lifecycle;
 mod random;
+mod verified;
 
 use std::sync::Barrier;
 use std::thread::{ScopedJoinHandle, scope};
 
 use super::*;
-use fake::{Fake, FakeSource, LIMIT, World, call, call_of, tenants};
+use fake::{Fake, FakeSource, Finding, LIMIT, World, call, call_of, tenants};
 
 type Answer = Result<PooledOutcome, PoolError>;
 

@@ -11,7 +11,7 @@ use super::SandboxSource;
 use super::error::PoolError;
 use super::pressure::{Pressure, PressureLevel};
 use super::state::{Chore, State};
-use crate::sandbox::{ResetOutcome, Sandbox, SandboxError};
+use crate::sandbox::{ResetOutcome, Sandbox, SandboxError, VerifiedReset};
 
 /// What callers and threads of a pool share.
 pub struct Shared<S: Sandbox> {
@@ -120,29 +120,71 @@ impl<S: Sandbox> Shared<S> {
             .unwrap_or_else(|reason| Err(SandboxError::ResetFailed { reason }));
         // The next one to have it must be the only one.
         drop(machine);
-        let mut state = self.lock();
         match &result {
-            Ok(_) => state.finish_reset(index, Instant::now()),
+            Ok(_) => {
+                let mut state = self.lock();
+                state.finish_reset(index, Instant::now());
+                self.tell_all(state);
+            }
             Err(error) => {
                 warn!(code = error.code(), %error, "a machine of the pool could not be reset");
-                let lost = state.fail_reset(index);
-                drop(state);
-                // There may be room for another one before this one has ended.
-                self.wake_keeper();
-                if let Some(machine) = lost {
-                    end(&*machine);
-                }
-                state = self.lock();
-                state.ended(index);
+                self.lock().counters.failed_resets += 1;
+                self.give_up(index);
             }
         }
+        result
+    }
+
+    /// Resets and verifies a machine that is marked as dirty. It is dirty still: a worker resets it
+    /// once more. One that does not pass is gone.
+    fn reset_and_verify(&self, index: usize) -> Result<VerifiedReset, SandboxError> {
+        let machine = self.lock().slots.resetting(index).ok_or_else(taken_away)?;
+        let result = shielded(|| machine.reset_and_verify())
+            .unwrap_or_else(|reason| Err(SandboxError::ResetFailed { reason }));
+        // The next one to have it must be the only one.
+        drop(machine);
+        match &result {
+            Ok(verified) if verified.verification.passed() => {
+                let mut state = self.lock();
+                state.counters.verified += 1;
+                state.dirty.push_back(index);
+                drop(state);
+                self.dirty.notify_one();
+            }
+            Ok(_) => {
+                self.lock().counters.failed_verifications += 1;
+                self.give_up(index);
+            }
+            Err(error) => {
+                warn!(code = error.code(), %error, "a machine of the pool could not be verified");
+                self.lock().counters.failed_resets += 1;
+                self.give_up(index);
+            }
+        }
+        result
+    }
+
+    /// Ends a machine that was being reset.
+    fn give_up(&self, index: usize) {
+        let lost = self.lock().fail_reset(index);
+        // There may be room for another one before this one has ended.
+        self.wake_keeper();
+        if let Some(machine) = lost {
+            end(&*machine);
+        }
+        let mut state = self.lock();
+        state.ended(index);
+        self.tell_all(state);
+    }
+
+    /// Lets those look who wait for machines to change their states.
+    fn tell_all(&self, state: MutexGuard<'_, State<S>>) {
         let starved = state.needs_keeper();
         drop(state);
         self.settled.notify_all();
         if starved {
             self.wake_keeper();
         }
-        result
     }
 
     /// Resets machines until the pool is shut down.
@@ -266,11 +308,23 @@ impl<'a, S: Sandbox> Lease<'a, S> {
 
     /// Resets the machine on this thread. A lease that is dropped leaves that to a worker.
     pub fn reset(self) -> Result<ResetOutcome, SandboxError> {
+        let (shared, index) = self.give_back()?;
+        shared.reset(index)
+    }
+
+    /// Resets and verifies the machine on this thread. What is left to do is a worker's.
+    pub fn reset_and_verify(self) -> Result<VerifiedReset, SandboxError> {
+        let (shared, index) = self.give_back()?;
+        shared.reset_and_verify(index)
+    }
+
+    /// Gives the machine back as one that this thread is about to reset.
+    fn give_back(self) -> Result<(&'a Shared<S>, usize), SandboxError> {
         let Self { machine, mut place } = self;
         drop(machine);
         place.given_back = true;
         if place.shared.begin_reset(place.index, false) {
-            place.shared.reset(place.index)
+            Ok((place.shared, place.index))
         } else {
             Err(taken_away())
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use guest::wire::QueryKind;
 use serde_json::{Map, Value};
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::sandbox::pool::SandboxSource;
 use crate::sandbox::{
     BootPath, BootReport, QueryAnswer, ResetOutcome, Sandbox, SandboxError, SandboxState, ToolCall,
-    ToolOutcome,
+    ToolOutcome, Verification, VerifiedReset, verify::VerificationParts,
 };
 
 /// No test waits longer for anything.
@@ -32,10 +32,24 @@ pub struct Facts {
     /// The next ones fail.
     pub failing_makes: usize,
     pub failing_resets: usize,
+    /// The next verifications find something else than a golden machine.
+    pub findings: Vec<Finding>,
     /// Calls with these ids do not end, nor do resets and shutdowns, until that changes.
     pub held_calls: Vec<String>,
     pub hold_resets: bool,
+    /// Resets of machines that were asked something.
+    pub hold_second_resets: bool,
+    pub failing_second_resets: usize,
     pub hold_ends: bool,
+}
+
+/// What a verification may come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    Golden,
+    Divergence,
+    Silence,
+    Panic,
 }
 
 #[derive(Default)]
@@ -83,6 +97,7 @@ impl World {
         self.change(|facts| {
             facts.held_calls.clear();
             facts.hold_resets = false;
+            facts.hold_second_resets = false;
             facts.hold_ends = false;
         });
     }
@@ -134,6 +149,8 @@ pub struct Fake {
 struct Inside {
     alive: bool,
     uses_since_reset: usize,
+    /// It has been asked something since its last reset.
+    asked: bool,
     files: Vec<String>,
 }
 
@@ -164,6 +181,7 @@ impl Sandbox for Fake {
             to_ready: Duration::ZERO,
             handshake: Duration::ZERO,
             capture: Duration::ZERO,
+            baseline: Duration::ZERO,
             total: Duration::ZERO,
             guest_boot_us: 0,
         })
@@ -175,6 +193,9 @@ impl Sandbox for Fake {
             inside.uses_since_reset += 1;
             if inside.uses_since_reset > 1 {
                 self.violated("a dirty machine was handed out");
+            }
+            if inside.asked {
+                self.violated("a machine was handed out that had been asked something");
             }
             inside.files.push(call.command_id.clone());
             inside.files.join(",").into_bytes()
@@ -212,12 +233,18 @@ impl Sandbox for Fake {
     }
 
     fn reset(&self) -> Result<ResetOutcome, SandboxError> {
+        let second = self.inside.lock().unwrap().asked;
+        let held = |facts: &Facts| {
+            if second { facts.hold_second_resets } else { facts.hold_resets }
+        };
         self.world.change(|facts| facts.resetting += 1);
-        drop(self.world.until(|facts| !facts.hold_resets || !self.alive()));
+        drop(self.world.until(|facts| !held(facts) || !self.alive()));
         let fails = self.world.change(|facts| {
             facts.resetting -= 1;
-            let fails = facts.failing_resets > 0;
-            facts.failing_resets -= usize::from(fails);
+            let failing =
+                if second { &mut facts.failing_second_resets } else { &mut facts.failing_resets };
+            let fails = *failing > 0;
+            *failing -= usize::from(fails);
             fails
         });
         if fails || !self.alive() {
@@ -225,6 +252,7 @@ impl Sandbox for Fake {
         }
         let mut inside = self.inside.lock().unwrap();
         inside.uses_since_reset = 0;
+        inside.asked = false;
         inside.files.clear();
         Ok(ResetOutcome {
             report: vmm::ResetReport {
@@ -237,6 +265,28 @@ impl Sandbox for Fake {
             },
             took: Duration::ZERO,
         })
+    }
+
+    fn reset_and_verify(&self) -> Result<VerifiedReset, SandboxError> {
+        let outcome = self.reset()?;
+        self.inside.lock().unwrap().asked = true;
+        let finding = self.world.change(|facts| facts.findings.pop()).unwrap_or(Finding::Golden);
+        assert!(finding != Finding::Panic, "as the test wanted");
+        let silent = finding == Finding::Silence;
+        let verification = Verification {
+            reset_at: SystemTime::UNIX_EPOCH,
+            golden_hash: String::new(),
+            fs_hash: String::new(),
+            fs_hash_baseline: String::new(),
+            open_fd_count: if finding == Finding::Golden { 7 } else { -1 },
+            open_fd_count_baseline: 7,
+            vmm_state: "running",
+            expected_vmm_state: "running",
+            silent,
+            findings: Vec::new(),
+            parts: VerificationParts::default(),
+        };
+        Ok(VerifiedReset { outcome, verification })
     }
 
     fn query(&self, _: QueryKind) -> Result<QueryAnswer, SandboxError> {

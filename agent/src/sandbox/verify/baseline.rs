@@ -1,0 +1,207 @@
+//! What the sources say about a machine in its golden state.
+
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+
+use super::evidence::{Descriptors, Evidence, RunState, sha256_text};
+use super::{NO_HASH, UNKNOWN_COUNT, Verification};
+
+/// More descriptors than any guest can have open, and few enough to be exact in JSON (RFC 7493 2.2).
+const MAX_COUNT: i64 = (1 << 53) - 1;
+/// A disk of zeros is hashed in pieces of this size.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// What every machine of one golden state is compared with. Only values that could be wrong get
+/// in: what could not tell a good machine from a bad one is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Baseline {
+    golden: [u8; 32],
+    disk: [u8; 32],
+    descriptors: i64,
+}
+
+/// Why nothing can be compared with what was measured.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BaselineError {
+    /// The disk's hash is that of something else than a disk.
+    #[error("the disk's hash is {0}; build the image again")]
+    TrivialDisk(&'static str),
+    /// The disk could not be hashed.
+    #[error("the disk could not be hashed: {0}")]
+    NoDisk(String),
+    /// A restored machine reads something else than what was captured.
+    #[error("the disk of a restored machine is not the one that was captured; boot again")]
+    OtherDisk,
+    /// The golden state's hash says nothing.
+    #[error("the golden state's hash is {0}; boot again")]
+    TrivialGolden(&'static str),
+    /// A guest that answers has something open.
+    #[error("the guest cannot have {0} descriptors open; look at its guest program")]
+    Descriptors(u64),
+    /// The guest was asked, and did not say.
+    #[error("the guest did not count its descriptors: {0}")]
+    NoDescriptors(String),
+    /// The machine did not run as it should.
+    #[error("the restored machine is {run_state}: {}", .differences.join("; "))]
+    NotGolden {
+        /// What it was doing.
+        run_state: RunState,
+        /// What was not as captured.
+        differences: Vec<String>,
+    },
+}
+
+/// What a golden state says about itself, computed from what was captured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GoldenFacts {
+    /// SHA-256 of all of it.
+    pub hash: [u8; 32],
+    /// SHA-256 of its disk.
+    pub disk_hash: [u8; 32],
+    /// Size of its disk, in bytes.
+    pub disk_bytes: u64,
+}
+
+impl Baseline {
+    /// What was measured on a machine that had been put back, if it can serve as a baseline.
+    pub fn measured(golden: GoldenFacts, evidence: &Evidence) -> Result<Self, BaselineError> {
+        let disk = *evidence.disk.as_ref().map_err(|e| BaselineError::NoDisk(e.clone()))?;
+        if let Some(what) = trivial(&disk, golden.disk_bytes) {
+            return Err(BaselineError::TrivialDisk(what));
+        }
+        if disk != golden.disk_hash {
+            return Err(BaselineError::OtherDisk);
+        }
+        if let Some(what) = trivial(&golden.hash, 0) {
+            return Err(BaselineError::TrivialGolden(what));
+        }
+        if evidence.run_state != RunState::Running || !evidence.differences.is_empty() {
+            return Err(BaselineError::NotGolden {
+                run_state: evidence.run_state,
+                differences: evidence.differences.clone(),
+            });
+        }
+        let descriptors = match &evidence.descriptors {
+            Descriptors::Count(count) => usable(*count)?,
+            Descriptors::Silent => {
+                return Err(BaselineError::NoDescriptors("it said nothing".to_owned()));
+            }
+            Descriptors::Unusable(reason) => {
+                return Err(BaselineError::NoDescriptors(reason.clone()));
+            }
+        };
+        Ok(Self { golden: golden.hash, disk, descriptors })
+    }
+
+    /// SHA-256 of the golden state.
+    pub fn golden_hash(&self) -> [u8; 32] {
+        self.golden
+    }
+
+    /// SHA-256 of its disk.
+    pub fn disk_hash(&self) -> [u8; 32] {
+        self.disk
+    }
+
+    /// Open descriptors of its guest, sockets excluded.
+    pub fn descriptors(&self) -> i64 {
+        self.descriptors
+    }
+
+    /// The same baseline with another number of descriptors, for tests that want to see one caught.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_descriptors(self, descriptors: i64) -> Self {
+        Self { descriptors, ..self }
+    }
+
+    /// Puts what the sources said beside what they should have said.
+    pub fn judge(&self, evidence: Evidence) -> Verification {
+        let Evidence { reset_at, disk, descriptors, run_state, differences, parts } = evidence;
+        let mut findings = Vec::new();
+        let fs_hash_baseline = sha256_text(&self.disk);
+        let fs_hash = match disk {
+            Ok(hash) => sha256_text(&hash),
+            Err(reason) => {
+                findings.push(format!("the disk could not be hashed: {reason}"));
+                NO_HASH.to_owned()
+            }
+        };
+        if fs_hash != fs_hash_baseline && findings.is_empty() {
+            findings.push(format!("the disk is {fs_hash}, was {fs_hash_baseline}"));
+        }
+        let (open_fd_count, silent) = match descriptors {
+            Descriptors::Count(count) => {
+                let count = i64::try_from(count).map_or(MAX_COUNT, |count| count.min(MAX_COUNT));
+                if count != self.descriptors {
+                    let then = self.descriptors;
+                    findings.push(format!("the guest has {count} descriptors open, had {then}"));
+                }
+                (count, false)
+            }
+            Descriptors::Silent => {
+                findings.push("the guest did not answer".to_owned());
+                (UNKNOWN_COUNT, true)
+            }
+            Descriptors::Unusable(reason) => {
+                findings.push(format!("the guest did not count its descriptors: {reason}"));
+                (UNKNOWN_COUNT, false)
+            }
+        };
+        // A machine that runs on from another state than the golden one is no running machine.
+        let vmm_state = match run_state {
+            RunState::Running if !differences.is_empty() => RunState::Error,
+            state => state,
+        };
+        if run_state != RunState::Running {
+            findings.push(format!("the machine is {run_state}"));
+        }
+        findings.extend(differences.into_iter().map(|what| format!("not as captured: {what}")));
+        Verification {
+            reset_at,
+            golden_hash: sha256_text(&self.golden),
+            fs_hash,
+            fs_hash_baseline,
+            open_fd_count,
+            open_fd_count_baseline: self.descriptors,
+            vmm_state: vmm_state.name(),
+            expected_vmm_state: RunState::Running.name(),
+            silent,
+            findings,
+            parts,
+        }
+    }
+}
+
+fn usable(count: u64) -> Result<i64, BaselineError> {
+    match i64::try_from(count) {
+        Ok(usable @ 1..MAX_COUNT) => Ok(usable),
+        _ => Err(BaselineError::Descriptors(count)),
+    }
+}
+
+/// What a hash is of, if it is of nothing worth hashing.
+fn trivial(hash: &[u8; 32], zeros: u64) -> Option<&'static str> {
+    let of = |bytes: &[u8]| <[u8; 32]>::from(Sha256::digest(bytes));
+    if hash == &[0; 32] {
+        Some("no hash but zeros")
+    } else if *hash == of(b"") {
+        Some("that of nothing")
+    } else if *hash == of(b"\n") {
+        Some("that of an empty line")
+    } else if *hash == of_zeros(zeros) {
+        Some("that of zeros")
+    } else {
+        None
+    }
+}
+
+fn of_zeros(mut left: u64) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    while left > 0 {
+        let length = usize::try_from(left).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+        hash.update(ZEROS.get(..length).unwrap_or_default());
+        left -= length as u64;
+    }
+    hash.finalize().into()
+}

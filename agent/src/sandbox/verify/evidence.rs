@@ -1,0 +1,76 @@
+//! What the sources say.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use super::VerificationParts;
+
+/// What the sources said about a machine that had been put back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// When the machine had been put back.
+    pub reset_at: SystemTime,
+    /// SHA-256 of the disk as the guest reads it, or why there is none.
+    pub disk: Result<[u8; 32], String>,
+    /// The guest's count.
+    pub descriptors: Descriptors,
+    /// What KVM says the machine is doing.
+    pub run_state: RunState,
+    /// What of the state in KVM and the devices is not as it was, in words.
+    pub differences: Vec<String>,
+    /// What each source cost.
+    pub parts: VerificationParts,
+}
+
+/// How many descriptors the guest says it has open, in all its processes, sockets excluded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Descriptors {
+    /// So many.
+    Count(u64),
+    /// The guest was asked and said nothing in time.
+    Silent,
+    /// There is no answer to go by: the guest could not be asked, or broke the protocol.
+    Unusable(String),
+}
+
+/// What a machine is doing, in the protocol's terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunState {
+    /// Its processors do what they did in the golden state.
+    Running,
+    /// Somebody holds it.
+    Paused,
+    /// It is over.
+    Stopped,
+    /// Anything else.
+    Error,
+}
+
+impl RunState {
+    /// The protocol's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A hash as the protocol writes it: `sha256:` and 64 hex digits.
+pub fn sha256_text(hash: &[u8; 32]) -> String {
+    use std::fmt::Write;
+    let mut text = String::from("sha256:");
+    for byte in hash {
+        // A string takes whatever is written to it.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}

@@ -1,0 +1,169 @@
+//! Every way in which a source can disagree, or say nothing, alone and together with others.
+
+use sha2::{Digest, Sha256};
+
+use super::*;
+
+const DISK_BYTES: u64 = 5 << 16;
+const GOLDEN: &str = "sha256:dd56de4137951d9c92681b03416ec15f886b4482a27e3a517d32f085244cbe5d";
+const DISK: &str = "sha256:1044dec7206e8d7c9fbb4ae8f766668406d2567fc7fc1a160a9d4700fcf8f8e9";
+
+type Change = fn(&mut Evidence);
+
+fn of(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+fn golden() -> GoldenFacts {
+    GoldenFacts { hash: of(b"golden"), disk_hash: of(b"disk"), disk_bytes: DISK_BYTES }
+}
+
+/// What a machine in its golden state makes its sources say.
+fn good() -> Evidence {
+    Evidence {
+        reset_at: SystemTime::UNIX_EPOCH,
+        disk: Ok(of(b"disk")),
+        descriptors: Descriptors::Count(7),
+        run_state: RunState::Running,
+        differences: Vec::new(),
+        parts: VerificationParts::default(),
+    }
+}
+
+fn judge(change: impl FnOnce(&mut Evidence)) -> Verification {
+    let mut evidence = good();
+    change(&mut evidence);
+    Baseline::measured(golden(), &good()).unwrap().judge(evidence)
+}
+
+fn refused(change: impl FnOnce(&mut GoldenFacts, &mut Evidence)) -> BaselineError {
+    let (mut golden, mut evidence) = (golden(), good());
+    change(&mut golden, &mut evidence);
+    Baseline::measured(golden, &evidence).unwrap_err()
+}
+
+#[test]
+fn three_sources_that_agree_pass() {
+    let found = judge(|_| ());
+    assert!(found.passed());
+    assert_eq!((found.verdict(), found.divergence_action()), (Verdict::Passed, "none"));
+    assert_eq!((found.findings.len(), found.failure()), (0, None));
+    assert_eq!(found.golden_hash, GOLDEN);
+    assert_eq!(found.fs_hash, DISK);
+    assert_eq!((found.open_fd_count, found.open_fd_count_baseline), (7, 7));
+    assert_eq!((found.vmm_state, found.expected_vmm_state), ("running", "running"));
+}
+
+#[test]
+fn any_one_source_that_disagrees_is_enough() {
+    let disagreements: [(Change, &str); 10] = [
+        (|e| e.disk = Ok(of(b"other")), "the disk is sha256:"),
+        (|e| e.disk = Err("no disk".into()), "could not be hashed: no disk"),
+        (|e| e.descriptors = Descriptors::Count(8), "has 8 descriptors open, had 7"),
+        (|e| e.descriptors = Descriptors::Count(6), "has 6 descriptors open, had 7"),
+        (|e| e.descriptors = Descriptors::Count(u64::MAX), "9007199254740991 descriptors"),
+        (|e| e.descriptors = Descriptors::Unusable("lies".into()), "descriptors: lies"),
+        (|e| e.run_state = RunState::Paused, "the machine is paused"),
+        (|e| e.run_state = RunState::Stopped, "the machine is stopped"),
+        (|e| e.run_state = RunState::Error, "the machine is error"),
+        (|e| e.differences = vec!["vCPU 0: registers".into()], "not as captured: vCPU 0"),
+    ];
+    for (change, says) in disagreements {
+        let found = judge(change);
+        assert_eq!((found.verdict(), found.divergence_action()), (Verdict::Diverged, "halt"));
+        assert!(!found.passed() && !found.silent);
+        assert_eq!(found.findings.len(), 1, "{:?}", found.findings);
+        assert!(found.failure().unwrap().contains(says), "{:?}", found.failure());
+    }
+    assert_eq!(judge(|e| e.disk = Err(String::new())).fs_hash, NO_HASH);
+    assert_eq!(judge(|e| e.run_state = RunState::Paused).vmm_state, "paused");
+    assert_eq!(judge(|e| e.run_state = RunState::Stopped).vmm_state, "stopped");
+    assert_eq!(judge(|e| e.differences = vec![String::new()]).vmm_state, "error");
+    let unusable = judge(|e| e.descriptors = Descriptors::Unusable(String::new()));
+    assert_eq!(unusable.open_fd_count, UNKNOWN_COUNT);
+}
+
+#[test]
+fn silence_is_neither_agreement_nor_disagreement() {
+    let silent = judge(|e| e.descriptors = Descriptors::Silent);
+    assert_eq!(silent.verdict(), Verdict::Silent);
+    assert!(silent.silent && !silent.passed());
+    assert_eq!((silent.open_fd_count, silent.divergence_action()), (UNKNOWN_COUNT, "halt"));
+    assert!(silent.failure().unwrap().contains("did not answer"));
+}
+
+#[test]
+fn silence_hides_no_disagreement() {
+    let disagreements: [Change; 3] = [
+        |e| e.disk = Ok(of(b"other")),
+        |e| e.run_state = RunState::Paused,
+        |e| e.differences = vec!["PIT".into()],
+    ];
+    for change in disagreements {
+        let found = judge(|evidence| {
+            evidence.descriptors = Descriptors::Silent;
+            change(evidence);
+        });
+        assert_eq!(found.verdict(), Verdict::Diverged);
+        assert!(found.silent && found.findings.len() == 2);
+    }
+}
+
+#[test]
+fn a_state_that_is_not_running_is_not_called_running_because_of_a_difference() {
+    let found = judge(|e| {
+        e.run_state = RunState::Paused;
+        e.differences = vec!["PIT".into()];
+    });
+    assert_eq!(found.vmm_state, "paused");
+}
+
+#[test]
+fn a_baseline_that_could_not_tell_a_disk_is_refused() {
+    let zeros = vec![0; DISK_BYTES as usize];
+    let trivial = [
+        ([0; 32], "no hash but zeros"),
+        (of(b""), "that of nothing"),
+        (of(b"\n"), "that of an empty line"),
+        (of(&zeros), "that of zeros"),
+    ];
+    for (hash, what) in trivial {
+        let disk = refused(|golden, evidence| {
+            golden.disk_hash = hash;
+            evidence.disk = Ok(hash);
+        });
+        assert_eq!(disk, BaselineError::TrivialDisk(what));
+    }
+    for hash in [[0; 32], of(b""), of(b"\n")] {
+        let golden = refused(|golden, _| golden.hash = hash);
+        assert!(matches!(golden, BaselineError::TrivialGolden(_)));
+    }
+    let other = refused(|golden, _| golden.disk_hash = of(b"captured"));
+    assert_eq!(other, BaselineError::OtherDisk);
+    let none = refused(|_, evidence| evidence.disk = Err("no disk".into()));
+    assert!(none.to_string().contains("no disk"), "{none}");
+}
+
+#[test]
+fn a_baseline_of_a_machine_that_is_not_well_is_refused() {
+    for count in [0, u64::MAX, i64::MAX as u64, (1 << 53) - 1] {
+        let error = refused(|_, evidence| evidence.descriptors = Descriptors::Count(count));
+        assert_eq!(error, BaselineError::Descriptors(count));
+    }
+    let silent = refused(|_, evidence| evidence.descriptors = Descriptors::Silent);
+    assert!(matches!(silent, BaselineError::NoDescriptors(_)));
+    let broken = refused(|_, e| e.descriptors = Descriptors::Unusable("lies".into()));
+    assert!(broken.to_string().contains("lies"), "{broken}");
+    let paused = refused(|_, evidence| evidence.run_state = RunState::Paused);
+    assert!(paused.to_string().contains("paused"), "{paused}");
+    let different = refused(|_, evidence| evidence.differences = vec!["PIT".into()]);
+    assert!(different.to_string().contains("PIT"), "{different}");
+}
+
+#[test]
+fn another_baseline_gives_another_verdict() {
+    let baseline = Baseline::measured(golden(), &good()).unwrap().with_descriptors(8);
+    let found = baseline.judge(good());
+    assert_eq!(found.verdict(), Verdict::Diverged);
+    assert_eq!((found.open_fd_count, found.open_fd_count_baseline), (7, 8));
+}

@@ -1,0 +1,280 @@
+//! Verified resets of real Linux guests, and of guests somebody has meddled with.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says so by failing"
+)]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use brainstorm_agent::sandbox::pool::{CallOptions, KvmSource, Pool, PoolConfig, PressureLevel};
+use brainstorm_agent::sandbox::{
+    ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState, ToolCall, Verdict,
+    Verification, VerifiedReset,
+};
+use serde_json::{Map, json};
+
+/// A test changes memory of this process that it finds by name: no other machine may be here then.
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn config() -> SandboxConfig {
+    SandboxConfig {
+        enable_tools: vec!["sh".into()],
+        verify: true,
+        ..SandboxConfig::new(ImageSource::directory(integration_tests::image_dir()))
+    }
+}
+
+fn booted() -> KvmSandbox {
+    let sandbox = KvmSandbox::new(config());
+    sandbox.boot().unwrap();
+    sandbox
+}
+
+fn echo() -> ToolCall {
+    ToolCall::new("echo", Map::from_iter([("message".to_owned(), "hello".into())]))
+}
+
+fn shell(script: &str) -> ToolCall {
+    ToolCall::new("sh", json!({"script": script}).as_object().cloned().unwrap())
+}
+
+/// One `echo` and a verified reset.
+fn cycle(sandbox: &KvmSandbox) -> VerifiedReset {
+    assert_eq!(sandbox.execute_tool(echo()).unwrap().exit_code, 0);
+    sandbox.reset_verified().unwrap()
+}
+
+/// Does something to the machine at one moment of the next verified reset.
+fn meddle(sandbox: &KvmSandbox, when: Moment, mut how: impl FnMut(&vmm::Machine) + Send + 'static) {
+    sandbox.let_meddle(Box::new(move |moment, machine| {
+        if moment == when {
+            how(machine);
+        }
+    }));
+}
+
+/// The machine is gone, and everybody is told why.
+fn assert_ended(sandbox: &KvmSandbox, why: &str) {
+    let SandboxState::Failed { reason } = sandbox.state() else { panic!("{:?}", sandbox.state()) };
+    assert!(reason.contains(why), "{reason}");
+    assert!(sandbox.machine().is_none());
+    let error = sandbox.execute_tool(echo()).unwrap_err();
+    assert_eq!(error.code(), "SANDBOX_NOT_AVAILABLE");
+    assert!(error.to_string().contains(why), "{error}");
+    assert_eq!(sandbox.reset_verified().unwrap_err().code(), "SANDBOX_NOT_AVAILABLE");
+}
+
+fn assert_halted(sandbox: &KvmSandbox, verification: &Verification, why: &str) {
+    assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:?}");
+    assert_eq!(verification.divergence_action(), "halt");
+    assert_ended(sandbox, why);
+}
+
+#[test]
+fn a_reset_after_a_tool_passes_with_real_values() {
+    let _alone = alone();
+    let sandbox = booted();
+    for _ in 0..20 {
+        let VerifiedReset { outcome, verification } = cycle(&sandbox);
+        assert!(verification.passed(), "{verification:?}");
+        assert!(outcome.report.dirty_pages > 0);
+        let hash = verification.fs_hash.strip_prefix("sha256:").unwrap();
+        assert!(hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        assert_eq!(verification.fs_hash, verification.fs_hash_baseline);
+        assert_ne!(verification.golden_hash, verification.fs_hash);
+        assert!((3..200).contains(&verification.open_fd_count), "{verification:?}");
+        assert_eq!(verification.open_fd_count, verification.open_fd_count_baseline);
+        assert_eq!(
+            (verification.vmm_state, verification.expected_vmm_state),
+            ("running", "running")
+        );
+        assert_eq!((verification.silent, verification.findings.len()), (false, 0));
+    }
+    // The next command begins bit for bit where the golden state ends.
+    assert_eq!(sandbox.reset_and_compare().unwrap().1.to_string(), "nothing");
+}
+
+#[test]
+fn traces_of_a_tool_are_gone_before_the_sources_are_asked() {
+    let _alone = alone();
+    let sandbox = booted();
+    for _ in 0..3 {
+        let script = "echo secret > /work/secret; sync; exec 7< /etc/passwd; sleep 1000 & ls /work";
+        let outcome = sandbox.execute_tool(shell(script)).unwrap();
+        assert_eq!(outcome.stdout, b"secret\n");
+        let verified = sandbox.reset_verified().unwrap();
+        assert!(verified.verification.passed(), "{verified:?}");
+        assert!(verified.outcome.report.disk_blocks > 0);
+    }
+}
+
+#[test]
+fn a_verification_without_its_last_reset_leaves_only_the_traces_of_a_question() {
+    let _alone = alone();
+    let sandbox = booted();
+    sandbox.execute_tool(echo()).unwrap();
+    assert!(sandbox.reset_and_verify().unwrap().verification.passed());
+    assert!(!sandbox.compare().unwrap().is_empty());
+    assert_eq!(sandbox.execute_tool(echo()).unwrap().stdout, b"hello\n");
+}
+
+/// Flips bits in the private mappings of disks, as somebody with a debugger would: the overlay does
+/// not know, and no reset brings the bytes back.
+fn flip_bits_on_disk() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let memory = File::options().read(true).write(true).open("/proc/self/mem").unwrap();
+    let mappings =
+        maps.lines().filter(|line| line.contains("/memfd:disk") && line.contains(" rw-p "));
+    let mut flipped = 0;
+    for mapping in mappings {
+        let end = mapping.split(['-', ' ']).nth(1).unwrap();
+        let address = u64::from_str_radix(end, 16).unwrap() - 1;
+        let mut byte = [0];
+        memory.read_exact_at(&mut byte, address).unwrap();
+        memory.write_all_at(&[byte[0] ^ 1], address).unwrap();
+        flipped += 1;
+    }
+    flipped
+}
+
+#[test]
+fn a_bit_flipped_on_the_disk_between_commands_is_caught() {
+    let _alone = alone();
+    let sandbox = booted();
+    assert!(cycle(&sandbox).verification.passed());
+    assert_eq!(flip_bits_on_disk(), 1);
+    let VerifiedReset { verification, .. } = cycle(&sandbox);
+    assert!(!verification.fs_hash_match());
+    assert_ne!(verification.fs_hash, verification.fs_hash_baseline);
+    // The other two have nothing to say against it, and are not asked for their votes.
+    assert_eq!(verification.open_fd_count, verification.open_fd_count_baseline);
+    assert_eq!(verification.vmm_state, "running");
+    assert_halted(&sandbox, &verification, "the disk is sha256:");
+    // The golden disk was out of reach: a new machine is as it should be.
+    sandbox.boot().unwrap();
+    assert!(cycle(&sandbox).verification.passed());
+}
+
+#[test]
+fn a_guest_with_another_number_of_open_files_is_caught() {
+    let _alone = alone();
+    let sandbox = booted();
+    let baseline = sandbox.baseline().unwrap();
+    for off_by in [1, -1] {
+        let expected = baseline.descriptors() + off_by;
+        sandbox.expect((*baseline).clone().with_descriptors(expected));
+        let VerifiedReset { verification, .. } = cycle(&sandbox);
+        assert!(verification.fs_hash_match());
+        assert_eq!(verification.open_fd_count, baseline.descriptors());
+        assert_eq!(verification.open_fd_count_baseline, expected);
+        assert_halted(&sandbox, &verification, "descriptors open");
+        sandbox.boot().unwrap();
+    }
+}
+
+#[test]
+fn a_machine_somebody_holds_is_caught() {
+    let _alone = alone();
+    let sandbox = booted();
+    meddle(&sandbox, Moment::Running, |machine| machine.pause().unwrap());
+    let VerifiedReset { verification, .. } = cycle(&sandbox);
+    assert_eq!(verification.vmm_state, "paused");
+    assert_halted(&sandbox, &verification, "the machine is paused");
+}
+
+#[test]
+fn a_machine_that_is_held_while_the_guest_should_answer_is_not_called_silent() {
+    let _alone = alone();
+    let sandbox = booted();
+    meddle(&sandbox, Moment::Asking, |machine| machine.pause().unwrap());
+    let VerifiedReset { verification, .. } = cycle(&sandbox);
+    assert_eq!((verification.vmm_state, verification.silent), ("paused", true));
+    assert_halted(&sandbox, &verification, "the machine is paused");
+}
+
+#[test]
+fn a_machine_that_is_gone_is_caught() {
+    let _alone = alone();
+    let sandbox = booted();
+    meddle(&sandbox, Moment::Running, vmm::Machine::shutdown);
+    let VerifiedReset { verification, .. } = cycle(&sandbox);
+    assert_eq!(verification.vmm_state, "stopped");
+    assert_halted(&sandbox, &verification, "the machine is stopped");
+}
+
+#[test]
+fn a_guest_that_says_nothing_is_silent_and_no_divergence() {
+    let _alone = alone();
+    let sandbox = booted();
+    sandbox.let_meddle(Box::new(|moment, machine| match moment {
+        Moment::Asking => machine.pause().unwrap(),
+        Moment::Asked => machine.resume().unwrap(),
+        Moment::PutBack | Moment::Running => {}
+    }));
+    let VerifiedReset { verification, .. } = cycle(&sandbox);
+    assert_eq!(verification.verdict(), Verdict::Silent, "{verification:?}");
+    assert!(verification.silent && !verification.passed() && verification.fs_hash_match());
+    assert_eq!((verification.vmm_state, verification.open_fd_count), ("running", -1));
+    assert!(verification.parts.guest >= Duration::from_secs(1));
+    assert_ended(&sandbox, "did not answer");
+}
+
+#[test]
+fn machines_of_a_pool_are_verified_with_one_baseline() {
+    let _alone = alone();
+    let source = KvmSource::new(booted()).unwrap();
+    let pool = Pool::start_with_pressure(source, PoolConfig::new(2), || PressureLevel::None);
+    let pool = pool.unwrap();
+    assert_eq!(pool.wait_until_warm(Duration::from_secs(60)).unwrap(), 2);
+    let options = CallOptions { verify: true, ..CallOptions::default() };
+    let mut baselines = std::collections::HashSet::new();
+    for _ in 0..10 {
+        let call = shell("ls -A /work; echo secret > /work/secret");
+        let outcome = pool.execute_with("tenant", call, options, |_| ()).unwrap();
+        assert_eq!(outcome.result.unwrap().stdout, b"");
+        let found = outcome.verification.unwrap().unwrap();
+        assert!(found.passed() && outcome.reset.unwrap().is_ok(), "{found:?}");
+        baselines.insert((found.golden_hash, found.fs_hash_baseline, found.open_fd_count_baseline));
+    }
+    assert_eq!(baselines.len(), 1);
+    let counters = pool.metrics().counters;
+    assert_eq!((counters.verified, counters.failed_verifications), (10, 0));
+    // Both machines, used or not.
+    assert!(flip_bits_on_disk() >= 2);
+    let outcome = pool.execute_with("tenant", echo(), options, |_| ()).unwrap();
+    assert!(outcome.result.is_ok());
+    assert!(!outcome.verification.unwrap().unwrap().fs_hash_match());
+    assert_eq!(pool.metrics().counters.failed_verifications, 1);
+}
+
+#[test]
+fn a_machine_from_a_snapshot_measures_what_the_first_one_measured() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("golden");
+    let sandbox = booted();
+    sandbox.save_snapshot(&path).unwrap();
+    let restored = KvmSandbox::from_snapshot(config(), &path).unwrap();
+    assert!(restored.baseline().is_none());
+    restored.boot().unwrap();
+    assert_eq!(restored.baseline(), sandbox.baseline());
+    assert!(cycle(&restored).verification.passed());
+}
+
+#[test]
+fn without_a_baseline_nothing_is_called_verified() {
+    let _alone = alone();
+    let sandbox = KvmSandbox::new(SandboxConfig { verify: false, ..config() });
+    sandbox.boot().unwrap();
+    let error = sandbox.reset_verified().unwrap_err();
+    assert!(error.to_string().contains("`verify`"), "{error}");
+    assert_eq!(sandbox.state(), SandboxState::Ready);
+}
