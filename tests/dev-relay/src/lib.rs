@@ -1,1 +1,42 @@
-//! A relay to try the agent against.
+//! A relay to try the agent against: protocol-complete for one operator, in memory, loopback only.
+//!
+//! It stands in for a real relay in three places: as a process behind the demo, in a test's own
+//! process with faults injected at will, and on a person's machine next to `curl`. Two things set
+//! it apart from a relay in the field. It arms the acknowledgement timer *before* it writes an
+//! envelope, so that an acknowledgement can never beat its own timer. And it holds every frame an
+//! endpoint sends against the closed schemas and the ordering rules of the protocol: what a relay
+//! in the field lets pass, or dies of, is recorded here in [`DevRelay::violations`].
+//!
+//! - [`DevRelay`]: start, stop, enrol, dispatch, look at what arrived.
+//! - [`EnvelopeBuilder`]: command envelopes, good ones and every kind of bad one.
+//! - [`operator`]: the operator's side.
+#![warn(missing_docs)]
+
+mod command;
+mod config;
+mod connection;
+mod endpoint;
+mod enrolment;
+mod envelope;
+mod frame;
+pub mod http;
+mod ledger;
+pub mod operator;
+mod random;
+mod relay;
+mod schema;
+mod shared;
+mod socket;
+mod violation;
+
+pub use command::{CommandEvent, CommandHandle, Happening, NoEvent, Outcome, Timings};
+pub use config::{Config, Faults, HelloAnswer};
+pub use enrolment::BootstrapToken;
+pub use envelope::{Envelope, EnvelopeBuilder, EnvelopeError};
+pub use frame::{FrameBody, ReceivedFrame};
+pub use relay::{DevRelay, DispatchError, DispatchOptions, Farewell, Raw, StartError};
+pub use shared::{Refused, SessionInfo};
+pub use violation::{Late, Violation, ViolationKind};
+
+#[cfg(test)]
+mod tests;
