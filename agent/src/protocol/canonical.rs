@@ -114,3 +114,6 @@ pub fn canonical_bytes<T: Serialize>(value: &T) -> Result<Vec<u8>, CanonicalErro
 pub fn check_keys(value: &serde_json::Value) -> Result<(), CanonicalError> {
     value::check_keys(value)
 }
+
+#[cfg(test)]
+mod tests;

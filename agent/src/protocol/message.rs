@@ -13,3 +13,6 @@ pub use result::{
     CommandResult, ErrorBody, IllegalResult, Lifecycle, ResultHead, SandboxResetState,
     VerificationDetails,
 };
+
+#[cfg(test)]
+mod tests;
