@@ -1,1 +1,24 @@
 //! What the agent keeps on disk: its identity, spent nonces, the journal of commands, the audit log.
+//!
+//! Each store is one SQLite file of mode 0600 with one thread that writes to it. Whatever waits
+//! for that thread goes into one transaction, so that many commands share the cost of one flush,
+//! and nobody is told "done" before the flush. When a transaction fails, all of it is reported as
+//! failed; the thread goes on and works again as soon as the disk does.
+//!
+//! A store that is damaged, belongs to something else or has vanished is refused and named. It is
+//! never replaced silently: see [`StoreError`] for what a person has to decide.
+
+mod created;
+mod database;
+mod directory;
+mod error;
+mod file;
+mod nonces;
+mod writer;
+
+pub use directory::{StateDir, StateDirError};
+pub use error::StoreError;
+pub use nonces::{DEFAULT_CAPACITY, NonceError, NonceStore, RETENTION, SKEW};
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,268 @@
+//! Group commit: one thread, one connection, one transaction for everything that waits.
+//!
+//! An answer is given after COMMIT has returned, which with a write-ahead log and
+//! `synchronous=FULL` is after the log has been flushed to disk. When anything in the transaction
+//! fails, all of it is rolled back and every job in it is answered with the error.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::StoreError;
+
+/// Most jobs of one transaction. Bounds how long the first of them waits for the last.
+const MOST_JOBS: usize = 512;
+
+/// Pages in the log that are moved into the file as soon as nobody waits.
+const MOVE_WHEN_IDLE: i64 = 1_000;
+
+/// Pages in the log that are moved into the file even when somebody waits (16 MiB).
+const MOVE_ANYWAY: i64 = 4_000;
+
+/// What a store keeps in memory beside its database, on the writer's thread.
+pub(super) trait Ledger: Send + 'static {
+    /// Reads it from the database: at the start, and after a transaction that failed. Runs
+    /// inside a transaction.
+    fn load(&mut self, database: &Connection) -> rusqlite::Result<()>;
+
+    /// Writes what is due once for a whole transaction.
+    fn complete(&mut self, _database: &Connection) -> rusqlite::Result<()> {
+        Ok(())
+    }
+
+    /// The transaction is on disk: shows others what they may know.
+    fn publish(&self);
+
+    /// So many jobs nobody waits for were undone.
+    fn lost(&self, jobs: u64, error: &StoreError);
+}
+
+/// Something to do in a transaction, and somebody to tell.
+trait Job<L>: Send {
+    /// Does it. An error undoes the whole transaction; a refusal is no error.
+    fn run(&mut self, ledger: &mut L, database: &Connection) -> rusqlite::Result<()>;
+
+    /// Whether somebody waits to be told.
+    fn awaited(&self) -> bool;
+
+    /// Tells what came of it.
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
+}
+
+struct Asked<F, T> {
+    work: Option<F>,
+    done: Option<T>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<L, F, T> Job<L> for Asked<F, T>
+where
+    F: FnOnce(&mut L, &Connection) -> rusqlite::Result<T> + Send,
+    T: Send,
+{
+    fn run(&mut self, ledger: &mut L, database: &Connection) -> rusqlite::Result<()> {
+        if let Some(work) = self.work.take() {
+            self.done = Some(work(ledger, database)?);
+        }
+        Ok(())
+    }
+
+    fn awaited(&self) -> bool {
+        !self.reply.is_closed()
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
+        let answer = match (outcome, self.done) {
+            (Ok(()), Some(done)) => Ok(done),
+            (Err(error), _) => Err(error),
+            // Not reached. Dropping the sender tells the one who waits.
+            (Ok(()), None) => return,
+        };
+        // Whoever asked may have stopped waiting.
+        let _ = self.reply.send(answer);
+    }
+}
+
+struct Told<F>(Option<F>);
+
+impl<L, F> Job<L> for Told<F>
+where
+    F: FnOnce(&mut L, &Connection) -> rusqlite::Result<()> + Send,
+{
+    fn run(&mut self, ledger: &mut L, database: &Connection) -> rusqlite::Result<()> {
+        self.0.take().map_or(Ok(()), |work| work(ledger, database))
+    }
+
+    fn awaited(&self) -> bool {
+        false
+    }
+
+    fn answer(self: Box<Self>, _outcome: Result<(), StoreError>) {}
+}
+
+/// Hands jobs to the thread. Dropping it lets the thread do what is queued and waits for that.
+pub(super) struct Writer<L: Ledger> {
+    path: Arc<Path>,
+    orders: Option<mpsc::Sender<Box<dyn Job<L>>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<L: Ledger> Writer<L> {
+    /// Starts the thread. `queue` is how many jobs may wait.
+    pub fn start(
+        name: &str,
+        path: PathBuf,
+        database: Connection,
+        ledger: L,
+        queue: usize,
+    ) -> Result<Self, StoreError> {
+        let path: Arc<Path> = path.into();
+        let (orders, waiting) = mpsc::channel(queue);
+        let mut desk = Desk { path: Arc::clone(&path), database, ledger, waiting, stale: true };
+        desk.transaction(&mut []).map_err(|error| StoreError::of_sqlite(&path, &error))?;
+        desk.ledger.publish();
+        let thread = thread::Builder::new()
+            .name(format!("store-{name}"))
+            .spawn(move || desk.work())
+            .map_err(|error| StoreError::of_io(&path, &error))?;
+        Ok(Self { path, orders: Some(orders), thread: Some(thread) })
+    }
+
+    /// Real path of the file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has something done. What it changed is on disk when this returns `Ok`.
+    pub async fn ask<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut L, &Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let orders = self.orders.as_ref().ok_or_else(|| self.closed())?;
+        let job = Box::new(Asked { work: Some(work), done: None, reply });
+        orders.send(job).await.map_err(|_| self.closed())?;
+        answer.await.map_err(|_| self.closed())?
+    }
+
+    /// Queues something and does not wait for it.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the journal and the audit log come next"))]
+    pub fn tell<F>(&self, work: F) -> Result<(), StoreError>
+    where
+        F: FnOnce(&mut L, &Connection) -> rusqlite::Result<()> + Send + 'static,
+    {
+        let orders = self.orders.as_ref().ok_or_else(|| self.closed())?;
+        orders.try_send(Box::new(Told(Some(work)))).map_err(|error| match error {
+            TrySendError::Full(_) => StoreError::Overloaded { path: self.path.to_path_buf() },
+            TrySendError::Closed(_) => self.closed(),
+        })
+    }
+
+    fn closed(&self) -> StoreError {
+        StoreError::Closed { path: self.path.to_path_buf() }
+    }
+}
+
+impl<L: Ledger> Drop for Writer<L> {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!(store = %self.path.display(), "the thread of a store has failed");
+        }
+    }
+}
+
+/// The thread's side.
+struct Desk<L: Ledger> {
+    path: Arc<Path>,
+    database: Connection,
+    ledger: L,
+    waiting: mpsc::Receiver<Box<dyn Job<L>>>,
+    /// What the ledger keeps in memory may not be what the database says.
+    stale: bool,
+}
+
+impl<L: Ledger> Desk<L> {
+    fn work(mut self) {
+        let mut jobs = Vec::with_capacity(MOST_JOBS);
+        while let Some(first) = self.waiting.blocking_recv() {
+            jobs.push(first);
+            while jobs.len() < MOST_JOBS
+                && let Ok(next) = self.waiting.try_recv()
+            {
+                jobs.push(next);
+            }
+            self.batch(&mut jobs);
+            self.tidy();
+        }
+    }
+
+    fn batch(&mut self, jobs: &mut Vec<Box<dyn Job<L>>>) {
+        match self.transaction(jobs) {
+            Ok(()) => {
+                self.ledger.publish();
+                for job in jobs.drain(..) {
+                    job.answer(Ok(()));
+                }
+            }
+            Err(error) => {
+                self.stale = true;
+                let error = StoreError::of_sqlite(&self.path, &error);
+                tracing::error!(jobs = jobs.len(), %error, "a transaction failed and is undone");
+                let lost = jobs.iter().filter(|job| !job.awaited()).count() as u64;
+                if lost > 0 {
+                    self.ledger.lost(lost, &error);
+                }
+                for job in jobs.drain(..) {
+                    job.answer(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn transaction(&mut self, jobs: &mut [Box<dyn Job<L>>]) -> rusqlite::Result<()> {
+        // Rolls back when it is dropped.
+        let transaction =
+            Transaction::new_unchecked(&self.database, TransactionBehavior::Immediate)?;
+        if self.stale {
+            self.ledger.load(&transaction)?;
+        }
+        for job in jobs {
+            job.run(&mut self.ledger, &transaction)?;
+        }
+        self.ledger.complete(&transaction)?;
+        transaction.commit()?;
+        self.stale = false;
+        Ok(())
+    }
+
+    /// Moves the log into the file when it is long, so that it does not grow for ever. Left to
+    /// SQLite this would happen inside a commit.
+    fn tidy(&mut self) {
+        let limit = if self.waiting.is_empty() { MOVE_WHEN_IDLE } else { MOVE_ANYWAY };
+        let moved = self.unmoved_pages("NOOP").and_then(|pages| {
+            if pages < limit { Ok(pages) } else { self.unmoved_pages("PASSIVE") }
+        });
+        if let Err(error) = moved {
+            let error = StoreError::of_sqlite(&self.path, &error);
+            tracing::warn!(%error, "the log of a store could not be moved into its file");
+        }
+    }
+
+    /// Pages that are in the log and not in the file, after a checkpoint of this kind.
+    fn unmoved_pages(&self, kind: &str) -> rusqlite::Result<i64> {
+        self.database.query_row(&format!("PRAGMA wal_checkpoint({kind})"), [], |row| {
+            Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
