@@ -112,7 +112,7 @@ fn traces_of_a_tool_are_gone_before_the_sources_are_asked() {
         assert_eq!(outcome.stdout, b"secret\n");
         let verified = sandbox.reset_verified().unwrap();
         assert!(verified.verification.passed(), "{verified:?}");
-        assert!(verified.outcome.report.disk_blocks > 0);
+        assert!(verified.outcome.report.dirty_pages > 0);
     }
 }
 
@@ -124,6 +124,21 @@ fn a_verification_without_its_last_reset_leaves_only_the_traces_of_a_question() 
     assert!(sandbox.reset_and_verify().unwrap().verification.passed());
     assert!(!sandbox.compare().unwrap().is_empty());
     assert_eq!(sandbox.execute_tool(echo()).unwrap().stdout, b"hello\n");
+}
+
+#[test]
+fn several_processors_and_a_tool_that_ran_out_of_time_pass_too() {
+    let _alone = alone();
+    let sandbox = KvmSandbox::new(SandboxConfig { vcpus: 2, ..config() });
+    sandbox.boot().unwrap();
+    for _ in 0..5 {
+        let verified = cycle(&sandbox);
+        assert!(verified.verification.passed(), "{verified:?}");
+    }
+    let late = ToolCall { deadline_ms: 500, ..shell("echo x > /work/x; sleep 1000") };
+    assert_eq!(sandbox.execute_tool(late).unwrap_err().code(), "SANDBOX_TOOL_TIMEOUT");
+    let verified = sandbox.reset_verified().unwrap();
+    assert!(verified.verification.passed(), "{verified:?}");
 }
 
 /// Flips bits in the private mappings of disks, as somebody with a debugger would: the overlay does
@@ -225,6 +240,16 @@ fn a_guest_that_says_nothing_is_silent_and_no_divergence() {
     assert_eq!((verification.vmm_state, verification.open_fd_count), ("running", -1));
     assert!(verification.parts.guest >= Duration::from_secs(1));
     assert_ended(&sandbox, "did not answer");
+}
+
+#[test]
+fn a_verification_that_does_not_come_to_its_end_ends_the_machine() {
+    let _alone = alone();
+    let sandbox = booted();
+    meddle(&sandbox, Moment::Running, |_| panic!("as the test wanted"));
+    let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cycle(&sandbox)));
+    assert!(unwound.is_err());
+    assert_ended(&sandbox, "not finished");
 }
 
 #[test]
