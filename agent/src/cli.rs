@@ -1,12 +1,15 @@
 //! The command line. Each subcommand is one file here and keeps to parsing, calling and printing.
 
 mod bench;
+mod canonicalize;
 mod doctor;
+mod envelope;
 mod exec;
 mod exit;
 mod logging;
 mod settings;
 mod snapshot;
+mod stdin;
 mod terminal;
 mod tools;
 
@@ -24,11 +27,14 @@ Examples:
   brainstorm-agent tools                        What can be run?
   brainstorm-agent exec echo -p message=hello   Run a tool in a fresh microVM
   brainstorm-agent exec cat --params '{\"path\":\"/etc/hostname\"}' --json
+  brainstorm-agent envelope verify --public-key HEX < envelope.json
+                                                Would it be taken, and if not, why?
 
 Exit codes:
   of `exec`   the tool's own; 137 deadline passed, 127 unknown tool, 254 bad parameters
-  2    wrong usage or settings        125  the tool could not be run
-  64   `doctor` found this host unfit  126  the microVM did not become ready
+  1    the checked input is not right  64   `doctor` found this host unfit
+  2    wrong usage or settings         125  the tool could not be run
+                                       126  the microVM did not become ready
 
 Settings come from flags, then environment (BSM_IMAGE_DIR, BSM_KERNEL, BSM_ROOTFS, BSM_VCPUS,
 BSM_MEMORY_MIB, BSM_CID, BSM_GUEST_PORT, BSM_ENABLE_TOOLS), then the configuration file.";
@@ -60,6 +66,10 @@ enum Command {
     Bench(bench::Arguments),
     /// Look at snapshots of microVMs.
     Snapshot(snapshot::Arguments),
+    /// Print the canonical bytes of the JSON on standard input: what is hashed and signed.
+    Canonicalize,
+    /// Look at signed commands.
+    Envelope(envelope::Arguments),
 }
 
 impl Cli {
@@ -76,6 +86,8 @@ impl Cli {
             Command::Tools(arguments) => tools::run(&arguments, &config),
             Command::Bench(arguments) => bench::run(&arguments, &config),
             Command::Snapshot(arguments) => snapshot::run(&arguments, &config),
+            Command::Canonicalize => canonicalize::run(),
+            Command::Envelope(arguments) => envelope::run(&arguments),
         }
     }
 }

@@ -7,6 +7,8 @@ use crate::sandbox::SandboxError;
 /// Reasons to exit, beside the tool's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
+    /// What was to be checked is not right.
+    Refused,
     /// Wrong usage or settings.
     Usage,
     /// This host cannot run microVMs.
@@ -23,6 +25,7 @@ impl Exit {
     /// The number.
     pub fn code(self) -> u8 {
         match self {
+            Self::Refused => 1,
             Self::Usage => 2,
             Self::Unfit => 64,
             Self::ExecutorFailed => 125,

@@ -37,6 +37,7 @@ fn exit_codes_are_the_documented_ones() {
     let closed = SandboxError::NotAvailable { reason: "x".into() };
     assert_eq!(Exit::of_call(&closed).code(), 125);
     assert_eq!(Exit::BootFailed.code(), 126);
+    assert_eq!(Exit::Refused.code(), 1);
     assert_eq!(Exit::Usage.code(), 2);
     assert_eq!(Exit::Unfit.code(), 64);
 }

@@ -4,10 +4,11 @@ mod inbound;
 mod outbound;
 mod result;
 
+pub use guest::registry::Track;
 pub use inbound::{EndpointHelloAck, Inbound, RelayError, RelayPing, RelayPong, classify};
 pub use outbound::{
     AgentHealth, CommandAck, ConnectionProof, EndpointHello, ErrorEvent, Frame, HealthPing,
-    HealthPong, Progress, ProgressEvent, ProgressState, Track,
+    HealthPong, Progress, ProgressEvent, ProgressState,
 };
 pub use result::{
     CommandResult, ErrorBody, IllegalResult, Lifecycle, ResultHead, SandboxResetState,

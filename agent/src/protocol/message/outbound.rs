@@ -1,5 +1,6 @@
 //! Frames from the endpoint to the relay.
 
+use guest::registry::Track;
 use serde::Serialize;
 
 use super::CommandResult;
@@ -50,16 +51,6 @@ pub struct ConnectionProof {
     pub ts: String,
     /// Standard base64 with padding, of 64 bytes.
     pub signature: String,
-}
-
-/// What a tool does to the world outside its machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Track {
-    /// It reads.
-    DataProvider,
-    /// It changes things.
-    Mutator,
 }
 
 /// The envelope is accepted. Exactly once for a command, within 5 s of the relay's write, and before
