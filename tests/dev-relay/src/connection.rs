@@ -144,7 +144,13 @@ impl Connection {
         }
     }
 
+    /// Writes what is queued, then the close frame, and waits for the peer to go.
     async fn close(&mut self, code: u16, reason: &str) {
+        while let Ok(Outgoing::Message(message)) = self.queue.try_recv() {
+            if self.sink.feed(message).await.is_err() {
+                return;
+            }
+        }
         let frame = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
         if self.sink.send(Message::Close(Some(frame))).await.is_ok() {
             // The peer's own close frame, or its end; what it still says is of no interest.

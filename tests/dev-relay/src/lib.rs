@@ -9,7 +9,7 @@
 //!
 //! - [`DevRelay`]: start, stop, enrol, dispatch, look at what arrived.
 //! - [`EnvelopeBuilder`]: command envelopes, good ones and every kind of bad one.
-//! - [`operator`]: the operator's side.
+//! - [`operator`]: the operator's side, and a client for it.
 #![warn(missing_docs)]
 
 mod command;

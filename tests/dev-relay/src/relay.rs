@@ -252,6 +252,11 @@ impl DevRelay {
         self.shared.state().ledger.open()
     }
 
+    /// Rings whenever something changed: sessions, frames, violations.
+    pub fn changes(&self) -> tokio::sync::watch::Receiver<()> {
+        self.shared.changes()
+    }
+
     /// Stops: says `server shutdown` to everybody and closes both ports.
     pub async fn shutdown(&self) {
         self.go_down(Farewell::Goodbye).await;

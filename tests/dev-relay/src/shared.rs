@@ -171,6 +171,11 @@ impl Shared {
         tokio::time::timeout(limit, waiting).await.unwrap_or_default()
     }
 
+    /// Rings whenever the state changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.bell.subscribe()
+    }
+
     pub(crate) fn log(&self, frame: ReceivedFrame) {
         self.change(|state| state.frames.push(frame));
     }

@@ -5,6 +5,7 @@ mod enrolment;
 mod fake;
 mod faults;
 mod hello;
+mod operator;
 
 use std::time::Duration;
 
