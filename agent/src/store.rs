@@ -13,11 +13,15 @@ mod database;
 mod directory;
 mod error;
 mod file;
+mod journal;
 mod nonces;
 mod writer;
 
 pub use directory::{StateDir, StateDirError};
 pub use error::StoreError;
+pub use journal::{
+    CommandState, Journal, JournalCounts, JournalEntry, JournalError, MAX_RESULT_BYTES, NewCommand,
+};
 pub use nonces::{DEFAULT_CAPACITY, NonceError, NonceStore, RETENTION, SKEW};
 
 #[cfg(test)]

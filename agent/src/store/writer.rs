@@ -151,7 +151,6 @@ impl<L: Ledger> Writer<L> {
     }
 
     /// Queues something and does not wait for it.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the journal and the audit log come next"))]
     pub fn tell<F>(&self, work: F) -> Result<(), StoreError>
     where
         F: FnOnce(&mut L, &Connection) -> rusqlite::Result<()> + Send + 'static,
