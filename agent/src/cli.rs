@@ -70,11 +70,18 @@ enum Command {
     Canonicalize,
     /// Look at signed commands.
     Envelope(envelope::Arguments),
+    /// Hold the endpoint's private key for the agent, which starts this itself.
+    #[command(name = crate::keyholder::SUBCOMMAND, hide = true)]
+    KeyHolder,
 }
 
 impl Cli {
     /// Does what the command line says.
     pub fn run(self) -> ExitCode {
+        // Before anything that opens files or starts threads.
+        if matches!(self.command, Command::KeyHolder) {
+            return crate::keyholder::serve();
+        }
         logging::start(self.verbose);
         let config = match self.settings.load() {
             Ok(config) => config,
@@ -88,6 +95,7 @@ impl Cli {
             Command::Snapshot(arguments) => snapshot::run(&arguments, &config),
             Command::Canonicalize => canonicalize::run(),
             Command::Envelope(arguments) => envelope::run(&arguments),
+            Command::KeyHolder => crate::keyholder::serve(),
         }
     }
 }

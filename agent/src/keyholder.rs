@@ -1,1 +1,186 @@
-//! The process that holds the endpoint's private key, and what asks it for signatures.
+//! The endpoint's private key, in a process of its own.
+//!
+//! The agent's process holds machines that run hostile code, so the key is not in it. A small child
+//! process reads the identity file, gives up every right it does not need, and then does one thing:
+//! it signs proofs for connections that are opened now. Whoever takes over the agent's process can
+//! ask it for such proofs for as long as the takeover lasts, and has nothing afterwards.
+//!
+//! The two talk over a socket pair, the child's standard input. See [`wire`] for the forms.
+
+mod child;
+mod filter;
+mod lockdown;
+mod wire;
+
+pub use child::serve;
+
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::protocol::Timestamp;
+use wire::{Answer, Opening, Proof};
+
+/// The hidden subcommand that runs [`serve`].
+pub const SUBCOMMAND: &str = "key-holder";
+/// Longest time for the child to read the identity and lock itself down.
+const OPENING_LIMIT: Duration = Duration::from_secs(10);
+/// Longest time for one signature.
+const PROOF_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why there is no key, or no proof.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyHolderError {
+    /// The child could not be started.
+    #[error(
+        "cannot start the key holder: {0}; check limits on processes and that /proc is mounted"
+    )]
+    Spawn(io::Error),
+    /// The path cannot be told to the child.
+    #[error("the path of the identity file is not UTF-8 or longer than 4096 bytes; move the file")]
+    Path,
+    /// The child could not read the identity, or could not lock itself down. Its own words.
+    #[error("{0}")]
+    Unready(String),
+    /// The child is gone, or does not answer as it must.
+    #[error("the key holder is gone; the agent has to be started again")]
+    Gone,
+    /// The child did not sign.
+    #[error("the key holder signs proofs for now only, not for {asked}; was the clock just set?")]
+    NotNow {
+        /// The time of the proof.
+        asked: Timestamp,
+    },
+}
+
+/// What is public of the endpoint's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicIdentity {
+    /// This endpoint.
+    pub endpoint_id: String,
+    /// Its tenant.
+    pub tenant_id: String,
+    /// The relay it enrolled at.
+    pub relay: String,
+    /// Its Ed25519 key.
+    pub public_key: [u8; 32],
+}
+
+/// The agent's end: asks the child for proofs.
+#[derive(Debug)]
+pub struct KeyHolder {
+    public: PublicIdentity,
+    channel: Mutex<Channel>,
+    pid: u32,
+}
+
+impl KeyHolder {
+    /// Starts this program again as the key holder of the identity in that file, which must be of
+    /// `expected_endpoint` if one is given.
+    ///
+    /// Call it before any machine exists, from a thread that lives as long as the agent: the kernel
+    /// ends the child together with the thread that started it.
+    pub fn spawn(identity: &Path, expected_endpoint: Option<&str>) -> Result<Self, KeyHolderError> {
+        Self::spawn_program(Path::new("/proc/self/exe"), identity, expected_endpoint)
+    }
+
+    /// The same with another program that has the hidden subcommand.
+    pub fn spawn_program(
+        program: &Path,
+        identity: &Path,
+        expected_endpoint: Option<&str>,
+    ) -> Result<Self, KeyHolderError> {
+        let identity = std::path::absolute(identity).map_err(KeyHolderError::Spawn)?;
+        let opening = Opening {
+            identity: identity.to_str().ok_or(KeyHolderError::Path)?.to_owned(),
+            endpoint: expected_endpoint.map(str::to_owned),
+        };
+        let opening = wire::pack(&opening).ok_or(KeyHolderError::Path)?;
+        let (stream, theirs) = UnixStream::pair().map_err(KeyHolderError::Spawn)?;
+        let child = Command::new(program)
+            .arg(SUBCOMMAND)
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            // A signal of the terminal is for the agent, which ends the child when it is done.
+            .process_group(0)
+            .spawn()
+            .map_err(KeyHolderError::Spawn)?;
+        let pid = child.id();
+        let mut channel = Channel { stream, child, broken: false };
+        let answer = channel.exchange(OPENING_LIMIT, &opening, wire::read_packed::<Answer>)?;
+        match answer {
+            Answer::Ready(public) => Ok(Self { public, channel: Mutex::new(channel), pid }),
+            Answer::Unready(why) => Err(KeyHolderError::Unready(why)),
+        }
+    }
+
+    /// What is public of the identity.
+    pub fn public(&self) -> &PublicIdentity {
+        &self.public
+    }
+
+    /// The child's process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Signs a proof for a connection that is opened at `ts`, which must be now; about 100 us.
+    ///
+    /// The child makes the signed bytes itself, of its own identity and the time.
+    pub fn connection_proof(&self, ts: Timestamp) -> Result<[u8; 64], KeyHolderError> {
+        let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+        match channel.exchange(PROOF_LIMIT, &wire::ask(ts), wire::read_proof)? {
+            Proof::Signed(signature) => Ok(signature),
+            Proof::NotNow => Err(KeyHolderError::NotNow { asked: ts }),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Channel {
+    stream: UnixStream,
+    child: Child,
+    /// A question without its answer: the next answer would be to that one.
+    broken: bool,
+}
+
+impl Channel {
+    fn exchange<T>(
+        &mut self,
+        limit: Duration,
+        question: &[u8],
+        answer: impl FnOnce(&mut dyn Read) -> io::Result<T>,
+    ) -> Result<T, KeyHolderError> {
+        if self.broken {
+            return Err(KeyHolderError::Gone);
+        }
+        let exchange = || {
+            self.stream.set_read_timeout(Some(limit))?;
+            self.stream.set_write_timeout(Some(limit))?;
+            self.stream.write_all(question)?;
+            answer(&mut self.stream)
+        };
+        exchange().map_err(|error| {
+            tracing::error!(%error, "no answer from the key holder");
+            self.broken = true;
+            KeyHolderError::Gone
+        })
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        // It has nothing to finish. Failing means that it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

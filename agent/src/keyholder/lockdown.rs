@@ -1,0 +1,69 @@
+//! Giving up every right that signing does not need.
+
+use std::io;
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
+
+use super::filter;
+
+/// Why the key holder could not give up its rights. It does not serve then.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the key holder could not lock itself down ({step}: {detail}); its kernel must have seccomp"
+)]
+pub struct LockdownError {
+    step: &'static str,
+    detail: String,
+}
+
+fn step<T, E: ToString>(step: &'static str, done: Result<T, E>) -> Result<T, LockdownError> {
+    done.map_err(|error| LockdownError { step, detail: error.to_string() })
+}
+
+/// Before there is a key in memory: nobody reads this memory, and nothing survives the agent.
+pub fn before_reading() -> Result<(), LockdownError> {
+    // Signals meant for the agent; when it is done, the socket ends and this process with it.
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        // SAFETY: ignoring a signal runs no code.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    let with_parent = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    step("end with the agent", with_parent)?;
+    let undumpable = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    step("hide memory", undumpable)?;
+    limit("core dumps", Resource::Core)?;
+    close_from(3)
+}
+
+/// Once the key is in memory: no files, no processes, no system calls but those of the filter.
+pub fn after_reading() -> Result<(), LockdownError> {
+    close_from(1)?;
+    limit("files", Resource::Nofile)?;
+    limit("processes", Resource::Nproc)?;
+    step("no new privileges", rustix::thread::set_no_new_privs(true))?;
+    let program = step("compile the filter", filter::program())?;
+    step("install the filter", seccompiler::apply_filter(&program))
+}
+
+/// Keeps these bytes off the disk, where there is still memory to be locked.
+pub fn keep_in_memory<T>(value: &T) {
+    let address = std::ptr::from_ref(value).cast_mut().cast();
+    // SAFETY: locking the pages of a value that is borrowed does not change what they hold.
+    let _ = unsafe { rustix::mm::mlock(address, size_of::<T>()) };
+}
+
+fn limit(what: &'static str, resource: Resource) -> Result<(), LockdownError> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    step(what, rustix::process::setrlimit(resource, none))
+}
+
+/// Closes every descriptor from `first` on: what else the agent had open is not for this process.
+fn close_from(first: u32) -> Result<(), LockdownError> {
+    // SAFETY: no value here owns one of these descriptors, and nothing is printed any more once
+    // those of standard output and error are among them.
+    let closed = match unsafe { libc::close_range(first, u32::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    };
+    step("close descriptors", closed)
+}
