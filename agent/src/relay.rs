@@ -2,11 +2,20 @@
 //!
 //! - [`RelayUrl`]: where a relay is; refuses to send anything unencrypted over a network.
 //! - [`Connector`]: names, proxies, TLS; gives one stream that everything else is spoken on.
+//! - [`enrol()`]: a token and a public key for an identity.
+//! - [`run_link`]: the session, kept up.
 
 pub mod backoff;
 pub mod connect;
+pub mod enrol;
+pub mod link;
 pub mod url;
 
 pub use backoff::Backoff;
-pub use connect::{ConnectError, Connection, Connector, ConnectorConfig};
+pub use connect::{ConnectError, Connection, Connector, ConnectorConfig, ProxyRules};
+pub use enrol::{BootstrapToken, EnrolError, EnrolRequest, Enrolled, enrol};
+pub use link::{
+    Handler, LinkConfig, LinkEnd, LinkStatus, SendError, Sent, Session, SessionOver, Traffic,
+    run_link,
+};
 pub use url::{Purpose, RelayUrl, UrlError};

@@ -1,0 +1,63 @@
+//! The answer to a frame that is nothing this agent knows.
+
+use serde::Deserialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::protocol::message::ErrorEvent;
+use crate::protocol::shape::{is_uuid, start_of};
+use crate::protocol::{ErrorCode, Timestamp};
+
+/// An `ErrorEvent` about `text`. Every such event names a command: the frame's own `command_id`
+/// where it has one that is a UUID, else the nil UUID.
+pub fn event(text: &str, why: &str, endpoint_id: &str, session_id: &str) -> ErrorEvent {
+    ErrorEvent {
+        command_id: Some(command_id(text).unwrap_or_else(|| Uuid::nil().to_string())),
+        endpoint_id: endpoint_id.to_owned(),
+        session_id: session_id.to_owned(),
+        code: ErrorCode::SchemaInvalid,
+        message: start_of(why),
+        ts: Timestamp::now(),
+    }
+}
+
+fn command_id(text: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        command_id: Value,
+    }
+    let Named { command_id: Value::String(id) } = serde_json::from_str(text).ok()? else {
+        return None;
+    };
+    is_uuid(&id).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
+    const NIL: &str = "00000000-0000-0000-0000-000000000000";
+
+    fn named(text: &str) -> String {
+        event(text, "why", "e", "s").command_id.unwrap()
+    }
+
+    #[test]
+    fn the_frames_own_command_is_named_when_it_has_one() {
+        assert_eq!(named(&format!(r#"{{"type":"X","command_id":"{ID}","more":[1]}}"#)), ID);
+        for text in ["", "null", "[]", "{}", r#"{"command_id":7}"#, r#"{"command_id":"x"}"#] {
+            assert_eq!(named(text), NIL, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_has_an_answer_of_bounded_length(text in ".{0,200}", why in ".{0,2000}") {
+            let event = event(&text, &why, "e", "s");
+            prop_assert!(event.message.chars().count() <= 128);
+        }
+    }
+}
