@@ -1,5 +1,6 @@
 //! A relay on real sockets, with an endpoint that is not the agent at the other end.
 
+mod agent;
 mod commands;
 mod enrolment;
 mod fake;

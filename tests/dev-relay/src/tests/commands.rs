@@ -101,6 +101,24 @@ async fn the_timer_gives_up_on_a_silent_endpoint() {
     assert!(relay.violations().is_empty(), "{:?}", relay.violations());
 }
 
+/// A timer that started with the end of the write would never run out here.
+#[tokio::test]
+async fn the_timer_runs_before_the_envelope_is_written() {
+    let ack_timeout = Duration::from_millis(50);
+    let (relay, identity, _endpoint) = pair(Config { ack_timeout, ..Config::default() }).await;
+    let more_than_buffers_hold = json!({"message": "x".repeat(32 << 20)});
+    let options = DispatchOptions::default();
+    let stuck = relay
+        .make_envelope(&identity.endpoint_id, "echo", &json!({}))
+        .unwrap()
+        .sign()
+        .unwrap()
+        .field("params", more_than_buffers_hold);
+    let _first = relay.dispatch_envelope(&identity.endpoint_id, &stuck).unwrap();
+    let mut command = relay.dispatch(&identity.endpoint_id, "echo", &json!({}), &options).unwrap();
+    assert_eq!(command.outcome(LONG).await, Ok(Outcome::NoAck));
+}
+
 #[tokio::test]
 async fn an_acknowledgement_stops_the_timer() {
     let ack_timeout = Duration::from_millis(300);
