@@ -13,6 +13,7 @@ mod database;
 mod directory;
 mod error;
 mod file;
+pub mod identity;
 mod journal;
 mod nonces;
 mod writer;

@@ -1,6 +1,7 @@
 //! The child: reads the identity, gives up its rights, signs.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use ed25519_dalek::SigningKey;
@@ -11,6 +12,7 @@ use super::lockdown;
 use super::wire::{self, Answer, Opening, Proof};
 use crate::protocol::Timestamp;
 use crate::protocol::signing::{Domain, connection_proof_bytes, sign};
+use crate::store::identity::Identity;
 
 /// How far from this host's clock the time of a proof may be, in milliseconds. Relays take a proof
 /// for a minute around its time: without this limit, whoever takes over the agent could have proofs
@@ -79,11 +81,19 @@ fn ready(agent: &mut AgentsSocket) -> Result<Held, String> {
 }
 
 fn load(opening: &Opening) -> Result<Held, String> {
-    Err(format!("this build does not read identity files yet, not even {}", opening.identity))
+    let path = Path::new(&opening.identity);
+    let identity =
+        Identity::load(path, opening.endpoint.as_deref()).map_err(|error| error.to_string())?;
+    let public = PublicIdentity {
+        endpoint_id: identity.endpoint_id.clone(),
+        tenant_id: identity.tenant_id.clone(),
+        relay: identity.relay.clone(),
+        public_key: identity.public_key(),
+    };
+    Ok(Held { public, key: Box::new(identity.into_key()) })
 }
 
 /// The key, and what proofs are made of beside the time.
-#[allow(dead_code)]
 struct Held {
     public: PublicIdentity,
     key: Box<SigningKey>,
