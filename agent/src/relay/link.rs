@@ -149,7 +149,7 @@ pub async fn run_link<H: Handler>(
             Ok(attempt) => attempt,
             Err(error) => return LinkEnd::KeyHolderLost(error),
         };
-        if matches!(end, SessionEnd::Stopped) {
+        if matches!(end, SessionEnd::Stopped | SessionEnd::StoppedShort) {
             link.status.send_replace(LinkStatus::Stopped);
             return LinkEnd::Stopped;
         }

@@ -95,6 +95,9 @@ pub enum SessionEnd {
     /// The agent stops.
     #[error("the agent stops")]
     Stopped,
+    /// The agent stops in the middle of a frame that the relay did not take in time.
+    #[error("the agent stops, and the relay has not taken all it had to say")]
+    StoppedShort,
 }
 
 fn advice(status: StatusCode) -> &'static str {
@@ -218,7 +221,11 @@ impl SessionEnd {
     pub fn is_orderly(&self) -> bool {
         !matches!(
             self,
-            Self::Connect(_) | Self::Silent { .. } | Self::Stalled { .. } | Self::Broken { .. }
+            Self::Connect(_)
+                | Self::Silent { .. }
+                | Self::Stalled { .. }
+                | Self::Broken { .. }
+                | Self::StoppedShort
         )
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant as Moment, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio::time::{Instant as Moment, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tokio_tungstenite::tungstenite::{Bytes, Message};
 
 use super::activity::{Activity, Lost};
@@ -154,12 +154,36 @@ impl<H: Handler> Pump<'_, H> {
         self.activity.not_reading(self.session.post(event.to_text())).await
     }
 
+    /// Writes until something ends it; when told to stop, what is queued by then and no longer than
+    /// the limit for that.
     async fn write(
+        &self,
+        sink: &mut SplitSink<Socket, Message>,
+        outbox: Outbox,
+        stop: watch::Receiver<bool>,
+    ) -> SessionEnd {
+        let given_up = async {
+            stopped(stop.clone()).await;
+            sleep(self.config.drain).await;
+        };
+        tokio::select! {
+            written = self.write_until_stopped(sink, outbox, stop.clone()) => match written {
+                Ok(()) => SessionEnd::Stopped,
+                Err(error) => SessionEnd::of_error(error),
+            },
+            () = given_up => {
+                tracing::warn!("the relay did not take all frames before the agent stopped");
+                SessionEnd::StoppedShort
+            }
+        }
+    }
+
+    async fn write_until_stopped(
         &self,
         sink: &mut SplitSink<Socket, Message>,
         mut outbox: Outbox,
         stop: watch::Receiver<bool>,
-    ) -> SessionEnd {
+    ) -> WsResult {
         let stop = stopped(stop);
         tokio::pin!(stop);
         let every = self.config.ping_every;
@@ -175,14 +199,11 @@ impl<H: Handler> Pump<'_, H> {
                 () = sleep_until(soon.unwrap_or_else(Moment::now)), if soon.is_some() => Next::Ping,
                 _ = heartbeat.tick() => Next::Ping,
             };
-            let wrote = match next {
+            match next {
                 Next::Stop => break,
-                Next::Write(first) => self.write_batch(sink, &mut outbox, first).await,
-                Next::Confirm => Ok(()),
-                Next::Ping => ping(sink, &outbox).await,
-            };
-            if let Err(error) = wrote {
-                return SessionEnd::of_error(error);
+                Next::Write(first) => self.write_batch(sink, &mut outbox, first).await?,
+                Next::Confirm => {}
+                Next::Ping => ping(sink, &outbox).await?,
             }
             soon = match soon {
                 _ if !outbox.wants_ping() => None,
@@ -190,21 +211,11 @@ impl<H: Handler> Pump<'_, H> {
                 planned => planned,
             };
         }
-        let rest = async {
-            outbox.queue.close();
-            while let Some(first) = outbox.queue.recv().await {
-                self.write_batch(sink, &mut outbox, first).await?;
-            }
-            Ok(())
-        };
-        match timeout(self.config.drain, rest).await {
-            Ok(Err(error)) => SessionEnd::of_error(error),
-            Ok(Ok(())) => SessionEnd::Stopped,
-            Err(_) => {
-                tracing::warn!("the relay did not take all frames before the agent stopped");
-                SessionEnd::Stopped
-            }
+        outbox.queue.close();
+        while let Some(first) = outbox.queue.recv().await {
+            self.write_batch(sink, &mut outbox, first).await?;
         }
+        Ok(())
     }
 
     /// Writes a frame and what waits behind it, then tells those who wait for them.
