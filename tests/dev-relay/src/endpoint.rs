@@ -1,7 +1,7 @@
 //! An endpoint's connection: its hello, then its frames.
 
 mod hello;
-mod inbound;
+pub(crate) mod inbound;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -5,7 +5,9 @@ use brainstorm_agent::protocol::timestamp::Timestamp;
 use ed25519_dalek::SigningKey;
 use serde_json::{Value, json};
 
+use crate::endpoint::inbound::NO_COMMAND;
 use crate::envelope::{Envelope, EnvelopeBuilder};
+use crate::frame::ReceivedFrame;
 use crate::random;
 use crate::relay::{DevRelay, DispatchError, Raw};
 
@@ -47,6 +49,16 @@ pub struct Hostile {
     pub code: &'static str,
     /// The command, where the frame is a JSON object that names one.
     pub command_id: Option<String>,
+}
+
+impl Hostile {
+    /// Whether `frame` is the answer this one must get.
+    pub fn is_answered_by(&self, frame: &ReceivedFrame) -> bool {
+        let named = frame.command_id.as_deref().filter(|id| *id != NO_COMMAND);
+        frame.kind == "ErrorEvent"
+            && named == self.command_id.as_deref()
+            && frame.json()["code"] == self.code
+    }
 }
 
 /// What is collected, and the endpoint it is for.

@@ -14,6 +14,9 @@ use crate::schema;
 use crate::shared::State;
 use crate::violation::{Late, ViolationKind};
 
+/// What an `ErrorEvent` names when the refused frame had no command to name.
+pub(crate) const NO_COMMAND: &str = "00000000-0000-0000-0000-000000000000";
+
 /// A rule that was broken, and how.
 type Broken = (ViolationKind, String);
 
@@ -58,7 +61,9 @@ pub(super) fn text(peer: &Peer, line: &Line, text: &str, at: Instant) -> bool {
                 }
             }
             "CommandAck" | "ProgressEvent" | "CommandResult" | "ErrorEvent" => {
-                if let Some(command_id) = command_id {
+                if let Some(command_id) =
+                    command_id.filter(|id| kind != "ErrorEvent" || *id != NO_COMMAND)
+                {
                     broken.extend(about_command(state, kind, command_id, frame, at));
                 }
             }

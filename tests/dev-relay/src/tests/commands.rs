@@ -228,6 +228,22 @@ async fn a_command_of_nobody_is_a_violation() {
 }
 
 #[tokio::test]
+async fn a_refusal_may_be_about_no_command() {
+    let (relay, _identity, mut endpoint) = pair(Config::default()).await;
+    let nobody = "00000000-0000-0000-0000-000000000000";
+    let mut refusal = endpoint.error(nobody, "ENDPOINT_SCHEMA_INVALID");
+    endpoint.wire.send(&refusal).await;
+    refusal.as_object_mut().unwrap().remove("command_id");
+    endpoint.wire.send(&refusal).await;
+    settled(&mut endpoint).await;
+    assert!(relay.violations().is_empty(), "{:?}", relay.violations());
+    // Nothing else may be.
+    endpoint.wire.send(&endpoint.ack(nobody)).await;
+    settled(&mut endpoint).await;
+    assert_eq!(kinds(&relay), [ViolationKind::UnknownCommand]);
+}
+
+#[tokio::test]
 async fn a_restart_forgets_commands_and_keeps_enrolments() {
     let (relay, identity, mut endpoint) = pair(Config::default()).await;
     let mut command = dispatch(&relay, &identity.endpoint_id);

@@ -1,7 +1,9 @@
 use base64::Engine as _;
 use brainstorm_agent::protocol::timestamp::Timestamp;
 use ed25519_dalek::SigningKey;
+use futures_util::SinkExt as _;
 use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
 
 use super::LONG;
 use super::fake::{Endpoint, Identity, Wire};
@@ -140,6 +142,21 @@ async fn nothing_may_be_sent_before_the_answer() {
     wire.send(&json!({"type": "HealthPing"})).await;
     assert_eq!(wire.closed().await.0, 1003);
     assert_eq!(kinds(&relay), [ViolationKind::BeforeHelloAck]);
+}
+
+/// Not even in the same breath as the hello.
+#[tokio::test]
+async fn nothing_may_follow_the_hello_at_once() {
+    let relay = relay().await;
+    let identity = Identity::enrolled(&relay);
+    let mut wire = Wire::connect(&relay, "/v1/endpoint/connect").await;
+    let hello = identity.hello(&Timestamp::now().to_string()).to_string();
+    wire.0.feed(Message::text(hello)).await.unwrap();
+    wire.0.feed(Message::text(r#"{"type":"HealthPing"}"#)).await.unwrap();
+    wire.0.flush().await.unwrap();
+    assert_eq!(wire.closed().await.0, 1003);
+    assert_eq!(kinds(&relay), [ViolationKind::BeforeHelloAck]);
+    assert!(relay.session(&identity.endpoint_id).is_none());
 }
 
 #[tokio::test]
