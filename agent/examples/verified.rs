@@ -1,7 +1,7 @@
 //! What a verified reset costs, part by part.
 //!
 //! ```text
-//! cargo run -p brainstorm-agent --example verified -- IMAGE_DIR [CYCLES]
+//! cargo run -p brainstorm-agent --example verified -- IMAGE_DIR [CYCLES [VCPUS]]
 //! ```
 
 use std::error::Error;
@@ -16,10 +16,11 @@ const WARM_UP: usize = 5;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let image = arguments.next().ok_or("usage: verified IMAGE_DIR [CYCLES]")?;
+    let image = arguments.next().ok_or("usage: verified IMAGE_DIR [CYCLES [VCPUS]]")?;
     let cycles = arguments.next().map_or(Ok(CYCLES), |number| number.parse())?;
+    let vcpus = arguments.next().map_or(Ok(1), |number| number.parse())?;
     let config = SandboxConfig::new(ImageSource::directory(image));
-    let sandbox = KvmSandbox::new(SandboxConfig { verify: true, ..config });
+    let sandbox = KvmSandbox::new(SandboxConfig { vcpus, verify: true, ..config });
     let boot = sandbox.boot()?;
     println!("booted in {:.1?}, of which for the baseline {:.1?}", boot.total, boot.baseline);
 

@@ -65,6 +65,18 @@ fn what_a_broken_reset_leaves_in_state_or_on_disk_is_seen() {
 }
 
 #[test]
+fn a_host_that_is_slow_between_two_steps_is_no_difference() {
+    let machine = captured(config(&SPIN));
+    for _ in 0..3 {
+        run_a_while(&machine);
+        sabotage(&machine, Some(Sabotage::Dawdle));
+        machine.reset(Strategy::CopyBack).unwrap();
+        assert_eq!(state_differences(&machine), []);
+        assert_eq!(machine.differences().unwrap().0, []);
+    }
+}
+
+#[test]
 fn pages_written_after_a_reset_are_seen_and_put_back_by_the_next() {
     let machine = captured(config(&SPIN));
     machine.reset(Strategy::CopyBack).unwrap();

@@ -106,6 +106,8 @@ pub enum Sabotage {
     SkipVcpus,
     /// The step after the pages fails.
     Fail,
+    /// The thread has to wait for a processor between the clock and the vCPUs.
+    Dawdle,
 }
 
 impl Rewinder {
@@ -185,17 +187,23 @@ impl Rewinder {
         let disk_blocks = if self.does("disk") { devices.discard_disk_writes()? } else { 0 };
         parts.devices = lap.next();
 
+        // kvmclock goes back with the machine, counters with the vCPUs; between the two, this thread
+        // may have to wait for a processor.
+        let clocks = Instant::now();
         if self.does("vm") {
             vm.restore(&golden.vm)?;
         }
+        #[cfg(test)]
+        if self.sabotage == Some(Sabotage::Dawdle) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         if self.does("vcpus") {
             let alone = vcpus.len() == 1;
-            let begun = Instant::now();
             let now = host_tsc();
             for (vcpu, image) in vcpus.iter_mut().zip(&golden.vcpus) {
                 vcpu.reset(image, now, alone)?;
             }
-            self.put_back_between = Some((begun, Instant::now()));
+            self.put_back_between = Some((clocks, Instant::now()));
         }
         parts.vcpus = lap.next();
 

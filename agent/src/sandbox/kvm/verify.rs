@@ -1,7 +1,7 @@
 //! What the three sources say about a machine that has just been put back.
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use guest::wire::QueryKind;
 use tracing::{debug, error};
@@ -18,6 +18,8 @@ use crate::sandbox::verify::{
 };
 use crate::sandbox::{QueryAnswer, query};
 
+/// For the count that others are compared with: the first time, a busy host may take its time.
+const BASELINE_LIMIT: Duration = Duration::from_secs(10);
 /// Most differences that are told one by one.
 const TOLD: usize = 20;
 /// Most characters of something the guest had a say in.
@@ -75,7 +77,8 @@ impl KvmSandbox {
         };
         let alone = Alone::with(self, live)?;
         let mut meddler = self.meddler.lock().unwrap_or_else(PoisonError::into_inner);
-        let observed = observe(live, &golden, alone.strategy(), |moment, machine| {
+        let limit = query::limit(QueryKind::OpenFdCount);
+        let observed = observe(live, &golden, alone.strategy(), limit, |moment, machine| {
             if let Some(meddler) = meddler.as_mut() {
                 meddler(moment, machine);
             }
@@ -125,7 +128,8 @@ fn measure(live: &Live, golden: &Golden, strategy: Strategy) -> Result<Baseline,
     let failed = |reason: &dyn std::fmt::Display| {
         capture_failed(live, &format!("measuring what to verify resets against: {reason}"))
     };
-    let (_, evidence) = observe(live, golden, strategy, |_, _| ()).map_err(|e| failed(&e))?;
+    let (_, evidence) =
+        observe(live, golden, strategy, BASELINE_LIMIT, |_, _| ()).map_err(|e| failed(&e))?;
     let hash = golden.hash().map_err(|e| failed(&e))?;
     let disk = golden.disk_sha256().map_err(|e| failed(&e))?.zip(golden.disk_bytes());
     let Some((disk_hash, disk_bytes)) = disk else { return Err(failed(&"it has no disk")) };
@@ -136,11 +140,13 @@ fn measure(live: &Live, golden: &Golden, strategy: Strategy) -> Result<Baseline,
     Ok(baseline)
 }
 
-/// Puts the machine back and hears every source. Nobody else may use the machine.
+/// Puts the machine back and hears every source; the guest has until `limit` to answer. Nobody else
+/// may use the machine.
 fn observe(
     live: &Live,
     golden: &Golden,
     strategy: Strategy,
+    limit: Duration,
     mut moment: impl FnMut(Moment, &Machine),
 ) -> Result<(ResetReport, Evidence), SandboxError> {
     let mut parts = VerificationParts::default();
@@ -172,7 +178,7 @@ fn observe(
     let descriptors = if run_state == RunState::Running {
         moment(Moment::Asking, machine);
         let begun = Instant::now();
-        let descriptors = count_descriptors(live);
+        let descriptors = count_descriptors(live, limit);
         parts.guest = begun.elapsed();
         moment(Moment::Asked, machine);
         descriptors
@@ -222,9 +228,8 @@ fn fits(then: MpState, now: MpState) -> bool {
     then == now || started(then) && started(now)
 }
 
-fn count_descriptors(live: &Live) -> Descriptors {
-    let kind = QueryKind::OpenFdCount;
-    match live.query(kind, query::limit(kind)) {
+fn count_descriptors(live: &Live, limit: Duration) -> Descriptors {
+    match live.query(QueryKind::OpenFdCount, limit) {
         Ok(QueryAnswer::OpenFdCount { open_fd_count, .. }) => Descriptors::Count(open_fd_count),
         Ok(_) => Descriptors::Unusable("it answered another question".to_owned()),
         Err(
