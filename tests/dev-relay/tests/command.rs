@@ -239,7 +239,8 @@ async fn wrong_usage_is_named() {
     assert!(text(&everywhere.stderr).contains("not a loopback address"), "{everywhere:?}");
 
     let mut nobody = dev_relay();
-    nobody.args(["dispatch", "--operator-key", "k", "--relay", "ws://127.0.0.1:1"]);
+    // Random keys may begin like an option.
+    nobody.args(["dispatch", "--operator-key", "-k", "--relay", "ws://127.0.0.1:1"]);
     nobody.args(["--endpoint", "e", "echo"]);
     let nobody = output(nobody).await;
     assert_eq!(nobody.status.code(), Some(5), "{nobody:?}");

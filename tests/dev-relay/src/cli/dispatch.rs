@@ -34,6 +34,7 @@ pub struct Arguments {
 
     /// The operators' secret at the relay.
     #[arg(long, value_name = "KEY", env = "DEV_RELAY_OPERATOR_KEY", hide_env_values = true)]
+    #[arg(allow_hyphen_values = true)]
     #[arg(conflicts_with = "ready_file")]
     operator_key: Option<String>,
 

@@ -30,10 +30,12 @@ pub struct Arguments {
 
     /// Bearer token of the administration calls [default: a random one].
     #[arg(long, value_name = "TOKEN", env = "DEV_RELAY_ADMIN_TOKEN", hide_env_values = true)]
+    #[arg(allow_hyphen_values = true)]
     admin_token: Option<String>,
 
     /// Secret that operators derive their key from [default: a random one].
     #[arg(long, value_name = "KEY", env = "DEV_RELAY_OPERATOR_KEY", hide_env_values = true)]
+    #[arg(allow_hyphen_values = true)]
     operator_key: Option<String>,
 
     /// Milliseconds an endpoint has to acknowledge a command.
@@ -108,7 +110,7 @@ fn introduction(ready: &Ready, file: Option<&std::path::Path>) -> String {
     let Ready { ws_url, http_url, .. } = ready;
     let access = match file {
         Some(path) => format!("--ready-file {}", path.display()),
-        None => format!("--relay {ws_url} --operator-key {}", ready.operator_api_key),
+        None => format!("--relay {ws_url} --operator-key={}", ready.operator_api_key),
     };
     let tenant = match (file, ready.tenant_id.as_str()) {
         (Some(_), _) | (None, "tenant-local") => String::new(),
@@ -121,7 +123,7 @@ fn introduction(ready: &Ready, file: Option<&std::path::Path>) -> String {
          key        {} ({})\n\
          \n\
          Enrol an endpoint (the token is good once, `dev-relay token` gives more):\n  \
-         brainstorm-agent enroll --url {http_url} --token {} --tenant-key {}={}\n\
+         brainstorm-agent enroll --url {http_url} --token={} --tenant-key {}={}\n\
          Run a tool on it:\n  \
          dev-relay dispatch {access}{tenant} --endpoint {} echo -p message=hello\n",
         ready.tenant_id,

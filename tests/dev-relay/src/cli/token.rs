@@ -24,6 +24,7 @@ pub struct Arguments {
 
     /// The administration token of the relay.
     #[arg(long, value_name = "TOKEN", env = "DEV_RELAY_ADMIN_TOKEN", hide_env_values = true)]
+    #[arg(allow_hyphen_values = true)]
     #[arg(conflicts_with = "ready_file")]
     admin_token: Option<String>,
 
