@@ -3,6 +3,7 @@
 mod bench;
 mod canonicalize;
 mod doctor;
+mod enroll;
 mod envelope;
 mod exec;
 mod exit;
@@ -27,14 +28,16 @@ Examples:
   brainstorm-agent tools                        What can be run?
   brainstorm-agent exec echo -p message=hello   Run a tool in a fresh microVM
   brainstorm-agent exec cat --params '{\"path\":\"/etc/hostname\"}' --json
+  brainstorm-agent enroll --relay https://relay.example --token-file token --tenant-key HEX
+                                                Become an endpoint of a relay
   brainstorm-agent envelope verify --public-key HEX < envelope.json
                                                 Would it be taken, and if not, why?
 
 Exit codes:
   of `exec`   the tool's own; 137 deadline passed, 127 unknown tool, 254 bad parameters
-  1    the checked input is not right  64   `doctor` found this host unfit
-  2    wrong usage or settings         125  the tool could not be run
-                                       126  the microVM did not become ready
+  1    the checked input is not right, 64   `doctor` found this host unfit
+       or `enroll` was refused         125  the tool could not be run
+  2    wrong usage or settings         126  the microVM did not become ready
 
 Settings come from flags, then environment (BSM_IMAGE_DIR, BSM_KERNEL, BSM_ROOTFS, BSM_VCPUS,
 BSM_MEMORY_MIB, BSM_CID, BSM_GUEST_PORT, BSM_ENABLE_TOOLS), then the configuration file.";
@@ -70,6 +73,8 @@ enum Command {
     Canonicalize,
     /// Look at signed commands.
     Envelope(envelope::Arguments),
+    /// Make this host an endpoint of a relay, with a one-time token.
+    Enroll(enroll::Arguments),
     /// Hold the endpoint's private key for the agent, which starts this itself.
     #[command(name = crate::keyholder::SUBCOMMAND, hide = true)]
     KeyHolder,
@@ -95,6 +100,7 @@ impl Cli {
             Command::Snapshot(arguments) => snapshot::run(&arguments, &config),
             Command::Canonicalize => canonicalize::run(),
             Command::Envelope(arguments) => envelope::run(&arguments),
+            Command::Enroll(arguments) => enroll::run(arguments),
             Command::KeyHolder => crate::keyholder::serve(),
         }
     }

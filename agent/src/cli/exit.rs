@@ -7,7 +7,7 @@ use crate::sandbox::SandboxError;
 /// Reasons to exit, beside the tool's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// What was to be checked is not right.
+    /// What was to be checked is not right, or what was asked for was refused.
     Refused,
     /// Wrong usage or settings.
     Usage,

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use super::StoreError;
 use super::created::{self, RECORD};
-use super::file::{private_metadata, refuse_others, sync_directory_of};
+use super::file::{private_metadata, refuse_others, replace, sync_directory_of};
 
 const LOCK: &str = "lock";
 const IDENTITY: &str = "identity.json";
@@ -106,6 +106,12 @@ impl StateDir {
     /// The keys whose signatures on commands count.
     pub fn keys(&self) -> PathBuf {
         self.path.join("keys.toml")
+    }
+
+    /// Puts another file of keys in place of the one that is there; on disk when this returns.
+    pub fn write_keys(&self, text: &str) -> Result<(), StoreError> {
+        let path = self.keys();
+        replace(&path, text.as_bytes()).map_err(|error| StoreError::of_io(&path, &error))
     }
 
     /// Spent nonces.
