@@ -103,3 +103,43 @@ impl Serialize for ErrorCode {
         serializer.serialize_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::ErrorCode as Code;
+
+    #[test]
+    fn codes_are_those_of_the_protocol() {
+        // In the order of the protocol's own table; the last three are this agent's.
+        for (code, text) in [
+            (Code::SignatureInvalid, "ENDPOINT_SIGNATURE_INVALID"),
+            (Code::NonceReplay, "ENDPOINT_NONCE_REPLAY"),
+            (Code::NonceCacheFull, "ENDPOINT_NONCE_CACHE_FULL"),
+            (Code::EnvelopeExpired, "ENDPOINT_ENVELOPE_EXPIRED"),
+            (Code::EnvelopeFutureDated, "ENDPOINT_ENVELOPE_FUTURE_DATED"),
+            (Code::WrongAudience, "ENDPOINT_WRONG_AUDIENCE"),
+            (Code::ToolNotRegistered, "ENDPOINT_TOOL_NOT_REGISTERED"),
+            (Code::SchemaInvalid, "ENDPOINT_SCHEMA_INVALID"),
+            (Code::SessionStale, "ENDPOINT_SESSION_STALE"),
+            (Code::SandboxNotReady, "ENDPOINT_SANDBOX_NOT_READY"),
+            (Code::ResetFailed, "ENDPOINT_RESET_FAILED"),
+            (Code::ResetVerificationDivergence, "ENDPOINT_RESET_VERIFICATION_DIVERGENCE"),
+            (Code::IntegrityMonitorTripped, "ENDPOINT_INTEGRITY_MONITOR_TRIPPED"),
+            (Code::SandboxFrameTooLarge, "SANDBOX_FRAME_TOO_LARGE"),
+            (Code::SandboxFrameMalformed, "SANDBOX_FRAME_MALFORMED"),
+            (Code::SandboxEvidenceGap, "SANDBOX_EVIDENCE_GAP"),
+            (Code::SandboxEvidenceDuplicate, "SANDBOX_EVIDENCE_DUPLICATE"),
+            (Code::SandboxEvidenceOutOfOrder, "SANDBOX_EVIDENCE_OUT_OF_ORDER"),
+            (Code::SandboxToolError, "SANDBOX_TOOL_ERROR"),
+            (Code::SandboxToolTimeout, "SANDBOX_TOOL_TIMEOUT"),
+            (Code::SandboxNotAvailable, "SANDBOX_NOT_AVAILABLE"),
+            (Code::Internal, "SYSTEM_INTERNAL_ERROR"),
+            (Code::ResetVerificationTimeout, "ENDPOINT_RESET_VERIFICATION_TIMEOUT"),
+            (Code::PolicyDenied, "ENDPOINT_POLICY_DENIED"),
+            (Code::SandboxOther("SANDBOX_VSOCK_CLOSED"), "SANDBOX_VSOCK_CLOSED"),
+        ] {
+            assert_eq!(code.to_string(), text);
+            assert_eq!(serde_json::to_value(code).unwrap(), text);
+        }
+    }
+}

@@ -52,7 +52,12 @@ pub fn sign(key: &SigningKey, domain: Domain, canonical: &[u8]) -> [u8; 64] {
 /// Whether the signature over the [`digest`] is right. Strict: keys and commitments of small order
 /// are refused, so that one signature never fits two messages.
 pub fn verify(key: &VerifyingKey, domain: Domain, canonical: &[u8], signature: &[u8; 64]) -> bool {
-    key.verify_strict(&digest(domain, canonical), &Signature::from_bytes(signature)).is_ok()
+    verify_digest(key, &digest(domain, canonical), signature)
+}
+
+/// [`verify`] of a digest that is known already.
+pub fn verify_digest(key: &VerifyingKey, digest: &[u8; 32], signature: &[u8; 64]) -> bool {
+    key.verify_strict(digest, &Signature::from_bytes(signature)).is_ok()
 }
 
 /// A hash as the protocol writes it: `sha256:` and 64 lower-case hex digits.
@@ -75,3 +80,6 @@ pub fn connection_proof_bytes(
     }
     canonical_bytes(&Proof { endpoint_id, tenant_id, ts })
 }
+
+#[cfg(test)]
+mod tests;

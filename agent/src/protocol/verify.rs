@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use ed25519_dalek::{Signature, VerifyingKey};
+use ed25519_dalek::VerifyingKey;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -13,7 +13,7 @@ use super::code::ErrorCode;
 use super::envelope::{CommandEnvelope, MAX_ENVELOPE_BYTES, Unverified};
 use super::keyring::KeyRing;
 use super::shape::{is_uuid, signature_of_base64, start_of};
-use super::signing::ALGORITHM;
+use super::signing::{ALGORITHM, verify_digest};
 use super::timestamp::Timestamp;
 
 /// How far the clocks of relay and endpoint may be apart, in milliseconds.
@@ -147,9 +147,8 @@ impl Checks<'_> {
             return Err(invalid(Check::Algorithm, message));
         }
         let signed_by = |key: &VerifyingKey| {
-            signature_of_base64(&unverified.signature).is_some_and(|signature| {
-                key.verify_strict(&unverified.digest, &Signature::from_bytes(&signature)).is_ok()
-            })
+            signature_of_base64(&unverified.signature)
+                .is_some_and(|signature| verify_digest(key, &unverified.digest, &signature))
         };
         let id = &unverified.envelope.signing_key_id;
         let right = match self.keys {

@@ -131,6 +131,7 @@ fn whole_numbers_come_back_as_integers_while_they_are_exact() {
         assert_eq!(json.to_value(), value, "{text}");
         assert_eq!(json.into_value(), value, "{text}");
     }
+    assert!(matches!(Json::parse("-0.0"), Ok(Json::Number(zero)) if zero.is_sign_positive()));
 }
 
 #[test]

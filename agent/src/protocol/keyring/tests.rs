@@ -67,6 +67,17 @@ fn a_bad_file_is_refused_by_name() {
 }
 
 #[test]
+fn a_key_that_any_signature_fits_is_no_key() {
+    let mut identity = [0; 32];
+    identity[0] = 1;
+    assert_eq!(public_key_of_hex(&hex_of_bytes(&identity)), None);
+    let key = VerifyingKey::from_bytes(&identity).unwrap();
+    let entry = SigningKeyEntry { id: "a".into(), key, not_before: None, not_after: None };
+    let refused = KeyRing::new(vec![entry], []);
+    assert_eq!(refused, Err(KeyRingError::PublicKey { id: "a".into() }));
+}
+
+#[test]
 fn a_key_is_good_in_its_window_only_both_ends_included() {
     let (first, last) = ("2026-01-02T00:00:00.000Z", "2026-01-03T00:00:00.000Z");
     let ring = KeyRing::new(vec![entry("a", 1, Some(first), Some(last))], []).unwrap();

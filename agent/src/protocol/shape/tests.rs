@@ -27,6 +27,9 @@ fn a_nonce_is_32_bytes_in_one_spelling() {
         NONCE[1..].to_owned(),
         format!("{NONCE}="),
         format!("A{NONCE}"),
+        "A".repeat(42),
+        "A".repeat(44),
+        "A".repeat(1 << 20),
         // The last digit holds two bits that must be zero.
         NONCE.replace("Hh8", "Hh9"),
         NONCE.replace("Hh8", "H+8"),
