@@ -1,5 +1,6 @@
 //! The command line. Each subcommand is one file here and keeps to parsing, calling and printing.
 
+mod audit;
 mod bench;
 mod canonicalize;
 mod doctor;
@@ -75,6 +76,8 @@ enum Command {
     Envelope(envelope::Arguments),
     /// Make this host an endpoint of a relay, with a one-time token.
     Enroll(enroll::Arguments),
+    /// Look at the log of what was asked of this endpoint and what came of it.
+    Audit(audit::Arguments),
     /// Hold the endpoint's private key for the agent, which starts this itself.
     #[command(name = crate::keyholder::SUBCOMMAND, hide = true)]
     KeyHolder,
@@ -101,6 +104,7 @@ impl Cli {
             Command::Canonicalize => canonicalize::run(),
             Command::Envelope(arguments) => envelope::run(&arguments),
             Command::Enroll(arguments) => enroll::run(arguments),
+            Command::Audit(arguments) => audit::run(&arguments),
             Command::KeyHolder => crate::keyholder::serve(),
         }
     }

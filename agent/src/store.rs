@@ -8,6 +8,7 @@
 //! A store that is damaged, belongs to something else or has vanished is refused and named. It is
 //! never replaced silently: see [`StoreError`] for what a person has to decide.
 
+mod audit;
 mod created;
 mod database;
 mod directory;
@@ -18,6 +19,10 @@ mod journal;
 mod nonces;
 mod writer;
 
+pub use audit::{
+    AuditEntry, AuditFault, AuditHead, AuditLog, AuditReport, Channel, RowFault, verify_audit,
+    verify_audit_against,
+};
 pub use directory::{StateDir, StateDirError};
 pub use error::StoreError;
 pub use journal::{

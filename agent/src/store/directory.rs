@@ -126,7 +126,12 @@ impl StateDir {
 
     /// The audit log.
     pub fn audit(&self) -> PathBuf {
-        self.path.join(AUDIT)
+        Self::audit_in(&self.path)
+    }
+
+    /// The audit log of a state directory that another process may hold.
+    pub fn audit_in(directory: &Path) -> PathBuf {
+        directory.join(AUDIT)
     }
 
     /// Full outputs of tools; made with mode 0700 when it is not there.

@@ -104,6 +104,18 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// Entries nobody waited for are lost.
+    #[error(
+        "{entries} entries for {} could not be written and are lost; the log itself says so. Look \
+         for a full or failing disk",
+        path.display()
+    )]
+    EntriesLost {
+        /// The file.
+        path: PathBuf,
+        /// How many.
+        entries: u64,
+    },
     /// Reading or writing failed.
     #[error("reading or writing {} failed: {detail}; check its disk", path.display())]
     Io {

@@ -198,7 +198,7 @@ impl Ledger for Nonces {
         Ok(())
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         self.shown.store(self.stored, Ordering::Relaxed);
     }
 

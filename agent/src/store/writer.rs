@@ -35,7 +35,7 @@ pub(super) trait Ledger: Send + 'static {
     }
 
     /// The transaction is on disk: shows others what they may know.
-    fn publish(&self);
+    fn publish(&mut self);
 
     /// So many jobs nobody waits for were undone.
     fn lost(&self, jobs: u64, error: &StoreError);

@@ -151,7 +151,7 @@ impl Ledger for Commands {
         Ok(())
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = self.counts;
     }
 

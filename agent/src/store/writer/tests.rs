@@ -33,7 +33,7 @@ impl Ledger for Total {
         Ok(())
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
         self.shown.store(self.sum, Ordering::SeqCst);
     }
 

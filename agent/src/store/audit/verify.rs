@@ -1,0 +1,290 @@
+//! Walking a log and finding what is wrong with it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use serde::Serialize;
+use thiserror::Error;
+
+use super::row::{COLUMNS, StoredRow};
+use super::{AuditHead, KIND};
+use crate::protocol::signing::sha256_text;
+use crate::store::StoreError;
+use crate::store::database::{beside, distrust, real_path, require_kind};
+
+/// What an undamaged log holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AuditReport {
+    /// Number of rows.
+    pub rows: u64,
+    /// When the first one was written.
+    pub first: Option<String>,
+    /// When the last one was written.
+    pub last: Option<String>,
+    /// The last row.
+    pub head: AuditHead,
+    /// Row of the head that was expected.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expected_seq: Option<u64>,
+}
+
+/// What is wrong with a log.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum AuditFault {
+    /// The first row that is wrong.
+    #[error("row {seq}: {what}")]
+    Row {
+        /// Its number.
+        seq: i64,
+        /// What is wrong with it.
+        what: RowFault,
+    },
+    /// The end is missing, or was added by something else.
+    #[error("after row {last}: the log says that it ends with row {head}; rows at its end {}",
+            if last < head { "were cut off" } else { "were added by something else" })]
+    End {
+        /// The last row there is.
+        last: u64,
+        /// The last row there should be, by what the log itself says.
+        head: u64,
+    },
+    /// The last row is not the one the log says it is.
+    #[error("row {seq}: it is not the row the log says it ends with; its end was replaced")]
+    OtherEnd {
+        /// The last row.
+        seq: u64,
+    },
+    /// The log is whole and is not the one that was expected.
+    #[error(
+        "after row {last}: no row has the expected head {expected}; rows at the end were cut off, \
+         or this is another log"
+    )]
+    HeadMissing {
+        /// The last row there is.
+        last: u64,
+        /// What was expected.
+        expected: String,
+    },
+    /// The file cannot be read.
+    #[error(transparent)]
+    Unreadable(StoreError),
+}
+
+/// What is wrong with a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum RowFault {
+    /// Its hash is not that of its columns.
+    #[error("it does not match its hash: it was altered")]
+    Altered,
+    /// The payload is not the one that was hashed.
+    #[error("its payload does not match the payload's hash: it was altered")]
+    PayloadAltered,
+    /// Rows before it are missing.
+    #[error("it follows row {follows}: the rows between them were cut out")]
+    CutOut {
+        /// The row it follows.
+        follows: i64,
+    },
+    /// It links to another row than the one before it.
+    #[error("it links to row {links_to}: rows were moved")]
+    Moved {
+        /// The row it links to.
+        links_to: i64,
+    },
+    /// It links to no row of the log.
+    #[error(
+        "it does not link to the row before it: that one was replaced, or rows between them were \
+         cut out and the rest numbered anew"
+    )]
+    Unlinked,
+}
+
+impl AuditFault {
+    /// The row at which, or after which, something is wrong.
+    pub fn seq(&self) -> Option<i64> {
+        match self {
+            Self::Row { seq, .. } => Some(*seq),
+            Self::End { last, .. } | Self::HeadMissing { last, .. } => Some(last.cast_signed()),
+            Self::OtherEnd { seq } => Some(seq.cast_signed()),
+            Self::Unreadable(_) => None,
+        }
+    }
+
+    /// For somebody who opens the log.
+    pub(super) fn into_store_error(self, path: &Path) -> StoreError {
+        match self {
+            Self::Unreadable(error) => error,
+            fault => StoreError::Corrupt { path: path.to_path_buf(), detail: fault.to_string() },
+        }
+    }
+}
+
+/// Walks all of a log without changing it, also while an agent writes to it.
+pub fn verify_audit(path: &Path) -> Result<AuditReport, AuditFault> {
+    verify_audit_against(path, None)
+}
+
+/// Like [`verify_audit`], and wants a row with this hash: a head that was noted elsewhere. The
+/// log may have grown since.
+pub fn verify_audit_against(
+    path: &Path,
+    expected_head: Option<&str>,
+) -> Result<AuditReport, AuditFault> {
+    let path = real_path(path).map_err(AuditFault::Unreadable)?;
+    let untouched = !is_written_to(&path);
+    let verified = open(&path, untouched).and_then(|log| walk_all(&log, &path, expected_head));
+    if untouched && is_written_to(&path) {
+        // An agent started meanwhile, so what was read may have been half of something.
+        return open(&path, false).and_then(|log| walk_all(&log, &path, expected_head));
+    }
+    verified
+}
+
+/// Whether a log of changes is beside the file, as it is while an agent runs or after it crashed.
+fn is_written_to(path: &Path) -> bool {
+    fs::symlink_metadata(beside(path, "-wal")).is_ok()
+}
+
+/// `untouched` files are read without making any other beside them, so also from media that
+/// cannot be written.
+fn open(path: &Path, untouched: bool) -> Result<Connection, AuditFault> {
+    let sqlite = |error| AuditFault::Unreadable(StoreError::of_sqlite(path, &error));
+    fs::metadata(path).map_err(|error| AuditFault::Unreadable(StoreError::of_io(path, &error)))?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let log = Connection::open_with_flags(uri(path, untouched), flags).map_err(sqlite)?;
+    distrust(&log).map_err(sqlite)?;
+    require_kind(&log, path, &KIND).map_err(AuditFault::Unreadable)?;
+    Ok(log)
+}
+
+fn uri(path: &Path, immutable: bool) -> PathBuf {
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' => uri.push(char::from(*byte)),
+            byte if byte.is_ascii_alphanumeric() => uri.push(char::from(*byte)),
+            // Writing to a string cannot fail.
+            byte => drop(write!(uri, "%{byte:02X}")),
+        }
+    }
+    uri.push_str(if immutable { "?immutable=1" } else { "" });
+    PathBuf::from(uri)
+}
+
+/// Verifies the last rows, for the log's own agent.
+pub(super) fn tail(database: &Connection, rows: u64) -> Result<(), AuditFault> {
+    let path = PathBuf::from(database.path().unwrap_or_default());
+    let sqlite = |error| AuditFault::Unreadable(StoreError::of_sqlite(&path, &error));
+    let last: i64 = database
+        .query_row("SELECT coalesce(max(seq), 0) FROM audit", [], |row| row.get(0))
+        .map_err(sqlite)?;
+    let after = last.saturating_sub(rows.cast_signed()).max(0);
+    walk(database, &path, after, None).map(|_| ())
+}
+
+fn walk_all(
+    log: &Connection,
+    path: &Path,
+    expected_head: Option<&str>,
+) -> Result<AuditReport, AuditFault> {
+    let sqlite = |error| AuditFault::Unreadable(StoreError::of_sqlite(path, &error));
+    // One transaction, so that all of it is the same state of the log.
+    log.execute_batch("BEGIN").map_err(sqlite)?;
+    let report = walk(log, path, 0, expected_head)?;
+    match expected_head {
+        Some(expected) if report.expected_seq.is_none() => {
+            Err(AuditFault::HeadMissing { last: report.rows, expected: expected.to_owned() })
+        }
+        _ => Ok(report),
+    }
+}
+
+/// Walks the rows after a certain one, and compares the last with the head.
+fn walk(
+    log: &Connection,
+    path: &Path,
+    after: i64,
+    expected_head: Option<&str>,
+) -> Result<AuditReport, AuditFault> {
+    let sqlite = |error| AuditFault::Unreadable(StoreError::of_sqlite(path, &error));
+    let mut previous = AuditHead::none();
+    if after > 0 {
+        let hash = log
+            .query_row("SELECT hash FROM audit WHERE seq = ?1", [after], |row| row.get(0))
+            .optional()
+            .map_err(sqlite)?;
+        // Without a row to follow, the first one is found to be cut off from what was before.
+        previous = hash.map_or(previous, |hash| AuditHead { seq: after.unsigned_abs(), hash });
+    }
+    let mut report = AuditReport {
+        rows: previous.seq,
+        first: None,
+        last: None,
+        head: previous.clone(),
+        expected_seq: (expected_head == Some(&previous.hash)).then_some(previous.seq),
+    };
+    let mut statement = log
+        .prepare(&format!("SELECT {COLUMNS} FROM audit WHERE seq > ?1 ORDER BY seq"))
+        .map_err(sqlite)?;
+    let mut rows =
+        statement.query([if previous.seq > 0 { after } else { i64::MIN }]).map_err(sqlite)?;
+    while let Some(row) = rows.next().map_err(sqlite)? {
+        let row = StoredRow::read(row).map_err(sqlite)?;
+        let seq = row.columns.seq;
+        if let Some(what) = fault_of(&row, &report.head, log).map_err(sqlite)? {
+            return Err(AuditFault::Row { seq, what });
+        }
+        if expected_head == Some(row.hash.as_str()) {
+            report.expected_seq = Some(seq.unsigned_abs());
+        }
+        report.first.get_or_insert_with(|| row.columns.at.clone());
+        report.last = Some(row.columns.at);
+        report.rows = seq.unsigned_abs();
+        report.head = AuditHead { seq: report.rows, hash: row.hash };
+    }
+    let head: AuditHead = log
+        .query_row("SELECT seq, hash FROM head", [], |row| {
+            Ok(AuditHead { seq: row.get::<_, i64>(0)?.unsigned_abs(), hash: row.get(1)? })
+        })
+        .map_err(sqlite)?;
+    if head.seq != report.rows {
+        return Err(AuditFault::End { last: report.rows, head: head.seq });
+    }
+    if head.hash != report.head.hash {
+        return Err(AuditFault::OtherEnd { seq: report.rows });
+    }
+    Ok(report)
+}
+
+fn fault_of(
+    row: &StoredRow,
+    previous: &AuditHead,
+    log: &Connection,
+) -> rusqlite::Result<Option<RowFault>> {
+    let columns = &row.columns;
+    let follows = previous.seq.cast_signed();
+    if columns.seq != follows.saturating_add(1) {
+        return Ok(Some(RowFault::CutOut { follows }));
+    }
+    let itself = columns.hash() == row.hash;
+    if columns.previous_hash != previous.hash {
+        let links_to = log
+            .query_row("SELECT seq FROM audit WHERE hash = ?1", [&columns.previous_hash], |row| {
+                row.get(0)
+            })
+            .optional()?;
+        return Ok(Some(match links_to {
+            Some(links_to) => RowFault::Moved { links_to },
+            None if itself => RowFault::Unlinked,
+            None => RowFault::Altered,
+        }));
+    }
+    if columns.payload_canonical_hash != sha256_text(&row.payload) {
+        return Ok(Some(RowFault::PayloadAltered));
+    }
+    Ok((!itself).then_some(RowFault::Altered))
+}
