@@ -9,8 +9,10 @@ mod envelope;
 mod exec;
 mod exit;
 mod logging;
+mod run;
 mod settings;
 mod snapshot;
+mod status;
 mod stdin;
 mod terminal;
 mod tools;
@@ -66,6 +68,10 @@ enum Command {
     Doctor(doctor::Arguments),
     /// List the tools of the image.
     Tools(tools::Arguments),
+    /// Serve a relay until told to stop.
+    Run(run::Arguments),
+    /// Ask the running agent how it is; exit code 1 when it takes no commands.
+    Status(status::Arguments),
     /// Measure this host.
     Bench(bench::Arguments),
     /// Look at snapshots of microVMs.
@@ -90,8 +96,12 @@ impl Cli {
         if matches!(self.command, Command::KeyHolder) {
             return crate::keyholder::serve();
         }
-        logging::start(self.verbose);
-        let config = match self.settings.load() {
+        logging::start(self.verbose, matches!(self.command, Command::Run(_)));
+        let mut flags = self.settings.flags();
+        if let Command::Run(arguments) = &self.command {
+            arguments.overrides(&mut flags);
+        }
+        let config = match self.settings.load(flags) {
             Ok(config) => config,
             Err(error) => return terminal::complain(&error, Exit::Usage),
         };
@@ -99,12 +109,14 @@ impl Cli {
             Command::Exec(arguments) => exec::run(arguments, config),
             Command::Doctor(arguments) => doctor::run(&arguments, &config),
             Command::Tools(arguments) => tools::run(&arguments, &config),
+            Command::Run(_) => run::run(config),
+            Command::Status(arguments) => status::run(&arguments, &config),
             Command::Bench(arguments) => bench::run(&arguments, &config),
             Command::Snapshot(arguments) => snapshot::run(&arguments, &config),
             Command::Canonicalize => canonicalize::run(),
             Command::Envelope(arguments) => envelope::run(&arguments),
-            Command::Enroll(arguments) => enroll::run(arguments),
-            Command::Audit(arguments) => audit::run(&arguments),
+            Command::Audit(arguments) => audit::run(&arguments, &config),
+            Command::Enroll(arguments) => enroll::run(arguments, &config),
             Command::KeyHolder => crate::keyholder::serve(),
         }
     }

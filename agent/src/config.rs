@@ -3,9 +3,11 @@
 
 mod layer;
 mod range;
+mod run;
 
 pub use layer::{ConfigFile, Environment};
 pub use range::{Allowed, Limits};
+pub use run::RunConfig;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -42,6 +44,14 @@ pub struct Overrides {
     pub guest_port: Option<i64>,
     /// Tools to enable that the image leaves disabled.
     pub enable_tools: Option<Vec<String>>,
+    /// Where the agent keeps its identity and its stores.
+    pub state_dir: Option<PathBuf>,
+    /// Address of the relay's WebSocket.
+    pub relay: Option<String>,
+    /// Machines of the pool.
+    pub machines: Option<i64>,
+    /// Commands that may wait for a machine.
+    pub queue: Option<i64>,
 }
 
 /// Where a value came from.
@@ -122,6 +132,15 @@ pub enum ConfigError {
         /// Where it came from.
         origin: Origin,
     },
+    /// The address metrics would be served at is not this machine's own.
+    #[error(
+        "metrics_listen is {address}: give a loopback address such as 127.0.0.1:9464, because \
+         anybody who reaches it can read what this agent does"
+    )]
+    MetricsNotLocal {
+        /// The address.
+        address: std::net::SocketAddr,
+    },
     /// A tool name that cannot stand on a kernel command line.
     #[error(
         "tool name {name:?} ({origin}): give names of letters, digits, `-`, `_` and `.` as listed \
@@ -140,6 +159,8 @@ pub enum ConfigError {
 pub struct Config {
     /// What the sandbox is made of.
     pub sandbox: SandboxConfig,
+    /// How the agent serves a relay.
+    pub run: RunConfig,
 }
 
 impl Config {
@@ -178,6 +199,7 @@ impl Config {
                 strategy: Some(vmm::Strategy::default()),
                 verify: false,
             },
+            run: layers.run()?,
         })
     }
 }

@@ -7,6 +7,7 @@
 //! - [`keyholder`]: the private key, in a process of its own.
 //! - [`relay`]: enrolment and the connection to the relay.
 //! - [`dispatch`]: from envelope to result.
+//! - [`service`]: all of it at work.
 //! - [`bench`]: what a reset costs on this host.
 //! - [`doctor`]: whether this host is fit for it.
 //! - [`cli`]: the `brainstorm-agent` command.
@@ -21,4 +22,5 @@ pub mod keyholder;
 pub mod protocol;
 pub mod relay;
 pub mod sandbox;
+pub mod service;
 pub mod store;

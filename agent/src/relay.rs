@@ -12,7 +12,7 @@ pub mod link;
 pub mod url;
 
 pub use backoff::Backoff;
-pub use connect::{ConnectError, Connection, Connector, ConnectorConfig, ProxyRules};
+pub use connect::{ConnectError, Connection, Connector, ConnectorConfig, ProxyError, ProxyRules};
 pub use enrol::{BootstrapToken, EnrolError, EnrolRequest, Enrolled, enrol};
 pub use link::{
     Handler, LinkConfig, LinkEnd, LinkStatus, SendError, Sent, Session, SessionOver, Traffic,

@@ -19,7 +19,7 @@ pub use kvm::{KvmSandbox, SandboxConfig};
 pub use kvm::{Meddler, Moment};
 pub use state::{BootPath, BootReport, ResetOutcome, SandboxState, WireState};
 
-pub use verify::{Baseline, Verdict, Verification, VerifiedReset};
+pub use verify::{Baseline, Verdict, Verification, VerificationParts, VerifiedReset};
 
 pub use guest::wire::QueryKind;
 

@@ -1,12 +1,13 @@
 //! `brainstorm-agent audit`
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{Exit, terminal};
+use crate::config::Config;
 use crate::store::{AuditFault, AuditReport, StateDir, verify_audit_against};
 
 #[derive(Debug, Args)]
@@ -26,10 +27,6 @@ struct Verify {
     /// The audit log; that of the state directory when left out. An agent may be writing to it.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-
-    /// The state directory.
-    #[arg(long, value_name = "DIR", env = "BSM_STATE_DIR", default_value = StateDir::DEFAULT)]
-    state_dir: PathBuf,
 
     /// A head that was printed earlier and must still be in the log: shows whether its end was
     /// cut off or all of it was made anew.
@@ -53,9 +50,13 @@ struct Verdict<'a> {
     message: Option<String>,
 }
 
-pub fn run(arguments: &Arguments) -> ExitCode {
+pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     let Command::Verify(arguments) = &arguments.command;
-    let file = arguments.file.clone().unwrap_or_else(|| StateDir::audit_in(&arguments.state_dir));
+    verify(arguments, &config.run.state_dir)
+}
+
+fn verify(arguments: &Verify, state_dir: &Path) -> ExitCode {
+    let file = arguments.file.clone().unwrap_or_else(|| StateDir::audit_in(state_dir));
     let result = verify_audit_against(&file, arguments.head.as_deref());
     let printed = match (&result, arguments.json) {
         (result, true) => terminal::print_json(&verdict(result)),
@@ -104,9 +105,10 @@ mod tests {
         arguments: Arguments,
     }
 
-    fn run_line(line: &[&str]) -> ExitCode {
+    fn run_line(line: &[&str], state_dir: &Path) -> ExitCode {
         let line = ["audit", "verify"].iter().chain(line);
-        run(&Line::try_parse_from(line).unwrap().arguments)
+        let Command::Verify(arguments) = Line::try_parse_from(line).unwrap().arguments.command;
+        verify(&arguments, state_dir)
     }
 
     #[test]
@@ -121,7 +123,7 @@ mod tests {
         let head = log.head().hash;
         drop(log);
         let file_text = file.to_str().unwrap();
-        let directory_text = directory.path().to_str().unwrap();
+        let elsewhere = Path::new("/nonexistent");
         let whole = verify_audit_against(&file, Some(&head)).unwrap();
         let words = in_words(&whole);
         for wanted in ["undamaged: 3 rows, 1970-01-01T00:00:00.000Z to", "3 rows since", "sha256:"]
@@ -131,15 +133,18 @@ mod tests {
         let json = serde_json::to_value(verdict(&Ok(whole))).unwrap();
         assert_eq!(json["valid"], true);
         assert_eq!(json["rows"], 3);
-        assert_eq!(run_line(&["--file", file_text]), ExitCode::SUCCESS);
-        assert_eq!(run_line(&["--state-dir", directory_text, "--json"]), ExitCode::SUCCESS);
-        assert_eq!(run_line(&["--file", file_text, "--head", "x"]), Exit::Refused.into());
+        assert_eq!(run_line(&["--file", file_text], elsewhere), ExitCode::SUCCESS);
+        assert_eq!(run_line(&["--json"], directory.path()), ExitCode::SUCCESS);
+        assert_eq!(
+            run_line(&["--file", file_text, "--head", "x"], elsewhere),
+            Exit::Refused.into()
+        );
 
         let fault = Err(AuditFault::Row { seq: 2, what: crate::store::RowFault::Altered });
         let json = serde_json::to_value(verdict(&fault)).unwrap();
         assert_eq!(json["valid"], false);
         assert_eq!(json["seq"], 2);
         assert!(json["message"].as_str().unwrap().contains("altered"));
-        assert_eq!(run_line(&["--file", "/nonexistent/audit.db", "--json"]), Exit::Refused.into());
+        assert_eq!(run_line(&["--json"], elsewhere), Exit::Refused.into());
     }
 }

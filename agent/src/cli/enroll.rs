@@ -5,7 +5,7 @@ mod keys;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::{Exit, stdin, terminal};
+use crate::config::Config;
 use crate::protocol::keyring::public_key_of_hex;
 use crate::relay::{
     BootstrapToken, Connector, ConnectorConfig, EnrolRequest, Enrolled, RelayUrl, enrol,
@@ -53,10 +54,6 @@ pub struct Arguments {
     /// Refuse to become another endpoint than this one.
     #[arg(long, value_name = "UUID")]
     endpoint_id: Option<String>,
-
-    /// Where the agent keeps what it must not forget.
-    #[arg(long, value_name = "DIR", env = "BSM_STATE_DIR", default_value = StateDir::DEFAULT)]
-    state_dir: PathBuf,
 
     /// PEM file of certificate authorities to trust beside the system's.
     #[arg(long, value_name = "FILE", env = "BSM_CA_FILE")]
@@ -113,9 +110,9 @@ impl Failure {
     }
 }
 
-pub fn run(arguments: Arguments) -> ExitCode {
+pub fn run(arguments: Arguments, config: &Config) -> ExitCode {
     let json = arguments.json;
-    let report = match enroll(arguments) {
+    let report = match enroll(arguments, &config.run.state_dir) {
         Ok(report) => report,
         Err(Failure { exit, text }) => return terminal::complain(&text, exit),
     };
@@ -130,10 +127,10 @@ pub fn run(arguments: Arguments) -> ExitCode {
     }
 }
 
-fn enroll(mut arguments: Arguments) -> Result<Report, Failure> {
+fn enroll(mut arguments: Arguments, state_dir: &Path) -> Result<Report, Failure> {
     let url = RelayUrl::parse(&arguments.relay, arguments.allow_plain).map_err(Failure::usage)?;
     let given = arguments.token.take().map(Zeroizing::new);
-    let state = StateDir::open(&arguments.state_dir).map_err(Failure::refused)?;
+    let state = StateDir::open(state_dir).map_err(Failure::refused)?;
     let before = match Identity::load(&state.identity(), None) {
         Ok(identity) => Some(identity),
         Err(IdentityError::Missing(_)) => None,

@@ -8,9 +8,9 @@ use tracing_subscriber::EnvFilter;
 const VARIABLE: &str = "BSM_LOG";
 
 /// Starts logging. `verbose`: how often `--verbose` was given; it counts when the variable is not
-/// set.
-pub fn start(verbose: u8) {
-    let level = match verbose {
+/// set. A service says more from the start, and says it as JSON to whatever is no terminal.
+pub fn start(verbose: u8, service: bool) {
+    let level = match verbose.saturating_add(service.into()) {
         0 => "error",
         1 => "info",
         2 => "debug",
@@ -18,11 +18,17 @@ pub fn start(verbose: u8) {
     };
     let filter = std::env::var(VARIABLE).unwrap_or_default();
     let filter = if filter.is_empty() { level.to_owned() } else { filter };
-    let started = tracing_subscriber::fmt()
+    let logs = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(io::stderr)
-        .with_ansi(console::colors_enabled_stderr())
-        .try_init();
+        // It would complain on standard error, and panic where that cannot be written either.
+        .log_internal_errors(false)
+        .with_ansi(console::colors_enabled_stderr());
+    let started = if service && !console::user_attended_stderr() {
+        logs.json().flatten_event(true).try_init()
+    } else {
+        logs.try_init()
+    };
     // A second start in one process keeps the first, as tests need.
     drop(started);
 }

@@ -46,22 +46,31 @@ pub struct SettingsArguments {
     /// Enable a tool that the image leaves disabled; can be repeated.
     #[arg(long = "enable-tool", global = true, value_name = "TOOL")]
     enable_tools: Vec<String>,
+
+    /// Where the agent keeps its identity and its stores [default: /var/lib/brainstorm-agent].
+    #[arg(long, global = true, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
 }
 
 impl SettingsArguments {
-    /// Merges the flags with all other sources.
-    pub fn load(self) -> Result<Config, ConfigError> {
-        let file = self.config;
-        let flags = Overrides {
-            image_dir: self.image_dir,
-            kernel: self.kernel,
-            rootfs: self.rootfs,
+    /// The flags alone.
+    pub fn flags(&self) -> Overrides {
+        Overrides {
+            image_dir: self.image_dir.clone(),
+            kernel: self.kernel.clone(),
+            rootfs: self.rootfs.clone(),
             vcpus: self.vcpus,
             memory_mib: self.memory_mib,
             cid: self.cid,
             guest_port: self.guest_port,
-            enable_tools: Some(self.enable_tools).filter(|tools| !tools.is_empty()),
-        };
-        Config::load(flags, file.as_deref())
+            enable_tools: Some(self.enable_tools.clone()).filter(|tools| !tools.is_empty()),
+            state_dir: self.state_dir.clone(),
+            ..Overrides::default()
+        }
+    }
+
+    /// Merges flags with all other sources.
+    pub fn load(&self, flags: Overrides) -> Result<Config, ConfigError> {
+        Config::load(flags, self.config.as_deref())
     }
 }

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::range::{self, Allowed, Limits};
+use super::run::{RunConfig, RunForm};
 use super::{ConfigError, Origin, Overrides};
+use crate::store::StateDir;
 
 /// How one setting is called in each source, and how to get at it.
 pub struct Setting<T> {
@@ -102,6 +104,44 @@ pub const ENABLE_TOOLS: Setting<Vec<String>> = Setting {
     get: |o| o.enable_tools.as_ref(),
 };
 
+pub const STATE_DIR: Setting<PathBuf> = Setting {
+    what: "state directory",
+    flag: "--state-dir",
+    variable: "BSM_STATE_DIR",
+    key: "state_dir",
+    get: |o| o.state_dir.as_ref(),
+};
+
+pub const RELAY: Setting<String> = Setting {
+    what: "relay",
+    flag: "--relay",
+    variable: "BSM_RELAY",
+    key: "relay",
+    get: |o| o.relay.as_ref(),
+};
+
+pub const MACHINES: Number = Number {
+    setting: Setting {
+        what: "number of machines",
+        flag: "--machines",
+        variable: "BSM_MACHINES",
+        key: "machines",
+        get: |o| o.machines.as_ref(),
+    },
+    limits: range::MACHINES,
+};
+
+pub const QUEUE: Number = Number {
+    setting: Setting {
+        what: "length of the queue",
+        flag: "--queue",
+        variable: "BSM_QUEUE",
+        key: "queue",
+        get: |o| o.queue.as_ref(),
+    },
+    limits: range::QUEUE,
+};
+
 /// What the environment says.
 #[derive(Debug, Clone, Default)]
 pub struct Environment(Overrides);
@@ -134,6 +174,10 @@ impl Environment {
                 let list = list.to_string_lossy();
                 list.split(',').map(|name| name.trim().to_owned()).collect()
             }),
+            state_dir: path(&STATE_DIR),
+            relay: value(RELAY.variable).map(|relay| relay.to_string_lossy().into_owned()),
+            machines: number(&MACHINES)?,
+            queue: number(&QUEUE)?,
         }))
     }
 }
@@ -143,6 +187,7 @@ impl Environment {
 pub struct ConfigFile {
     path: PathBuf,
     values: Overrides,
+    run: RunForm,
 }
 
 /// The file's form: TOML, keys as below, no others.
@@ -157,6 +202,12 @@ struct FileForm {
     cid: Option<i64>,
     guest_port: Option<i64>,
     enable_tools: Option<Vec<String>>,
+    state_dir: Option<PathBuf>,
+    relay: Option<String>,
+    machines: Option<i64>,
+    queue: Option<i64>,
+    #[serde(default)]
+    run: RunForm,
 }
 
 impl ConfigFile {
@@ -199,7 +250,12 @@ impl ConfigFile {
                 cid: form.cid,
                 guest_port: form.guest_port,
                 enable_tools: form.enable_tools,
+                state_dir: from_here(form.state_dir),
+                relay: form.relay,
+                machines: form.machines,
+                queue: form.queue,
             },
+            run: form.run.based_at(base),
         })
     }
 }
@@ -246,6 +302,15 @@ impl Layers {
                 allowed: Allowed(number.limits),
             }),
         }
+    }
+
+    pub fn run(&self) -> Result<RunConfig, ConfigError> {
+        let state_dir = self.path(&STATE_DIR)?.unwrap_or_else(|| StateDir::DEFAULT.into());
+        let relay = self.find(&RELAY).map(|(relay, _)| relay);
+        let machines = self.number(&MACHINES)?.unwrap_or(1);
+        let queue = self.number(&QUEUE)?.unwrap_or(64);
+        let form = self.file.as_ref().map(|file| file.run.clone()).unwrap_or_default();
+        RunConfig::new(form, state_dir, relay, machines, queue)
     }
 
     pub fn tools(&self) -> Result<Vec<String>, ConfigError> {

@@ -33,6 +33,11 @@ pub const CID: Limits = Limits { min: MIN_CID as i64, max: u32::MAX as i64 - 1 }
 /// vsock port of the guest program.
 pub const PORT: Limits = Limits { min: 1, max: 65535 };
 
+/// Machines of a pool.
+pub const MACHINES: Limits = Limits { min: 1, max: 256 };
+/// Commands that may wait for a machine.
+pub const QUEUE: Limits = Limits { min: 0, max: 10_000 };
+
 impl Limits {
     /// Whether the range holds `value`.
     pub fn contains(self, value: i64) -> bool {

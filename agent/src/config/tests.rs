@@ -183,3 +183,43 @@ fn a_named_file_must_exist_and_the_default_one_need_not() {
     assert!(matches!(ConfigFile::read(missing), Err(ConfigError::Read { .. })));
     assert!(ConfigFile::read_if_present(missing).unwrap().is_none());
 }
+
+fn run(text: &str) -> Result<RunConfig, ConfigError> {
+    let (flags, variables) = (Overrides::default(), Environment::default());
+    Config::resolve(flags, variables, Some(file(text)), "/image".into()).map(|config| config.run)
+}
+
+#[test]
+fn an_agent_without_settings_keeps_its_state_in_one_place() {
+    let config = run("").unwrap();
+    assert_eq!(config.state_dir, Path::new("/var/lib/brainstorm-agent"));
+    assert_eq!(config.keys_file, config.state_dir.join("keys.toml"));
+    assert_eq!(config.policy_file, config.state_dir.join("policy.toml"));
+    assert_eq!(config.kill_switch, config.state_dir.join("KILL"));
+    assert_eq!((config.machines, config.queue, config.nonce_capacity), (1, 64, 100_000));
+    assert_eq!((config.relay, config.ca_file, config.metrics_listen), (None, None, None));
+    assert!(!config.allow_plain_relay && !config.allow_volatile_state);
+}
+
+#[test]
+fn the_table_for_serving_is_read_and_its_paths_start_at_the_file() {
+    let config =
+        run("state_dir = 'state'\nrelay = 'wss://r'\nmachines = 4\n[run]\nca_file = 'ca.pem'\n\
+         policy_file = '/p'\nmetrics_listen = '127.0.0.1:9464'\nnonce_capacity = 5\n")
+        .unwrap();
+    assert_eq!(config.state_dir, Path::new("/etc/x/state"));
+    assert_eq!(config.ca_file.as_deref(), Some(Path::new("/etc/x/ca.pem")));
+    assert_eq!(config.policy_file, Path::new("/p"));
+    assert_eq!(config.keys_file, Path::new("/etc/x/state/keys.toml"));
+    assert_eq!((config.relay.as_deref(), config.machines), (Some("wss://r"), 4));
+    assert_eq!(config.nonce_capacity, 100_000, "fewer would refuse what has to be taken");
+}
+
+#[test]
+fn an_agent_listens_to_nobody_else() {
+    let error = run("[run]\nmetrics_listen = '0.0.0.0:9464'").unwrap_err();
+    assert!(matches!(error, ConfigError::MetricsNotLocal { .. }), "{error}");
+    assert!(ConfigFile::parse(Path::new("/x"), "[run]\nmetrics = 1").is_err());
+    assert!(run("machines = 0").is_err());
+    assert!(run("queue = -1").is_err());
+}

@@ -178,6 +178,17 @@ impl<S: Sandbox + 'static> Pool<S> {
         self.shared.wake_keeper();
     }
 
+    /// True when there is no machine and the pool has given up making one, or was shut down.
+    pub fn has_given_up(&self) -> bool {
+        self.shared.lock().usable().is_err()
+    }
+
+    /// Takes the machines away from all calls under way, which fail, and makes new ones. Calls
+    /// that wait for a machine go on waiting. Returns how many machines that were.
+    pub fn abort_calls(&self) -> usize {
+        self.shared.abort_calls()
+    }
+
     /// Looks at the host's memory now and shrinks or grows. The pool does so by itself when
     /// machines come back, and every second while it is small; the owner of a pool that nobody
     /// calls may want to do it from time to time.

@@ -109,7 +109,7 @@ pub struct JournalEntry {
 }
 
 /// How many commands are in which state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct JournalCounts {
     /// In [`CommandState::Accepted`].
     pub accepted: u64,

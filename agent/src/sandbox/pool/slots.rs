@@ -147,6 +147,25 @@ impl<S> Slots<S> {
         Some((index, machine))
     }
 
+    /// Takes every machine away from the call that has it.
+    pub fn end_busy(&mut self) -> Vec<(usize, Arc<S>)> {
+        let mut ended = Vec::new();
+        for (index, slot) in self.places.iter_mut().enumerate() {
+            if let Slot::Busy { tenant, machine } = slot {
+                ended.push((index, Arc::clone(tenant), Arc::clone(machine)));
+                *slot = Slot::Ending(Arc::clone(machine));
+            }
+        }
+        self.counts.busy -= ended.len();
+        self.counts.ending += ended.len();
+        let mut machines = Vec::with_capacity(ended.len());
+        for (index, tenant, machine) in ended {
+            self.forget_busy(&tenant);
+            machines.push((index, machine));
+        }
+        machines
+    }
+
     /// The shutdown is over: the place is free.
     pub fn ended(&mut self, index: usize) {
         if let Some(slot @ Slot::Ending(_)) = self.places.get_mut(index) {

@@ -187,6 +187,20 @@ impl<S: Sandbox> Shared<S> {
         }
     }
 
+    /// Ends the machines of all calls under way.
+    pub fn abort_calls(&self) -> usize {
+        let taken = self.lock().slots.end_busy();
+        let count = taken.len();
+        for (index, machine) in taken {
+            end(&*machine);
+            drop(machine);
+            self.lock().ended(index);
+        }
+        self.wake_keeper();
+        self.settled.notify_all();
+        count
+    }
+
     /// Resets machines until the pool is shut down.
     pub fn reset_dirty_machines(&self) {
         loop {

@@ -244,3 +244,29 @@ fn a_drop_in_the_middle_of_a_reset_leaves_nothing() {
     drop(pool);
     assert_eq!((Arc::strong_count(&world), world.facts().ended), (1, 2));
 }
+
+#[test]
+fn calls_under_way_can_be_ended_and_later_ones_are_served() {
+    let world = World::new();
+    let pool = pool(&world, PoolConfig { queue: 4, ..PoolConfig::new(2) });
+    world.hold(&["one", "two"]);
+    scope(|scope| {
+        let busy = ["one", "two"].map(|id| running(scope, &pool, &world, "t", id));
+        let waiting = queued(scope, &pool, "t", call("later"));
+        assert_eq!(pool.abort_calls(), 2);
+        // A real machine ends its calls; this one has to be told to look.
+        world.release_all();
+        for answer in busy {
+            assert!(answer.join().unwrap().unwrap().result.is_err());
+        }
+        assert_eq!(stdout(&waiting.join().unwrap()), "later");
+    });
+    until(&pool, |now| now.machines.clean == 2);
+    assert_eq!(world.facts().ended, 2);
+    assert_eq!(pool.metrics().tenants.len(), 0);
+    assert_eq!(pool.abort_calls(), 0);
+    assert!(!pool.has_given_up());
+    pool.shutdown();
+    assert!(pool.has_given_up());
+    world.assert_clean();
+}

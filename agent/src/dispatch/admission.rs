@@ -1,0 +1,236 @@
+//! From a frame to a command that is answered for, or to a refusal.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::warn;
+
+use super::executor::{Executor, ToolFacts};
+use super::milestone::{Milestone, Trace};
+use super::policy::Request;
+use super::{Dispatcher, deadline};
+use crate::protocol::code::ErrorCode;
+use crate::protocol::envelope::CommandEnvelope;
+use crate::protocol::verify::{Audience, Refusal, verify};
+use crate::relay::Session;
+use crate::store::{AuditEntry, Channel, JournalError, NewCommand, NonceError};
+use guest::registry::CallError;
+
+/// A command that the journal has.
+pub(super) struct Admitted {
+    pub envelope: CommandEnvelope,
+    pub tool: ToolFacts,
+    pub deadline_ms: i64,
+    pub permit: OwnedSemaphorePermit,
+    pub trace: Trace,
+}
+
+/// A command that will not run.
+pub(super) struct Refused {
+    pub code: ErrorCode,
+    pub message: String,
+    pub command_id: Option<String>,
+    /// `None` as long as no signature vouches for the envelope.
+    pub envelope: Option<Box<CommandEnvelope>>,
+    /// The command was taken before. A relay that hears of an error under its id takes it for
+    /// failed, whoever has sent the envelope again.
+    pub is_known: bool,
+}
+
+impl<E: Executor> Dispatcher<E> {
+    /// Checks an envelope in the order that the module's head gives.
+    pub(super) async fn admit(
+        &self,
+        session: &Session,
+        text: &str,
+        received: Instant,
+    ) -> Result<Admitted, Refused> {
+        let now = self.now();
+        let envelope = self.verify(session, text, now)?;
+        let mut trace = Trace::new(envelope.command_id.clone(), envelope.tool.clone(), received);
+        self.reach(&mut trace, Milestone::Verified);
+
+        let spent = self.parts.nonces.spend(
+            &envelope.nonce,
+            &envelope.command_id,
+            envelope.expires_at,
+            now,
+        );
+        let spent = spent.await;
+        self.note_store(!matches!(spent, Err(NonceError::Store(_))));
+        if let Err(error) = spent {
+            let code = match error {
+                NonceError::Full { .. } => ErrorCode::NonceCacheFull,
+                NonceError::Store(_) => ErrorCode::Internal,
+                _ => ErrorCode::NonceReplay,
+            };
+            let is_known = matches!(&error,
+                NonceError::Replay { command_id } if *command_id == envelope.command_id);
+            return Err(Refused::of(envelope, code, error.to_string()).about_known(is_known));
+        }
+        self.reach(&mut trace, Milestone::NonceSpent);
+
+        let tool = match self.is_wanted(&envelope) {
+            Ok(tool) => tool,
+            Err((code, message)) => return Err(Refused::of(envelope, code, message)),
+        };
+        let Ok(permit) = std::sync::Arc::clone(&self.room).try_acquire_owned() else {
+            let message = format!(
+                "{} commands are in flight already: send fewer at once, or later",
+                self.parts.executor.capacity()
+            );
+            return Err(Refused::of(envelope, ErrorCode::SandboxNotReady, message));
+        };
+        let deadline_ms = deadline::deadline_ms(tool.deadline_ms, envelope.expires_at, now);
+
+        let accepted = self.parts.journal.accept(NewCommand {
+            command_id: envelope.command_id.clone(),
+            tenant_id: envelope.tenant_id.clone(),
+            tool: envelope.tool.clone(),
+            correlation_id: envelope.correlation_id.clone(),
+            operator_id: envelope.operator.id.clone(),
+            accepted_at: now,
+        });
+        let accepted = accepted.await;
+        self.note_store(!matches!(accepted, Err(JournalError::Store(_))));
+        if let Err(error) = accepted {
+            let code = match error {
+                JournalError::Store(_) => ErrorCode::Internal,
+                JournalError::Duplicate { .. } => ErrorCode::NonceReplay,
+            };
+            let is_known = matches!(error, JournalError::Duplicate { .. });
+            return Err(Refused::of(envelope, code, error.to_string()).about_known(is_known));
+        }
+        self.reach(&mut trace, Milestone::Accepted);
+        Ok(Admitted { envelope, tool, deadline_ms, permit, trace })
+    }
+
+    fn verify(
+        &self,
+        session: &Session,
+        text: &str,
+        now: crate::protocol::timestamp::Timestamp,
+    ) -> Result<CommandEnvelope, Refused> {
+        let keys = self.parts.keys.current().map_err(|error| Refused {
+            code: ErrorCode::Internal,
+            message: format!("no envelope can be verified: {error}"),
+            command_id: None,
+            envelope: None,
+            is_known: false,
+        })?;
+        let endpoint = &self.parts.endpoint;
+        let audience = Audience {
+            endpoint_id: &endpoint.endpoint_id,
+            tenant_id: &endpoint.tenant_id,
+            session_id: &session.id,
+        };
+        verify(text, &keys, &audience, now).map_err(Refused::from)
+    }
+
+    /// Whether this machine's owner, the image and the queue take the command.
+    fn is_wanted(&self, envelope: &CommandEnvelope) -> Result<ToolFacts, (ErrorCode, String)> {
+        if !self.accepting.load(Ordering::SeqCst) {
+            let message = "the agent is stopping: send the command again later";
+            return Err((ErrorCode::SandboxNotReady, message.to_owned()));
+        }
+        if self.kill_switch_is_on() {
+            let message = "the kill switch of this endpoint is on";
+            return Err((ErrorCode::PolicyDenied, message.to_owned()));
+        }
+        let checked = self.parts.executor.check(&envelope.tool, &envelope.params);
+        let tool = checked.map_err(|error| match error {
+            CallError::InvalidParams { .. } => (ErrorCode::SchemaInvalid, error.to_string()),
+            _ => (ErrorCode::ToolNotRegistered, error.to_string()),
+        })?;
+        let policy = self.parts.policy.current().map_err(|error| {
+            (ErrorCode::PolicyDenied, format!("the local policy cannot be used: {error}"))
+        })?;
+        let request = Request {
+            tool: &envelope.tool,
+            track: tool.track,
+            operator: &envelope.operator,
+            now: self.now(),
+        };
+        policy.decide(&request).map_err(|message| (ErrorCode::PolicyDenied, message))?;
+        Ok(tool)
+    }
+
+    /// Tells the relay and the audit log.
+    pub(super) async fn refuse(&self, session: &Session, refused: Refused) {
+        self.parts.observer.refused(refused.code);
+        warn!(code = refused.code.as_str(), command = ?refused.command_id, "{}", refused.message);
+        self.audit_refusal(session, &refused);
+        let nil = uuid::Uuid::nil().to_string();
+        let command_id = refused.command_id.as_deref().filter(|_| !refused.is_known);
+        let event = self.parts.error_event(
+            Some(command_id.unwrap_or(&nil)),
+            &session.id,
+            refused.code,
+            &refused.message,
+        );
+        // Without a session there is nobody to tell.
+        let _ = session.send(event).await;
+    }
+
+    fn audit_refusal(&self, session: &Session, refused: &Refused) {
+        let mut suppressed = 0;
+        if refused.envelope.is_none() {
+            // Anybody on the way to the relay could fill the disk with these.
+            let mut quota = self.unsigned_refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            match quota.take(Instant::now()) {
+                Some(denied) => suppressed = denied,
+                None => return,
+            }
+        }
+        let mut payload = json!({"code": refused.code.as_str(), "message": refused.message});
+        if suppressed > 0 {
+            payload["not_audited_before"] = suppressed.into();
+        }
+        let envelope = refused.envelope.as_deref();
+        self.parts.audit.append(AuditEntry {
+            command_id: refused.command_id.clone(),
+            session_id: Some(session.id.to_string()),
+            correlation_id: envelope.map(|e| e.correlation_id.clone()),
+            operator_id: envelope.map(|e| e.operator.id.clone()),
+            code: Some(refused.code.as_str().to_owned()),
+            payload: payload.to_string().into_bytes(),
+            ..self.parts.audit_entry(Channel::Endpoint, "CommandRefused")
+        });
+    }
+
+    pub(super) fn reach(&self, trace: &mut Trace, milestone: Milestone) {
+        trace.mark(milestone);
+        self.parts.observer.reached(&trace.command_id, milestone);
+    }
+
+    /// Remembers whether the disk does what it should, for the agent's health.
+    pub(super) fn note_store(&self, works: bool) {
+        self.stores_work.store(works, Ordering::Relaxed);
+    }
+}
+
+impl Refused {
+    pub(super) fn of(envelope: CommandEnvelope, code: ErrorCode, message: String) -> Self {
+        let command_id = Some(envelope.command_id.clone());
+        Self { code, message, command_id, envelope: Some(Box::new(envelope)), is_known: false }
+    }
+
+    fn about_known(self, is_known: bool) -> Self {
+        Self { is_known, ..self }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            code: refusal.code,
+            message: refusal.message,
+            command_id: refusal.command_id,
+            envelope: None,
+            is_known: false,
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! One command, from its frame to its result.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tracing::{debug, info, warn};
+
+use super::Dispatcher;
+use super::admission::Admitted;
+use super::executor::{Executed, Executor, Failure};
+use super::milestone::{Milestone, Trace};
+use super::outcome::{Outcome, Problem};
+use crate::protocol::canonical::canonical_bytes;
+use crate::protocol::code::ErrorCode;
+use crate::protocol::envelope::CommandEnvelope;
+use crate::protocol::message::{
+    CommandAck, CommandResult, Frame, Progress, ProgressEvent, ProgressState, ResultHead,
+};
+use crate::relay::Session;
+use crate::sandbox::{PartialOutput, ToolCall};
+use crate::store::{AuditEntry, Channel, CommandState};
+
+/// How often a command that runs says so.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+impl<E: Executor> Dispatcher<E> {
+    /// Takes a frame. Returns when the command is acknowledged or refused; it runs on its own.
+    pub(super) async fn take(self: &Arc<Self>, session: Session, text: String, received: Instant) {
+        let admitted = match self.admit(&session, &text, received).await {
+            Ok(admitted) => admitted,
+            Err(refused) => return self.refuse(&session, refused).await,
+        };
+        drop(text);
+        let dispatcher = Arc::clone(self);
+        let (acked, ack) = tokio::sync::oneshot::channel();
+        // The command goes on when whoever reads frames is gone.
+        self.tasks.spawn(async move {
+            dispatcher.run(session, admitted, acked).await;
+        });
+        let _ = ack.await;
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        session: Session,
+        admitted: Admitted,
+        acked: tokio::sync::oneshot::Sender<()>,
+    ) {
+        let Admitted { envelope, tool, deadline_ms, permit, mut trace } = admitted;
+        self.audit_command(
+            &session,
+            &envelope,
+            "CommandEnvelope",
+            None,
+            envelope.canonical.clone(),
+        );
+        let ack = CommandAck {
+            command_id: envelope.command_id.clone(),
+            endpoint_id: self.parts.endpoint.endpoint_id.clone(),
+            session_id: session.id.to_string(),
+            track: tool.track,
+            will_emit_progress: true,
+            estimated_duration_ms: Some(tool.estimated_duration_ms),
+            ts: self.now(),
+        };
+        let sent = session.send(ack.to_text()).await;
+        drop(acked);
+        if sent.is_err() {
+            let message = "the connection was lost before the command could be acknowledged, so \
+                           it was not run";
+            self.give_up(&envelope, message).await;
+            drop(permit);
+            return;
+        }
+        self.parts.journal.note(&envelope.command_id, CommandState::Acked);
+        self.reach(&mut trace, Milestone::Acked);
+
+        let (executed, mut trace) = self.execute(&session, &envelope, deadline_ms, trace).await;
+        trace.execute = executed.execute;
+        trace.reset = executed.reset_took;
+        self.reach(&mut trace, Milestone::Executed);
+        // What is left needs no machine.
+        drop(permit);
+        self.conclude(&session, &envelope, executed, trace).await;
+    }
+
+    /// Runs the tool on a thread where it may block, and tells the relay how it goes.
+    async fn execute(
+        self: &Arc<Self>,
+        session: &Session,
+        envelope: &CommandEnvelope,
+        deadline_ms: i64,
+        mut trace: Trace,
+    ) -> (Executed, Trace) {
+        let call = ToolCall {
+            command_id: envelope.command_id.clone(),
+            tool: envelope.tool.clone(),
+            params: envelope.params.clone(),
+            deadline_ms,
+        };
+        let tenant = envelope.tenant_id.clone();
+        let executor = Arc::clone(&self.parts.executor);
+        let (started, mut start) = tokio::sync::oneshot::channel();
+        let begun = Instant::now();
+        let mut work = tokio::task::spawn_blocking(move || {
+            let started = Box::new(move || {
+                let _ = started.send(Instant::now());
+            });
+            executor.execute(&tenant, call, started)
+        });
+        let mut running = false;
+        let mut seq = 0;
+        let mut beat = tokio::time::interval_at((begun + PROGRESS_EVERY).into(), PROGRESS_EVERY);
+        let done = loop {
+            tokio::select! {
+                biased;
+                moment = &mut start, if !running => {
+                    running = true;
+                    if moment.is_ok() {
+                        self.reach(&mut trace, Milestone::Started);
+                        self.parts.journal.note(&envelope.command_id, CommandState::Started);
+                        seq += 1;
+                        self.progress(session, envelope, seq, None).await;
+                    }
+                }
+                done = &mut work => break done,
+                _ = beat.tick() => {
+                    seq += 1;
+                    let progress = of_deadline(begun.elapsed(), deadline_ms, running);
+                    self.progress(session, envelope, seq, Some(progress)).await;
+                }
+            }
+        };
+        let executed = done.unwrap_or_else(|error| {
+            warn!(%error, command = envelope.command_id, "running the command failed");
+            Executed {
+                result: Err(Failure {
+                    code: ErrorCode::Internal.as_str(),
+                    message: "the agent failed while it ran the command".to_owned(),
+                    partial: PartialOutput::default(),
+                }),
+                reset: None,
+                execute: Duration::ZERO,
+                reset_took: Duration::ZERO,
+            }
+        });
+        (executed, trace)
+    }
+
+    /// `None` says that the command has started.
+    async fn progress(
+        &self,
+        session: &Session,
+        envelope: &CommandEnvelope,
+        seq: u64,
+        progress: Option<Progress>,
+    ) {
+        let started = progress.is_none();
+        let event = ProgressEvent {
+            command_id: envelope.command_id.clone(),
+            endpoint_id: self.parts.endpoint.endpoint_id.clone(),
+            session_id: session.id.to_string(),
+            lifecycle_state: if started { ProgressState::Started } else { ProgressState::Progress },
+            seq,
+            progress,
+            ts: self.now(),
+        };
+        // A relay that is gone misses it; only the result is owed.
+        let _ = session.send(event.to_text()).await;
+    }
+
+    /// Makes the result durable and sends it.
+    async fn conclude(
+        &self,
+        session: &Session,
+        envelope: &CommandEnvelope,
+        executed: Executed,
+        mut trace: Trace,
+    ) {
+        let id = &envelope.command_id;
+        let outcome = Outcome::judge(id, &executed);
+        self.parts.evidence.keep(envelope, &executed, &outcome).await;
+        trace.completed = outcome.verdict.is_ok();
+        let result = self.result_frame(id, &session.id, outcome);
+        let code = result.error().map(|error| error.code.clone());
+        info!(
+            command = id,
+            tool = envelope.tool,
+            state = if trace.completed { "completed" } else { "failed" },
+            code,
+            execute_us = trace.execute.as_micros(),
+            reset_us = trace.reset.as_micros(),
+        );
+        let frame = result.to_text();
+        let canonical = canonical_bytes(&result).unwrap_or_else(|_| frame.clone().into_bytes());
+        self.audit_command(session, envelope, "CommandResult", code, canonical);
+        self.owe(id, frame, Some(trace)).await;
+    }
+
+    /// A result of this endpoint in a session.
+    fn result_frame(&self, command_id: &str, session_id: &str, outcome: Outcome) -> CommandResult {
+        let head = ResultHead {
+            command_id: command_id.to_owned(),
+            endpoint_id: self.parts.endpoint.endpoint_id.clone(),
+            session_id: session_id.to_owned(),
+            evidence_hash: outcome.evidence_hash,
+            ts: self.now(),
+        };
+        let problem = match (outcome.verdict, outcome.reset.clone()) {
+            (Err(problem), _) => problem,
+            (Ok(payload), Some(reset)) => {
+                match CommandResult::completed(head.clone(), payload, reset) {
+                    Ok(result) => return result,
+                    Err(error) => Problem { code: ErrorCode::Internal, message: error.to_string() },
+                }
+            }
+            (Ok(_), None) => Problem {
+                code: ErrorCode::ResetVerificationTimeout,
+                message: "nobody verified that the machine was reset".to_owned(),
+            },
+        };
+        CommandResult::failed(head, problem.code, problem.message, outcome.reset)
+    }
+
+    /// Ends a command that was not acknowledged. A result is no answer to such a command, an error
+    /// event is.
+    async fn give_up(&self, envelope: &CommandEnvelope, message: &str) {
+        let id = &envelope.command_id;
+        debug!(command = id, message);
+        let event = self.parts.error_event(Some(id), "", ErrorCode::Internal, message);
+        self.owe(id, event, None).await;
+    }
+
+    fn audit_command(
+        &self,
+        session: &Session,
+        envelope: &CommandEnvelope,
+        kind: &str,
+        code: Option<String>,
+        payload: Vec<u8>,
+    ) {
+        let state = match (kind, &code) {
+            ("CommandResult", None) => "completed",
+            ("CommandResult", Some(_)) => "failed",
+            _ => "dispatched",
+        };
+        self.parts.audit.append(AuditEntry {
+            command_id: Some(envelope.command_id.clone()),
+            session_id: Some(session.id.to_string()),
+            correlation_id: Some(envelope.correlation_id.clone()),
+            operator_id: Some(envelope.operator.id.clone()),
+            lifecycle_state: Some(state.to_owned()),
+            code,
+            payload,
+            ..self.parts.audit_entry(Channel::Endpoint, kind)
+        });
+    }
+}
+
+/// The part of its deadline that a command has used up: more cannot be known of any tool.
+fn of_deadline(elapsed: Duration, deadline_ms: i64, running: bool) -> Progress {
+    let deadline = Duration::from_millis(u64::try_from(deadline_ms).unwrap_or_default());
+    let fraction = elapsed.as_secs_f64() / deadline.as_secs_f64().max(0.001);
+    let what = if running { "runs" } else { "waits for a machine" };
+    let message = format!("{what}, {} s after it was acknowledged", elapsed.as_secs());
+    Progress { fraction: fraction.min(0.99), message }
+}
+
+/// The JSON value of a frame that this agent wrote.
+pub(super) fn parse_own(frame: &str) -> Option<Value> {
+    serde_json::from_str(frame).ok()
+}

@@ -1,0 +1,198 @@
+//! What runs commands.
+
+use std::time::{Duration, Instant};
+
+use guest::manifest::ImageManifest;
+use guest::registry::{CallError, Registry, RegistryError, Track};
+use serde_json::{Map, Value};
+
+use crate::sandbox::pool::{CallOptions, Pool, PoolError, PoolMetrics};
+use crate::sandbox::{
+    PartialOutput, Sandbox, SandboxError, ToolCall, ToolOutcome, Verification, WireState,
+};
+
+/// Runs commands, each on a clean machine.
+pub trait Executor: Send + Sync + 'static {
+    /// Looks a tool up and checks the parameters against its schema.
+    fn check(&self, tool: &str, params: &Map<String, Value>) -> Result<ToolFacts, CallError>;
+
+    /// Most commands at once, those that wait for a machine included.
+    fn capacity(&self) -> usize;
+
+    /// Runs one command to its end, reset and verification of its machine included. Blocks.
+    /// `started` is called when the command has its machine.
+    fn execute(&self, tenant: &str, call: ToolCall, started: Box<dyn FnOnce() + Send>) -> Executed;
+
+    /// What the relay is told about the machines.
+    fn state(&self) -> WireState;
+
+    /// The machines, if they are a pool's.
+    fn pool_metrics(&self) -> Option<PoolMetrics> {
+        None
+    }
+
+    /// Ends what runs now; the commands fail, later ones are served.
+    fn abort(&self);
+
+    /// Ends everything. Commands under way fail.
+    fn shut_down(&self);
+}
+
+/// What the agent needs to know about a tool before it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ToolFacts {
+    /// Whether it changes anything.
+    pub track: Track,
+    /// Milliseconds it may take.
+    pub deadline_ms: u64,
+    /// Milliseconds it usually takes.
+    pub estimated_duration_ms: u64,
+}
+
+/// What became of a command.
+#[derive(Debug)]
+pub struct Executed {
+    /// How the tool ended.
+    pub result: Result<ToolOutcome, Failure>,
+    /// What is known of its machine afterwards. `None` when there is none: no machine has seen the
+    /// command, or nobody verified.
+    pub reset: Option<Result<Verification, SandboxError>>,
+    /// Time the tool had its machine.
+    pub execute: Duration,
+    /// Time the machine took to be reset and verified.
+    pub reset_took: Duration,
+}
+
+/// Why there is no outcome of a tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The protocol's code.
+    pub code: &'static str,
+    /// In words.
+    pub message: String,
+    /// What the tool wrote until then.
+    pub partial: PartialOutput,
+}
+
+impl From<SandboxError> for Failure {
+    fn from(error: SandboxError) -> Self {
+        let (code, message) = (error.code(), error.to_string());
+        let partial = match error {
+            SandboxError::ToolTimeout { partial, .. } => *partial,
+            _ => PartialOutput::default(),
+        };
+        Self { code, message, partial }
+    }
+}
+
+impl From<PoolError> for Failure {
+    fn from(error: PoolError) -> Self {
+        Self { code: error.code(), message: error.to_string(), partial: PartialOutput::default() }
+    }
+}
+
+/// The tools of an image.
+pub struct Tools(Registry);
+
+impl Tools {
+    /// The tools of an image, with those in `enable` enabled on top.
+    pub fn new(manifest: &ImageManifest, enable: &[String]) -> Result<Self, RegistryError> {
+        let mut registry = Registry::new(manifest.tools.clone())?;
+        registry.enable(enable.iter().map(String::as_str))?;
+        Ok(Self(registry))
+    }
+
+    /// Looks a tool up and checks parameters.
+    pub fn check(&self, tool: &str, params: &Map<String, Value>) -> Result<ToolFacts, CallError> {
+        let spec = self.0.check(tool, params)?;
+        Ok(ToolFacts {
+            track: spec.track,
+            deadline_ms: spec.limits.deadline_ms,
+            estimated_duration_ms: spec.estimated_duration_ms,
+        })
+    }
+}
+
+/// Commands on the machines of a pool.
+pub struct PoolExecutor<S: Sandbox + 'static> {
+    pool: Pool<S>,
+    tools: Tools,
+}
+
+impl<S: Sandbox + 'static> PoolExecutor<S> {
+    /// Commands for those tools.
+    pub fn new(pool: Pool<S>, tools: Tools) -> Self {
+        Self { pool, tools }
+    }
+
+    /// The machines.
+    pub fn pool(&self) -> &Pool<S> {
+        &self.pool
+    }
+}
+
+impl<S: Sandbox + 'static> Executor for PoolExecutor<S> {
+    fn check(&self, tool: &str, params: &Map<String, Value>) -> Result<ToolFacts, CallError> {
+        self.tools.check(tool, params)
+    }
+
+    fn capacity(&self) -> usize {
+        self.pool.most_calls()
+    }
+
+    fn execute(&self, tenant: &str, call: ToolCall, started: Box<dyn FnOnce() + Send>) -> Executed {
+        let options = CallOptions { wait_for_reset: true, verify: true };
+        let mut begun = Instant::now();
+        let ran = self.pool.execute_with(tenant, call, options, |_| {
+            begun = Instant::now();
+            started();
+        });
+        let took = begun.elapsed();
+        let ran = match ran {
+            Ok(ran) => ran,
+            Err(error) => {
+                return Executed {
+                    result: Err(error.into()),
+                    reset: None,
+                    execute: Duration::ZERO,
+                    reset_took: Duration::ZERO,
+                };
+            }
+        };
+        let execute = ran.result.as_ref().map_or(took, |outcome| outcome.round_trip.min(took));
+        let reset = match (ran.reset, ran.verification) {
+            (Some(Err(error)), _) => Some(Err(error)),
+            (_, verification) => verification,
+        };
+        Executed {
+            result: ran.result.map_err(Failure::from),
+            reset,
+            execute,
+            reset_took: took.saturating_sub(execute),
+        }
+    }
+
+    fn state(&self) -> WireState {
+        let metrics = self.pool.metrics();
+        let machines = metrics.machines;
+        if machines.clean + machines.busy + machines.resetting > 0 {
+            WireState::Ready
+        } else if self.pool.has_given_up() {
+            WireState::Failed
+        } else {
+            WireState::Resetting
+        }
+    }
+
+    fn pool_metrics(&self) -> Option<PoolMetrics> {
+        Some(self.pool.metrics())
+    }
+
+    fn abort(&self) {
+        self.pool.abort_calls();
+    }
+
+    fn shut_down(&self) {
+        self.pool.shutdown();
+    }
+}

@@ -1,0 +1,185 @@
+//! What the relay is told about a command that ran.
+
+use std::fmt::Write;
+use std::time::SystemTime;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use guest::evidence::Chain;
+use guest::wire::ResultReason;
+use serde_json::{Map, Value, json};
+
+use super::executor::{Executed, Failure};
+use crate::protocol::code::ErrorCode;
+use crate::protocol::message::{SandboxResetState, VerificationDetails};
+use crate::protocol::timestamp::Timestamp;
+use crate::sandbox::{SandboxError, ToolOutcome, Verdict, Verification};
+
+/// Bytes of each stream that go into the message of a failed result. The whole output stays in the
+/// local evidence.
+const TAIL_BYTES: usize = 2048;
+
+/// The parts of a result that come from the sandbox.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// What the relay's result holds: a payload of a command that completed, or why it failed.
+    pub verdict: Result<Value, Problem>,
+    /// Head of the evidence chain.
+    pub evidence_hash: String,
+    /// What is known of the machine afterwards.
+    pub reset: Option<SandboxResetState>,
+}
+
+/// Why a command failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The protocol's code.
+    pub code: ErrorCode,
+    /// In words.
+    pub message: String,
+}
+
+impl Outcome {
+    /// Judges a command. Only a tool that ended with 0 on a machine that was verified afterwards
+    /// has completed.
+    pub fn judge(command_id: &str, executed: &Executed) -> Self {
+        let reset = match &executed.reset {
+            Some(Ok(verification)) => Some(reset_state(verification)),
+            _ => None,
+        };
+        let evidence_hash = match &executed.result {
+            Ok(outcome) => outcome.evidence_hash.clone(),
+            Err(failure) => {
+                failure.partial.evidence_hash.clone().unwrap_or_else(|| empty_evidence(command_id))
+            }
+        };
+        let of_tool = match &executed.result {
+            Ok(outcome) => of_tool(outcome),
+            Err(failure) => Err(of_failure(failure)),
+        };
+        // A machine that nobody has seen needs no verification.
+        let untouched = executed.result.is_err() && executed.reset.is_none();
+        let verdict = match of_reset(executed.reset.as_ref()) {
+            Some(mut problem) if !untouched => {
+                if let Err(of_tool) = of_tool {
+                    problem.message.push_str("; the tool itself: ");
+                    problem.message.push_str(&of_tool.message);
+                }
+                Err(problem)
+            }
+            _ => of_tool,
+        };
+        Self { verdict, evidence_hash, reset }
+    }
+}
+
+/// Evidence of no output: a chain of one empty chunk.
+pub fn empty_evidence(command_id: &str) -> String {
+    let mut chain = Chain::new(command_id);
+    chain.append(&[]);
+    chain.hash()
+}
+
+fn of_tool(outcome: &ToolOutcome) -> Result<Value, Problem> {
+    if outcome.exit_code == 0 && outcome.reason.is_none() {
+        return Ok(payload(outcome));
+    }
+    let code = match outcome.reason {
+        Some(ResultReason::DeadlineExceeded) => ErrorCode::SandboxToolTimeout,
+        _ => ErrorCode::SandboxToolError,
+    };
+    let mut message = format!("tool exited with {}", outcome.exit_code);
+    if let Some(detail) = &outcome.message {
+        // Writing to a string does not fail, here and below.
+        let _ = write!(message, " ({detail})");
+    }
+    push_tail(&mut message, "stdout", &outcome.stdout, outcome.stdout_total);
+    push_tail(&mut message, "stderr", &outcome.stderr, outcome.stderr_total);
+    Err(Problem { code, message })
+}
+
+fn of_failure(failure: &Failure) -> Problem {
+    let mut message = failure.message.clone();
+    let partial = &failure.partial;
+    push_tail(&mut message, "stdout", &partial.stdout, partial.stdout.len() as u64);
+    push_tail(&mut message, "stderr", &partial.stderr, partial.stderr.len() as u64);
+    Problem { code: ErrorCode::SandboxOther(failure.code), message }
+}
+
+/// What is wrong with the machine, if anything is. What nobody has verified is wrong.
+fn of_reset(reset: Option<&Result<Verification, SandboxError>>) -> Option<Problem> {
+    let (code, message) = match reset {
+        Some(Ok(verification)) => {
+            let code = match verification.verdict() {
+                Verdict::Passed => return None,
+                Verdict::Diverged => ErrorCode::ResetVerificationDivergence,
+                Verdict::Silent => ErrorCode::ResetVerificationTimeout,
+            };
+            (code, verification.failure().unwrap_or_default())
+        }
+        Some(Err(error)) => (ErrorCode::ResetFailed, error.to_string()),
+        None => (
+            ErrorCode::ResetVerificationTimeout,
+            "nobody verified that the machine was reset".to_owned(),
+        ),
+    };
+    Some(Problem { code, message })
+}
+
+fn reset_state(verification: &Verification) -> SandboxResetState {
+    let since_epoch = verification.reset_at.duration_since(SystemTime::UNIX_EPOCH);
+    let millis = since_epoch.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+    SandboxResetState {
+        reset_at: Timestamp::from_millis(millis).to_string(),
+        golden_hash: verification.golden_hash.clone(),
+        verification_passed: verification.passed(),
+        verification_details: VerificationDetails {
+            fs_hash: verification.fs_hash.clone(),
+            fs_hash_baseline: verification.fs_hash_baseline.clone(),
+            fs_hash_match: verification.fs_hash_match(),
+            open_fd_count: verification.open_fd_count,
+            open_fd_count_baseline: verification.open_fd_count_baseline,
+            vmm_api_state: verification.vmm_state.to_owned(),
+            expected_vmm_api_state: verification.expected_vmm_state.to_owned(),
+            divergence_action: verification.divergence_action().to_owned(),
+        },
+    }
+}
+
+/// Text as far as the output is text; exact bytes beside it where it is not.
+fn payload(outcome: &ToolOutcome) -> Value {
+    let mut payload = Map::new();
+    payload.insert("exit_code".into(), json!(outcome.exit_code));
+    let streams = [
+        ("stdout", &outcome.stdout, outcome.stdout_truncated, outcome.stdout_total),
+        ("stderr", &outcome.stderr, outcome.stderr_truncated, outcome.stderr_total),
+    ];
+    for (name, bytes, truncated, total) in streams {
+        payload.insert(name.into(), String::from_utf8_lossy(bytes).into());
+        if std::str::from_utf8(bytes).is_err() {
+            payload.insert(format!("{name}_base64"), STANDARD.encode(bytes).into());
+        }
+        if truncated {
+            payload.insert(format!("{name}_truncated"), true.into());
+            payload.insert(format!("{name}_total_bytes"), json!(total));
+        }
+    }
+    Value::Object(payload)
+}
+
+fn push_tail(message: &mut String, name: &str, bytes: &[u8], total: u64) {
+    if bytes.is_empty() {
+        return;
+    }
+    let tail = &bytes[bytes.len().saturating_sub(TAIL_BYTES)..];
+    let text = String::from_utf8_lossy(tail);
+    let text = text.trim_end();
+    if (tail.len() as u64) < total {
+        let _ = write!(message, "\n{name} (last {} of {total} bytes): {text}", tail.len());
+    } else {
+        let _ = write!(message, "\n{name}: {text}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+use std::time::Duration;
+
+use super::*;
+use crate::sandbox::{PartialOutput, StoppedBy, VerificationParts};
+
+const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
+
+fn ran(exit_code: i32, stdout: &[u8], stderr: &[u8]) -> ToolOutcome {
+    ToolOutcome {
+        exit_code,
+        reason: None,
+        message: None,
+        stdout: stdout.to_vec(),
+        stderr: stderr.to_vec(),
+        stdout_total: stdout.len() as u64,
+        stderr_total: stderr.len() as u64,
+        stdout_truncated: false,
+        stderr_truncated: false,
+        evidence_hash: "sha256:11".into(),
+        in_guest: Duration::ZERO,
+        round_trip: Duration::ZERO,
+    }
+}
+
+fn verified() -> Verification {
+    Verification {
+        reset_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
+        golden_hash: "sha256:aa".into(),
+        fs_hash: "sha256:bb".into(),
+        fs_hash_baseline: "sha256:bb".into(),
+        open_fd_count: 6,
+        open_fd_count_baseline: 6,
+        vmm_state: "running",
+        expected_vmm_state: "running",
+        silent: false,
+        findings: Vec::new(),
+        parts: VerificationParts::default(),
+    }
+}
+
+fn judge(
+    result: Result<ToolOutcome, Failure>,
+    reset: Option<Result<Verification, SandboxError>>,
+) -> Outcome {
+    let (execute, reset_took) = (Duration::ZERO, Duration::ZERO);
+    Outcome::judge(ID, &Executed { result, reset, execute, reset_took })
+}
+
+fn problem(outcome: &Outcome) -> (&'static str, &str) {
+    let problem = outcome.verdict.as_ref().unwrap_err();
+    (problem.code.as_str(), &problem.message)
+}
+
+#[test]
+fn a_tool_that_ended_well_on_a_verified_machine_has_completed() {
+    let outcome = judge(Ok(ran(0, b"hello\n", b"note")), Some(Ok(verified())));
+    let payload = json!({"exit_code": 0, "stdout": "hello\n", "stderr": "note"});
+    assert_eq!(outcome.verdict, Ok(payload));
+    assert_eq!(outcome.evidence_hash, "sha256:11");
+    let reset = outcome.reset.unwrap();
+    assert!(reset.verification_passed);
+    assert_eq!(reset.reset_at, "2026-01-02T03:04:05.678Z");
+    assert_eq!(reset.verification_details.divergence_action, "none");
+}
+
+#[test]
+fn bytes_that_are_no_text_and_cuts_are_told() {
+    let mut tool = ran(0, b"\xff\0x", b"");
+    (tool.stdout_truncated, tool.stdout_total) = (true, 99);
+    let payload = judge(Ok(tool), Some(Ok(verified()))).verdict.unwrap();
+    assert_eq!(payload["stdout"], "\u{fffd}\0x");
+    assert_eq!(payload["stdout_base64"], STANDARD.encode(b"\xff\0x"));
+    assert_eq!(payload["stdout_truncated"], true);
+    assert_eq!(payload["stdout_total_bytes"], 99);
+    assert!(payload.get("stderr_base64").is_none());
+}
+
+#[test]
+fn what_nobody_verified_is_a_failure_whatever_the_tool_did() {
+    let outcome = judge(Ok(ran(0, b"", b"")), None);
+    assert_eq!(problem(&outcome).0, "ENDPOINT_RESET_VERIFICATION_TIMEOUT");
+    assert_eq!(outcome.reset, None);
+
+    let reason = "no".to_owned();
+    let outcome = judge(Ok(ran(0, b"", b"")), Some(Err(SandboxError::ResetFailed { reason })));
+    assert_eq!(problem(&outcome).0, "ENDPOINT_RESET_FAILED");
+
+    let silent = Verification { silent: true, open_fd_count: -1, ..verified() };
+    let outcome = judge(Ok(ran(0, b"", b"")), Some(Ok(silent)));
+    assert_eq!(problem(&outcome).0, "ENDPOINT_RESET_VERIFICATION_TIMEOUT");
+    assert!(!outcome.reset.unwrap().verification_passed);
+}
+
+#[test]
+fn a_source_that_disagrees_fails_the_command_and_is_named() {
+    let cases = [
+        Verification { fs_hash: "sha256:cc".into(), ..verified() },
+        Verification { open_fd_count: 7, ..verified() },
+        Verification { vmm_state: "paused", ..verified() },
+    ];
+    for verification in cases {
+        let findings = vec!["what was found".to_owned()];
+        let outcome =
+            judge(Ok(ran(0, b"", b"")), Some(Ok(Verification { findings, ..verification })));
+        let (code, message) = problem(&outcome);
+        assert_eq!(code, "ENDPOINT_RESET_VERIFICATION_DIVERGENCE");
+        assert!(message.contains("what was found"), "{message}");
+        let reset = outcome.reset.as_ref().unwrap();
+        assert!(!reset.verification_passed);
+        assert_eq!(reset.verification_details.divergence_action, "halt");
+    }
+}
+
+#[test]
+fn a_tool_that_failed_says_how_with_bounded_tails() {
+    let noise = [b'x'; 5000];
+    let outcome = judge(Ok(ran(3, &noise, b"cannot\n")), Some(Ok(verified())));
+    let (code, message) = problem(&outcome);
+    assert_eq!(code, "SANDBOX_TOOL_ERROR");
+    assert!(message.starts_with("tool exited with 3\n"), "{message}");
+    assert!(message.contains("stdout (last 2048 of 5000 bytes): xxx"), "{message}");
+    assert!(message.ends_with("\nstderr: cannot"), "{message}");
+    assert!(message.len() < 3000);
+    assert!(outcome.reset.unwrap().verification_passed);
+}
+
+#[test]
+fn a_deadline_is_a_timeout_whoever_enforced_it() {
+    let mut tool = ran(137, b"half", b"");
+    tool.reason = Some(ResultReason::DeadlineExceeded);
+    let outcome = judge(Ok(tool), Some(Ok(verified())));
+    assert_eq!(problem(&outcome).0, "SANDBOX_TOOL_TIMEOUT");
+
+    let partial = PartialOutput { stdout: b"half".to_vec(), ..PartialOutput::default() };
+    let (deadline_ms, stopped_by, partial) = (50, StoppedBy::Host, Box::new(partial));
+    let error = SandboxError::ToolTimeout { deadline_ms, stopped_by, partial };
+    let outcome = judge(Err(error.into()), Some(Ok(verified())));
+    let (code, message) = problem(&outcome);
+    assert_eq!(code, "SANDBOX_TOOL_TIMEOUT");
+    assert!(message.ends_with("stdout: half"), "{message}");
+    assert_eq!(outcome.evidence_hash, empty_evidence(ID));
+}
+
+#[test]
+fn the_reset_speaks_first_when_both_failed() {
+    let findings = vec!["9 descriptors".to_owned()];
+    let bad = Verification { open_fd_count: 9, findings, ..verified() };
+    let outcome = judge(Ok(ran(3, b"", b"oops")), Some(Ok(bad)));
+    let (code, message) = problem(&outcome);
+    assert_eq!(code, "ENDPOINT_RESET_VERIFICATION_DIVERGENCE");
+    assert!(message.contains("9 descriptors") && message.contains("exited with 3"), "{message}");
+}
+
+#[test]
+fn a_command_without_a_machine_needs_no_verification() {
+    let failure = Failure {
+        code: "ENDPOINT_SANDBOX_NOT_READY",
+        message: "full".into(),
+        partial: PartialOutput::default(),
+    };
+    let outcome = judge(Err(failure), None);
+    assert_eq!(problem(&outcome), ("ENDPOINT_SANDBOX_NOT_READY", "full"));
+}
+
+#[test]
+fn no_output_has_the_evidence_of_one_empty_chunk() {
+    let known = "sha256:da549b24ae8055cc501280eb3b430466044e43851ed27fb5c918475b070d8264";
+    assert_eq!(empty_evidence(ID), known);
+}

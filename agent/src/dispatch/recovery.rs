@@ -1,0 +1,65 @@
+//! Commands of a process that did not end well.
+
+use thiserror::Error;
+use tracing::warn;
+
+use super::Parts;
+use super::outcome::empty_evidence;
+use crate::protocol::code::ErrorCode;
+use crate::protocol::message::{CommandResult, Frame, ResultHead};
+use crate::store::{AuditEntry, Channel, CommandState, JournalEntry, StoreError};
+
+/// Why the commands of an earlier process cannot be answered for. Without that no new ones are
+/// taken.
+#[derive(Debug, Error)]
+#[error("the journal's unfinished commands cannot be closed: {0}")]
+pub struct RecoveryError(#[from] StoreError);
+
+/// Writes a result for every command that has none. None of them is run again: nobody knows how
+/// far it came.
+pub(super) async fn recover<E>(parts: &Parts<E>) -> Result<(), RecoveryError> {
+    for entry in parts.journal.unfinished() {
+        warn!(command = entry.command.command_id, state = ?entry.state, "left by an earlier process");
+        let frame = last_frame(parts, entry);
+        parts.audit.append(AuditEntry {
+            command_id: Some(entry.command.command_id.clone()),
+            tenant_id: Some(entry.command.tenant_id.clone()),
+            lifecycle_state: Some("failed".to_owned()),
+            code: Some(ErrorCode::Internal.as_str().to_owned()),
+            payload: frame.clone().into_bytes(),
+            ..parts.audit_entry(Channel::Endpoint, "CommandAbandoned")
+        });
+        parts.journal.result_ready(&entry.command.command_id, frame).await?;
+    }
+    Ok(())
+}
+
+fn last_frame<E>(parts: &Parts<E>, entry: &JournalEntry) -> String {
+    let message = match entry.state {
+        CommandState::Started => {
+            "the agent stopped while the tool ran; it was not run again, and its machine is gone"
+        }
+        // That it started may not have reached the journal.
+        CommandState::Acked => {
+            "the agent stopped with the command in its queue or just started; it was not run again"
+        }
+        _ => "the agent stopped before it had acknowledged the command; it was not run",
+    };
+    if entry.state == CommandState::Accepted {
+        // Nobody knows whether the acknowledgement went out, and a result may not come before it.
+        return parts.error_event(
+            Some(&entry.command.command_id),
+            "",
+            ErrorCode::Internal,
+            message,
+        );
+    }
+    let head = ResultHead {
+        command_id: entry.command.command_id.clone(),
+        endpoint_id: parts.endpoint.endpoint_id.clone(),
+        session_id: String::new(),
+        evidence_hash: empty_evidence(&entry.command.command_id),
+        ts: (parts.clock)(),
+    };
+    CommandResult::failed(head, ErrorCode::Internal, message, None).to_text()
+}

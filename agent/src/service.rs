@@ -1,0 +1,306 @@
+//! The agent at work: everything put together, from the first lock to the last flush.
+
+mod control;
+mod http;
+pub mod metrics;
+mod notify;
+mod status;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::config::RunConfig;
+use crate::dispatch::executor::Executor;
+use crate::dispatch::milestone::{Milestone, NoObserver, Observer, Trace};
+use crate::dispatch::policy::Policy;
+use crate::dispatch::watched::Watched;
+use crate::dispatch::{
+    Clock, Dispatcher, Endpoint, EvidenceStore, Parts, RecoveryError, Retention,
+};
+use crate::keyholder::{KeyHolder, KeyHolderError};
+use crate::protocol::code::ErrorCode;
+use crate::protocol::keyring::KeyRing;
+use crate::protocol::timestamp::Timestamp;
+use crate::relay::{
+    ConnectError, Connector, ConnectorConfig, LinkConfig, LinkEnd, LinkStatus, ProxyError, Purpose,
+    RelayUrl, UrlError, run_link,
+};
+use crate::store::{AuditLog, Journal, NonceStore, StateDir, StateDirError, StoreError};
+use metrics::Metrics;
+
+pub use control::{ControlError, ask};
+pub use status::Status;
+
+/// Sent to a process that writes beyond what its files may hold (setrlimit(2)).
+const SIGXFSZ: i32 = 25;
+/// How often the journal is rid of commands nobody asks for any more.
+const PRUNE_EVERY: Duration = Duration::from_secs(600);
+/// How long the journal remembers a command. Its id cannot be used again until then.
+const JOURNAL_KEEPS: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Why the agent cannot serve, or could not any longer.
+#[derive(Debug, Error)]
+pub enum ServiceError {
+    /// Nobody said which relay.
+    #[error(
+        "no relay is set: give its address with --relay, BSM_RELAY or `relay` in the configuration"
+    )]
+    NoRelay,
+    /// The address is none.
+    #[error(transparent)]
+    Relay(#[from] UrlError),
+    /// The environment names a proxy that is none.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// The connection cannot be set up.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The process that holds the key.
+    #[error(transparent)]
+    KeyHolder(#[from] KeyHolderError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateDirError),
+    /// A store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Commands of an earlier process.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
+    /// The host gives no threads, signals or sockets.
+    #[error("cannot {what}: {source}")]
+    Host {
+        /// What was tried.
+        what: &'static str,
+        /// The host's answer.
+        source: io::Error,
+    },
+}
+
+/// What has to be there before any thread is.
+pub struct Groundwork {
+    /// Settings.
+    pub config: RunConfig,
+    /// Locked, so that no second agent uses it.
+    pub state_dir: StateDir,
+    /// Signs connection proofs.
+    pub key_holder: Arc<KeyHolder>,
+    /// How the connection is kept.
+    pub link: LinkConfig,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+impl Groundwork {
+    /// Locks the state directory and starts the process that holds the key. Call it before any
+    /// machine or thread exists: that process is to inherit neither.
+    pub fn lay(config: RunConfig) -> Result<Self, ServiceError> {
+        let relay = config.relay.as_deref().ok_or(ServiceError::NoRelay)?;
+        let url = RelayUrl::parse(relay, config.allow_plain_relay)?;
+        let state_dir = StateDir::open(&config.state_dir)?;
+        let key_holder = Arc::new(KeyHolder::spawn(&state_dir.identity(), None)?);
+        let link = LinkConfig::new(url, env!("CARGO_PKG_VERSION"));
+        Ok(Self { config, state_dir, key_holder, link, clock: Arc::new(Timestamp::now) })
+    }
+
+    /// Serves the relay until the process is told to stop.
+    pub fn serve<E: Executor>(
+        self,
+        executor: Arc<E>,
+        observer: Option<Box<dyn Observer>>,
+    ) -> Result<(), ServiceError> {
+        let blocking = executor.capacity().saturating_add(64);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("agent")
+            .max_blocking_threads(blocking)
+            .build()
+            .map_err(|source| ServiceError::Host { what: "start threads", source })?;
+        let served = runtime.block_on(self.run(executor, observer));
+        runtime.shutdown_timeout(Duration::from_secs(2));
+        served
+    }
+
+    async fn run<E: Executor>(
+        self,
+        executor: Arc<E>,
+        observer: Option<Box<dyn Observer>>,
+    ) -> Result<(), ServiceError> {
+        let begun = Instant::now();
+        let metrics = Arc::new(Metrics::new());
+        let dispatcher = self.dispatcher(executor, &metrics, observer).await?;
+        let connector = Arc::new(Connector::new(ConnectorConfig::from_environment(
+            self.config.ca_file.clone(),
+        )?)?);
+
+        let (stop, stopped) = watch::channel(false);
+        let (link_status, link_seen) = watch::channel(LinkStatus::Connecting);
+        let mut link = tokio::spawn(run_link(
+            self.link.clone(),
+            connector,
+            Arc::clone(&self.key_holder),
+            Arc::clone(&dispatcher),
+            stopped,
+            link_status,
+        ));
+        let public = self.key_holder.public();
+        let view = status::View {
+            begun,
+            relay: self.link.url.full(Purpose::Session),
+            public_key: public.public_key,
+            dispatcher: Arc::clone(&dispatcher),
+            link: link_seen,
+            metrics,
+        };
+        let view = Arc::new(view);
+        control::listen(&self.state_dir.control_socket(), Arc::clone(&view))?;
+        if let Some(address) = self.config.metrics_listen {
+            http::listen(address, Arc::clone(&view)).await?;
+        }
+        let minder = Arc::clone(&dispatcher);
+        tokio::spawn(async move { minder.mind_kill_switch().await });
+        let pruner = Arc::clone(&dispatcher);
+        tokio::spawn(async move { prune(&pruner).await });
+        dispatcher.note_in_audit("AgentStarted");
+        info!(
+            endpoint = public.endpoint_id,
+            relay = self.link.url.full(Purpose::Session),
+            "serving"
+        );
+        notify::ready();
+        tokio::spawn(notify::keep_watchdog_calm(Arc::clone(&view)));
+
+        tokio::select! {
+            end = wait_for_the_end(&dispatcher) => end?,
+            end = &mut link => {
+                // Whoever supervises the agent starts it again, and the process with the key.
+                dispatcher.drain(Duration::ZERO).await;
+                return match end {
+                    Ok(LinkEnd::KeyHolderLost(error)) => Err(error.into()),
+                    _ => Ok(()),
+                };
+            }
+        }
+
+        info!("stopping");
+        notify::stopping();
+        dispatcher.drain(self.config.stop_patience).await;
+        // Only now: the results of what was in flight go out first.
+        let _ = stop.send(true);
+        if tokio::time::timeout(Duration::from_secs(10), link).await.is_err() {
+            warn!("the connection did not close in time");
+        }
+        dispatcher.note_in_audit("AgentStopped");
+        if let Err(error) = dispatcher.audit().flush().await {
+            error!(%error, "the last audit entries are lost");
+        }
+        Ok(())
+    }
+
+    async fn dispatcher<E: Executor>(
+        &self,
+        executor: Arc<E>,
+        metrics: &Arc<Metrics>,
+        observer: Option<Box<dyn Observer>>,
+    ) -> Result<Arc<Dispatcher<E>>, ServiceError> {
+        let config = &self.config;
+        let public = self.key_holder.public();
+        let retention = Retention { bytes: config.evidence_bytes, age: config.evidence_age };
+        let observer = observer.unwrap_or_else(|| Box::new(NoObserver));
+        let parts = Parts {
+            endpoint: Endpoint {
+                endpoint_id: public.endpoint_id.clone(),
+                tenant_id: public.tenant_id.clone(),
+            },
+            keys: Watched::required(&config.keys_file, |text| {
+                KeyRing::from_toml(text).map_err(|error| error.to_string())
+            }),
+            policy: Watched::optional(&config.policy_file, Policy::allow_all(), |text| {
+                Policy::parse(text).map_err(|error| error.to_string())
+            }),
+            kill_switch: config.kill_switch.clone(),
+            nonces: nonces(config, &self.state_dir.nonces())?,
+            journal: Journal::open(&self.state_dir.journal())?,
+            audit: AuditLog::open(&self.state_dir.audit())?,
+            evidence: EvidenceStore::new(self.state_dir.evidence()?, retention),
+            executor,
+            observer: Box::new(Both { metrics: Arc::clone(metrics), other: observer }),
+            clock: Arc::clone(&self.clock),
+        };
+        Ok(Dispatcher::start(parts).await?)
+    }
+}
+
+fn nonces(config: &RunConfig, path: &Path) -> Result<NonceStore, StoreError> {
+    if config.allow_volatile_state {
+        warn!("the state may be lost when the machine restarts: use this for trials only");
+        return NonceStore::open_anywhere(path, config.nonce_capacity);
+    }
+    NonceStore::open(path, config.nonce_capacity)
+}
+
+/// Until a signal ends it. SIGHUP has keys and policy read again.
+async fn wait_for_the_end<E: Executor>(dispatcher: &Dispatcher<E>) -> Result<(), ServiceError> {
+    let on = |kind| {
+        signal(kind).map_err(|source| ServiceError::Host { what: "wait for signals", source })
+    };
+    let (mut term, mut int) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
+    let mut hup = on(SignalKind::hangup())?;
+    // A file that may not grow is an error of that write, not the end of the agent.
+    let _too_large = on(SignalKind::from_raw(SIGXFSZ))?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+            _ = hup.recv() => {
+                info!("reading keys and policy again");
+                dispatcher.reload();
+            }
+        }
+    }
+}
+
+async fn prune<E: Executor>(dispatcher: &Dispatcher<E>) {
+    loop {
+        tokio::time::sleep(PRUNE_EVERY).await;
+        let keeps = i64::try_from(JOURNAL_KEEPS.as_millis()).unwrap_or(i64::MAX);
+        let before = Timestamp::from_millis(Timestamp::now().millis().saturating_sub(keeps));
+        if let Err(error) = dispatcher.journal().prune(before).await {
+            warn!(%error, "old commands stay in the journal");
+        }
+    }
+}
+
+/// Metrics, and whoever else looks.
+struct Both {
+    metrics: Arc<Metrics>,
+    other: Box<dyn Observer>,
+}
+
+impl Observer for Both {
+    fn reached(&self, command_id: &str, milestone: Milestone) {
+        self.other.reached(command_id, milestone);
+    }
+
+    fn finished(&self, trace: &Trace) {
+        self.metrics.finished(trace);
+        self.other.finished(trace);
+    }
+
+    fn refused(&self, code: ErrorCode) {
+        self.metrics.refused(code);
+        self.other.refused(code);
+    }
+}
+
+/// Where the control socket of a state directory is.
+pub fn control_socket(state_dir: &Path) -> PathBuf {
+    state_dir.join("control.sock")
+}

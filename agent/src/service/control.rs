@@ -1,0 +1,120 @@
+//! The control socket: a Unix socket in the state directory. Who connects writes one word and a
+//! line feed, and reads the answer to its end: `status` (JSON), `metrics` (Prometheus's text
+//! format), `reload` (keys and policy).
+
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tracing::{debug, warn};
+
+use super::ServiceError;
+use super::status::Look;
+
+/// Longest word.
+const MAX_REQUEST: u64 = 64;
+/// Longest answer.
+const MAX_ANSWER: u64 = 4 << 20;
+/// How long either side waits for the other.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a running agent gave no answer.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// Nobody listens.
+    #[error("no agent is running with this state directory: nobody listens at {path}", path = path.display())]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something else.
+    #[error("cannot ask the agent at {path}: {source}", path = path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+}
+
+/// Answers at a path until the runtime ends. The state directory's lock is held, so a socket that
+/// is there already is nobody's.
+pub(super) fn listen(path: &Path, look: Arc<impl Look>) -> Result<(), ServiceError> {
+    let listen = || {
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    };
+    let listener = listen()
+        .map_err(|source| ServiceError::Host { what: "make the control socket", source })?;
+    tokio::spawn(async move {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    warn!(%error, "the control socket cannot accept");
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    continue;
+                }
+            };
+            let look = Arc::clone(&look);
+            tokio::spawn(async move {
+                let answered = tokio::time::timeout(PATIENCE, answer(stream, &*look)).await;
+                if let Ok(Err(error)) = answered {
+                    debug!(%error, "a question on the control socket was not answered");
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+async fn answer(mut stream: tokio::net::UnixStream, look: &impl Look) -> io::Result<()> {
+    let mut request = Vec::new();
+    {
+        let mut limited = (&mut stream).take(MAX_REQUEST);
+        while !request.contains(&b'\n') {
+            if limited.read_buf(&mut request).await? == 0 {
+                break;
+            }
+        }
+    }
+    let answer = match request.trim_ascii() {
+        b"status" => serde_json::to_string_pretty(&look.status())? + "\n",
+        b"metrics" => look.metrics(),
+        b"reload" => {
+            look.reload();
+            "ok\n".to_owned()
+        }
+        _ => "error: say status, metrics or reload\n".to_owned(),
+    };
+    stream.write_all(answer.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// Asks a running agent.
+pub fn ask(socket: &Path, word: &str) -> Result<String, ControlError> {
+    let io = |source| ControlError::Io { path: socket.to_owned(), source };
+    let mut stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ControlError::NotRunning { path: socket.to_owned() }
+        }
+        _ => io(source),
+    })?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(io)?;
+    stream.set_write_timeout(Some(PATIENCE)).map_err(io)?;
+    writeln!(stream, "{word}").map_err(io)?;
+    let mut answer = String::new();
+    stream.take(MAX_ANSWER).read_to_string(&mut answer).map_err(io)?;
+    Ok(answer)
+}

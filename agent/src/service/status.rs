@@ -1,0 +1,183 @@
+//! What the agent says about itself.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use guest::evidence::format_sha256;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::metrics::{Metrics, Recent, StateLabel};
+use crate::dispatch::Dispatcher;
+use crate::dispatch::executor::Executor;
+use crate::protocol::Timestamp;
+use crate::protocol::message::AgentHealth;
+use crate::relay::{Handler, LinkStatus};
+use crate::sandbox::WireState;
+use crate::sandbox::pool::PoolMetrics;
+use crate::store::{AuditHead, JournalCounts};
+
+/// What the agent says about itself.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// Version of the agent.
+    pub version: &'static str,
+    /// Its process.
+    pub pid: u32,
+    /// For how long it has been serving.
+    pub uptime_s: u64,
+    /// This endpoint.
+    pub endpoint_id: String,
+    /// The tenant it is enrolled with.
+    pub tenant_id: String,
+    /// SHA-256 of its public key.
+    pub key_fingerprint: String,
+    /// The relay.
+    pub relay: String,
+    /// The connection to it.
+    pub link: Link,
+    /// Whether it takes commands.
+    pub agent_health: AgentHealth,
+    /// Why it takes none.
+    pub trouble: Option<String>,
+    /// What the relay is told about the machines.
+    pub sandbox_state: WireState,
+    /// Commands in flight.
+    pub in_flight: usize,
+    /// Most commands in flight.
+    pub capacity: usize,
+    /// The pool, if there is one.
+    pub pool: Option<PoolMetrics>,
+    /// Commands that completed since the start.
+    pub completed: u64,
+    /// Commands that failed since the start.
+    pub failed: u64,
+    /// Times of the latest commands.
+    pub recent: Recent,
+    /// Nonces that are remembered.
+    pub live_nonces: u64,
+    /// Commands in the journal.
+    pub journal: JournalCounts,
+    /// Last entry of the audit log.
+    pub audit_head: AuditHead,
+}
+
+/// The connection to the relay.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Link {
+    /// `connecting`, `connected`, `waiting`, `replaced` or `stopped`.
+    pub state: &'static str,
+    /// The session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// Since when there is a session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<Timestamp>,
+    /// When the next attempt is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Why there is no session, and what to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Link {
+    fn of(status: &LinkStatus) -> Self {
+        match status {
+            LinkStatus::Connecting => Self { state: "connecting", ..Self::default() },
+            LinkStatus::Connected { since, session } => Self {
+                state: "connected",
+                session: Some(session.to_string()),
+                since: Some(*since),
+                ..Self::default()
+            },
+            LinkStatus::Waiting { until, reason, .. } => {
+                let (until, reason) = (Some(*until), Some(reason.to_string()));
+                Self { state: "waiting", until, reason, ..Self::default() }
+            }
+            LinkStatus::Replaced { until, reason } => {
+                let (until, reason) = (Some(*until), Some(reason.to_string()));
+                Self { state: "replaced", until, reason, ..Self::default() }
+            }
+            LinkStatus::Stopped => Self { state: "stopped", ..Self::default() },
+        }
+    }
+}
+
+/// Looks at everything, for whoever asks.
+pub(super) struct View<E> {
+    pub begun: Instant,
+    pub relay: String,
+    pub public_key: [u8; 32],
+    pub dispatcher: Arc<Dispatcher<E>>,
+    pub link: watch::Receiver<LinkStatus>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// The same without knowing what runs the commands.
+pub(super) trait Look: Send + Sync + 'static {
+    fn status(&self) -> Status;
+    fn metrics(&self) -> String;
+    fn reload(&self);
+}
+
+impl<E: Executor> Look for View<E> {
+    fn status(&self) -> Status {
+        let dispatcher = &self.dispatcher;
+        let (agent_health, sandbox_state) = dispatcher.health();
+        let (completed, failed) = self.metrics.counts();
+        let endpoint = dispatcher.endpoint();
+        Status {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+            uptime_s: self.begun.elapsed().as_secs(),
+            endpoint_id: endpoint.endpoint_id.clone(),
+            tenant_id: endpoint.tenant_id.clone(),
+            key_fingerprint: format_sha256(&Sha256::digest(self.public_key).into()),
+            relay: self.relay.clone(),
+            link: Link::of(&self.link.borrow()),
+            agent_health,
+            trouble: dispatcher.trouble(),
+            sandbox_state,
+            in_flight: dispatcher.in_flight(),
+            capacity: dispatcher.executor().capacity(),
+            pool: dispatcher.executor().pool_metrics(),
+            completed,
+            failed,
+            recent: self.metrics.recent(),
+            live_nonces: dispatcher.nonces().stored(),
+            journal: dispatcher.journal().counts(),
+            audit_head: dispatcher.audit().head(),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let status = self.status();
+        let gauges = self.metrics.gauges();
+        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        gauges.in_flight.set(number(status.in_flight));
+        gauges.connected.set((status.link.state == "connected").into());
+        gauges.healthy.set((status.agent_health == AgentHealth::Ok).into());
+        gauges.nonces.set(i64::try_from(status.live_nonces).unwrap_or(i64::MAX));
+        if let Some(pool) = status.pool {
+            let machines = pool.machines;
+            let counts = [
+                ("clean", machines.clean),
+                ("busy", machines.busy),
+                ("resetting", machines.resetting),
+                ("ending", machines.ending),
+                ("gone", machines.gone),
+            ];
+            for (state, count) in counts {
+                gauges.machines.get_or_create(&StateLabel { state }).set(number(count));
+            }
+            gauges.queued.set(number(pool.queued));
+        }
+        self.metrics.encode()
+    }
+
+    fn reload(&self) {
+        self.dispatcher.reload();
+    }
+}
