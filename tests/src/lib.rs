@@ -8,6 +8,8 @@
 
 mod image;
 mod raw_guest;
+mod served_agent;
 
 pub use image::{agent_binary, cmdline, image_dir, kernel, rootfs};
 pub use raw_guest::{RawConnection, RawGuest, Received, default_config, dispatch, freshness};
+pub use served_agent::{LIMIT, ServedAgent, damage};

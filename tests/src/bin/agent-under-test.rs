@@ -1,0 +1,197 @@
+//! The agent with everything real but its machines: for tests of what happens to commands, to
+//! connections and to stores, which need no guest.
+//!
+//! `agent-under-test CONFIG DIR`. In DIR it looks for files that a test may change at any time:
+//! `kill_at` (a milestone at which the process kills itself), `clock_offset_ms`; and it appends to
+//! `runs.log` the id of every command it runs.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's tool says so by failing")]
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use brainstorm_agent::config::{Config, Overrides};
+use brainstorm_agent::dispatch::executor::{Executed, Executor, Failure, ToolFacts};
+use brainstorm_agent::dispatch::milestone::{Milestone, Observer};
+use brainstorm_agent::protocol::timestamp::Timestamp;
+use brainstorm_agent::sandbox::{
+    PartialOutput, ToolCall, ToolOutcome, Verification, VerificationParts, WireState,
+};
+use brainstorm_agent::service::Groundwork;
+use guest::evidence::Chain;
+use guest::registry::{CallError, Track};
+use serde_json::{Map, Value};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(1).is_some_and(|word| word == brainstorm_agent::keyholder::SUBCOMMAND) {
+        return brainstorm_agent::keyholder::serve();
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter("info")
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
+    let config = Config::load(Overrides::default(), Some(Path::new(&arguments[1]))).unwrap();
+    let dir = PathBuf::from(&arguments[2]);
+    let mut groundwork = match Groundwork::lay(config.run) {
+        Ok(groundwork) => groundwork,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(125);
+        }
+    };
+    let offset = dir.join("clock_offset_ms");
+    groundwork.clock = Arc::new(move || {
+        let text = fs::read_to_string(&offset).unwrap_or_default();
+        Timestamp::now().plus_millis(text.trim().parse().unwrap_or_default())
+    });
+    groundwork.link.ping_every = Duration::from_millis(300);
+    groundwork.link.dead_after = Duration::from_secs(2);
+    groundwork.link.replaced_pause = Duration::from_secs(3);
+    groundwork.link.hello_timeout = Duration::from_secs(2);
+    groundwork.link.backoff.first = Duration::from_millis(100);
+    groundwork.link.backoff.most = Duration::from_millis(500);
+    let executor = Arc::new(Tools { dir: dir.clone(), ended: AtomicBool::new(false) });
+    match groundwork.serve(executor, Some(Box::new(Fuse(dir.join("kill_at"))))) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+/// Kills the process where a test wants it.
+struct Fuse(PathBuf);
+
+impl Observer for Fuse {
+    fn reached(&self, _command_id: &str, milestone: Milestone) {
+        let wanted = fs::read_to_string(&self.0).unwrap_or_default();
+        if wanted.trim() == format!("{milestone:?}") {
+            let me = rustix::process::getpid();
+            rustix::process::kill_process(me, rustix::process::Signal::KILL).unwrap();
+            std::thread::sleep(Duration::from_secs(60));
+        }
+    }
+}
+
+struct Tools {
+    dir: PathBuf,
+    ended: AtomicBool,
+}
+
+impl Executor for Tools {
+    fn check(&self, tool: &str, params: &Map<String, Value>) -> Result<ToolFacts, CallError> {
+        match tool {
+            "echo" if !params.contains_key("message") => Err(CallError::InvalidParams {
+                tool: tool.to_owned(),
+                reason: "message is missing".to_owned(),
+            }),
+            "echo" | "sleep" | "fail" => Ok(ToolFacts {
+                track: Track::DataProvider,
+                deadline_ms: 30_000,
+                estimated_duration_ms: 1,
+            }),
+            _ => Err(CallError::Unknown(tool.to_owned())),
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        300
+    }
+
+    fn execute(
+        &self,
+        _tenant: &str,
+        call: ToolCall,
+        started: Box<dyn FnOnce() + Send>,
+    ) -> Executed {
+        let begun = Instant::now();
+        let mut log = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(self.dir.join("runs.log"))
+            .unwrap();
+        // In one piece: others append at the same time.
+        log.write_all(format!("{}\n", call.command_id).as_bytes()).unwrap();
+        started();
+        let text = |name: &str| call.params.get(name).and_then(Value::as_str).unwrap_or_default();
+        let ms = call.params.get("ms").and_then(Value::as_u64).unwrap_or_default();
+        let until = begun + Duration::from_millis(ms);
+        while Instant::now() < until {
+            if self.ended.load(Ordering::SeqCst) {
+                return Executed {
+                    result: Err(Failure {
+                        code: "SANDBOX_VSOCK_CLOSED",
+                        message: "the machine was taken away".to_owned(),
+                        partial: PartialOutput::default(),
+                    }),
+                    reset: None,
+                    execute: begun.elapsed(),
+                    reset_took: Duration::ZERO,
+                };
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let stdout = format!("{}\n", text("message")).into_bytes();
+        let mut chain = Chain::new(&call.command_id);
+        chain.append(&stdout);
+        Executed {
+            result: Ok(ToolOutcome {
+                exit_code: i32::from(call.tool == "fail"),
+                reason: None,
+                message: None,
+                stdout_total: stdout.len() as u64,
+                stdout,
+                stderr: Vec::new(),
+                stderr_total: 0,
+                stdout_truncated: false,
+                stderr_truncated: false,
+                evidence_hash: chain.hash(),
+                in_guest: Duration::ZERO,
+                round_trip: begun.elapsed(),
+            }),
+            reset: Some(Ok(verified())),
+            execute: begun.elapsed(),
+            reset_took: Duration::ZERO,
+        }
+    }
+
+    fn state(&self) -> WireState {
+        WireState::Ready
+    }
+
+    fn abort(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(50));
+        self.ended.store(false, Ordering::SeqCst);
+    }
+
+    fn shut_down(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+    }
+}
+
+/// What a machine would say that was reset and verified.
+fn verified() -> Verification {
+    let hash = format!("sha256:{}", "ab".repeat(32));
+    Verification {
+        reset_at: SystemTime::now(),
+        golden_hash: hash.clone(),
+        fs_hash: hash.clone(),
+        fs_hash_baseline: hash,
+        open_fd_count: 6,
+        open_fd_count_baseline: 6,
+        vmm_state: "running",
+        expected_vmm_state: "running",
+        silent: false,
+        findings: Vec::new(),
+        parts: VerificationParts::default(),
+    }
+}

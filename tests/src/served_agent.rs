@@ -1,0 +1,208 @@
+//! An agent that serves a relay, with everything real but its machines.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use brainstorm_agent::store::StateDir;
+use brainstorm_agent::store::identity::{PendingIdentity, Registration};
+use dev_relay::{DevRelay, SessionInfo};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use tempfile::TempDir;
+
+use crate::{agent_binary, image_dir};
+
+/// No test waits longer for anything that happens at all.
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// An enrolled agent, running or not. It is killed when this is dropped.
+pub struct ServedAgent {
+    dir: TempDir,
+    program: PathBuf,
+    arguments: Vec<OsString>,
+    child: Option<Child>,
+    endpoint_id: String,
+}
+
+impl ServedAgent {
+    /// Enrols with the relay. `program` is the `agent-under-test`.
+    pub fn enrolled(relay: &DevRelay, program: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.toml");
+        let arguments = vec![config.into(), dir.path().into()];
+        Self::with(relay, program.into(), arguments, dir)
+    }
+
+    /// Enrols an agent with machines, which wants a KVM that runs Linux.
+    pub fn with_machines(relay: &DevRelay) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.toml");
+        let arguments = vec![
+            "--config".into(),
+            config.into(),
+            "--image-dir".into(),
+            image_dir().into(),
+            "run".into(),
+        ];
+        let agent = Self::with(relay, agent_binary(), arguments, dir);
+        agent.configure("[run]\nallow_volatile_state = true\n");
+        agent
+    }
+
+    fn with(relay: &DevRelay, program: PathBuf, arguments: Vec<OsString>, dir: TempDir) -> Self {
+        let state = dir.path().join("state");
+        StateDir::open(&state).unwrap();
+        let endpoint_id = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
+        let endpoint_id = endpoint_id.trim().to_owned();
+        let pending = PendingIdentity::prepare(&state.join("identity.json"), false).unwrap();
+        relay.enrol(&endpoint_id, &STANDARD.encode(pending.public_key()));
+        pending
+            .adopt(Registration {
+                endpoint_id: endpoint_id.clone(),
+                tenant_id: relay.tenant_id().to_owned(),
+                registered_at: relay.now().to_string(),
+                relay: relay.http_url(),
+            })
+            .unwrap();
+        let (id, key) = (relay.signing_key_id(), relay.tenant_public_key_hex());
+        let keys = format!("[[key]]\nid = {id:?}\npublic_key = {key:?}\n");
+        fs::write(state.join("keys.toml"), keys).unwrap();
+        let place = state.to_str().unwrap();
+        let config = format!("state_dir = {place:?}\nrelay = {:?}\n", relay.ws_url());
+        fs::write(dir.path().join("config.toml"), config).unwrap();
+        Self { program, arguments, child: None, endpoint_id, dir }
+    }
+
+    /// Enrols, starts, and waits for a session.
+    pub async fn serving(relay: &DevRelay, program: &str) -> Self {
+        let mut agent = Self::enrolled(relay, program);
+        agent.start();
+        agent.session(relay).await;
+        agent
+    }
+
+    /// Adds a table or keys to the configuration.
+    pub fn configure(&self, text: &str) {
+        let path = self.dir.path().join("config.toml");
+        let before = fs::read_to_string(&path).unwrap();
+        fs::write(path, before + text).unwrap();
+    }
+
+    /// Starts the process.
+    pub fn start(&mut self) {
+        assert!(self.child.is_none(), "it runs already");
+        let log = fs::OpenOptions::new().append(true).create(true).open(self.log_file()).unwrap();
+        let child = Command::new(&self.program)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+    }
+
+    /// The session it has with the relay, now or soon.
+    pub async fn session(&self, relay: &DevRelay) -> SessionInfo {
+        let session = relay.wait_for_endpoint(&self.endpoint_id, LIMIT).await;
+        session.unwrap_or_else(|| panic!("no session\n{}", self.log()))
+    }
+
+    /// The endpoint's id.
+    pub fn id(&self) -> &str {
+        &self.endpoint_id
+    }
+
+    /// What it keeps.
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// Ids of the commands it ran, in order.
+    pub fn runs(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.dir.path().join("runs.log")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// What it said.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// Writes a file that the process looks at; without text it goes away.
+    pub fn tell(&self, name: &str, text: Option<&str>) {
+        let path = self.dir.path().join(name);
+        match text {
+            Some(text) => fs::write(path, text).unwrap(),
+            None => fs::remove_file(path).unwrap(),
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Bounds the size of the files it writes; `None` lifts the bound.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Some(self.pid()), Resource::Fsize, limit).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("it does not run"))
+    }
+
+    /// Kills it and waits for its end.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.ended();
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it does not run");
+        let until = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            if Instant::now() > until {
+                let _ = child.kill();
+                panic!("it does not end\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Runs one of the agent's own subcommands on its state directory.
+    pub fn command(&self, words: &[&str]) -> std::process::Output {
+        let mut command = Command::new(agent_binary());
+        command.args(words).arg("--state-dir").arg(self.state()).output().unwrap()
+    }
+}
+
+impl Drop for ServedAgent {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Flips a bit in the middle of a file.
+pub fn damage(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
