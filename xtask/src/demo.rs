@@ -50,6 +50,12 @@ const STEPS: &[Step] = &[
         explanation: "One microVM for many commands: what a tool left behind is gone after a \
                       reset, which costs what its dirty pages cost.",
     },
+    Step {
+        program: Program::Relay,
+        arguments: &[],
+        explanation: "A relay sends signed commands to an enrolled agent: tools run in its \
+                      microVM, each reset is verified, and the results come back.",
+    },
 ];
 
 /// What a step runs.
@@ -59,19 +65,22 @@ enum Program {
     Agent,
     /// The example `reset`.
     Reset,
+    /// The relay's example `demo`.
+    Relay,
 }
 
 /// Builds the image and the agent and runs the steps. Fails where a step does.
 pub fn run(arguments: &DemoArgs) -> Result<()> {
     let workspace = crate::workspace::root()?;
     let files = GuestFiles::build(&workspace)?;
-    let example = build(&workspace, &["build", "--package", "brainstorm-agent", "--examples"])?
-        .into_iter()
-        .find(|executable| executable.kind == "example" && executable.target == "reset")
-        .context("cargo built no example")?
-        .path
-        .display()
-        .to_string();
+    let packages = ["--package", "brainstorm-agent", "--package", "dev-relay"];
+    let examples = build(&workspace, &[&["build", "--examples"], &packages[..]].concat())?;
+    let example = |target: &str| {
+        let mut found = examples.iter().filter(|e| e.kind == "example" && e.target == target);
+        let found = found.next().with_context(|| format!("cargo built no example {target}"))?;
+        anyhow::Ok(found.path.display().to_string())
+    };
+    let (reset, relay) = (example("reset")?, example("demo")?);
     let choice = Choice::make(arguments.on);
     let place = Place::prepare(choice.on, Duration::from_secs(60 * arguments.limit))?;
     println!("Guests run {}: {}.", place.describe(), choice.reason);
@@ -91,8 +100,12 @@ pub fn run(arguments: &DemoArgs) -> Result<()> {
                     vec![agent, "--image-dir".into(), image],
                 ),
                 Program::Reset => {
-                    ("cargo run --example reset".to_owned(), vec![example.clone(), image])
+                    ("cargo run --example reset".to_owned(), vec![reset.clone(), image])
                 }
+                Program::Relay => (
+                    "cargo run --package dev-relay --example demo".to_owned(),
+                    vec![relay.clone(), agent, image],
+                ),
             };
             argv.extend(step.arguments.iter().map(|&argument| argument.to_owned()));
             Job {
