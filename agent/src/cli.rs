@@ -33,19 +33,23 @@ Examples:
   brainstorm-agent exec cat --params '{\"path\":\"/etc/hostname\"}' --json
   brainstorm-agent enroll --relay https://relay.example --token-file token --tenant-key HEX
                                                 Become an endpoint of a relay
+  brainstorm-agent run --relay wss://relay.example   Take its commands
+  brainstorm-agent status                       How is the agent that runs?
   brainstorm-agent envelope verify --public-key HEX < envelope.json
                                                 Would it be taken, and if not, why?
 
 Exit codes:
   of `exec`   the tool's own; 137 deadline passed, 127 unknown tool, 254 bad parameters
   1    the checked input is not right, 64   `doctor` found this host unfit
-       or `enroll` was refused         125  the tool could not be run
+       `enroll` was refused, or the    125  the tool could not be run, or the
+       agent takes no commands              agent cannot serve
   2    wrong usage or settings         126  the microVM did not become ready
 
 Settings come from flags, then environment (BSM_IMAGE_DIR, BSM_KERNEL, BSM_ROOTFS, BSM_VCPUS,
-BSM_MEMORY_MIB, BSM_CID, BSM_GUEST_PORT, BSM_ENABLE_TOOLS), then the configuration file.";
+BSM_MEMORY_MIB, BSM_CID, BSM_GUEST_PORT, BSM_ENABLE_TOOLS, BSM_STATE_DIR, BSM_RELAY, BSM_MACHINES,
+BSM_QUEUE), then the configuration file.";
 
-/// Runs tools in microVMs that live in this process.
+/// Takes signed commands from a relay and runs each in a microVM that lives in this process.
 #[derive(Debug, Parser)]
 #[command(name = "brainstorm-agent", version, about, after_help = EXAMPLES)]
 pub struct Cli {

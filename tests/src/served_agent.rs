@@ -24,6 +24,7 @@ pub struct ServedAgent {
     dir: TempDir,
     program: PathBuf,
     arguments: Vec<OsString>,
+    environment: Vec<(String, OsString)>,
     child: Option<Child>,
     endpoint_id: String,
 }
@@ -74,7 +75,7 @@ impl ServedAgent {
         let place = state.to_str().unwrap();
         let config = format!("state_dir = {place:?}\nrelay = {:?}\n", relay.ws_url());
         fs::write(dir.path().join("config.toml"), config).unwrap();
-        Self { program, arguments, child: None, endpoint_id, dir }
+        Self { program, arguments, environment: Vec::new(), child: None, endpoint_id, dir }
     }
 
     /// Enrols, starts, and waits for a session.
@@ -92,12 +93,18 @@ impl ServedAgent {
         fs::write(path, before + text).unwrap();
     }
 
+    /// Sets a variable of processes that are started from now on.
+    pub fn set(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.to_owned(), value.into()));
+    }
+
     /// Starts the process.
     pub fn start(&mut self) {
         assert!(self.child.is_none(), "it runs already");
         let log = fs::OpenOptions::new().append(true).create(true).open(self.log_file()).unwrap();
         let child = Command::new(&self.program)
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

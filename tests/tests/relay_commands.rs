@@ -1,7 +1,8 @@
 //! Commands from a relay to an agent and back, with everything real but the machines.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
-use std::fmt::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use dev_relay::{Config, DevRelay, DispatchOptions, Outcome, Raw};
@@ -347,10 +348,11 @@ async fn keys_are_rotated_and_revoked_without_a_restart() {
     echo(&relay, &agent).await;
 
     let key = SigningKey::from_bytes(&[9; 32]);
-    let hex = key.verifying_key().as_bytes().iter().fold(String::new(), |mut hex, byte| {
-        write!(hex, "{byte:02x}").unwrap();
-        hex
-    });
+    let hex = key
+        .verifying_key()
+        .as_bytes()
+        .iter()
+        .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     let second = format!("[[key]]\nid = \"second\"\npublic_key = \"{hex}\"\n");
     std::fs::write(&keys, format!("{first}\n{second}")).unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -416,4 +418,64 @@ async fn the_agent_says_how_it_is() {
     let status = agent.command(&["status"]);
     assert_eq!(status.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&status.stdout).contains("kill switch"), "{status:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_is_told_when_the_agent_serves_and_when_it_stops() {
+    let relay = relay().await;
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(LIMIT)).unwrap();
+    let heard = || {
+        let mut text = [0; 4096];
+        let length = systemd.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    let mut agent = ServedAgent::enrolled(&relay, AGENT);
+    agent.set("NOTIFY_SOCKET", &socket);
+    agent.set("WATCHDOG_USEC", "400000");
+    agent.start();
+    assert_eq!(heard().trim(), "READY=1");
+    for _ in 0..3 {
+        let signs = heard();
+        assert!(signs.contains("WATCHDOG=1") && signs.contains("STATUS="), "{signs}");
+    }
+    agent.session(&relay).await;
+    agent.signal(Signal::TERM);
+    assert!(agent.ended().success());
+    let mut last = heard();
+    while last.contains("WATCHDOG=1") {
+        last = heard();
+    }
+    assert_eq!(last.trim(), "STOPPING=1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_served_on_this_machine_when_asked_for() {
+    let relay = relay().await;
+    let mut agent = ServedAgent::enrolled(&relay, AGENT);
+    let port = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    agent.configure(&format!("[run]\nmetrics_listen = \"{port}\"\n"));
+    agent.start();
+    agent.session(&relay).await;
+    echo(&relay, &agent).await;
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(port).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let metrics = get("/metrics");
+    assert!(metrics.starts_with("HTTP/1.1 200"), "{metrics}");
+    assert!(metrics.contains("brainstorm_agent_connected 1"), "{metrics}");
+    assert!(get("/healthz").starts_with("HTTP/1.1 200"));
+    assert!(get("/else").starts_with("HTTP/1.1 404"));
+    std::fs::write(agent.state().join("KILL"), "").unwrap();
+    assert!(get("/healthz").starts_with("HTTP/1.1 503"));
 }

@@ -71,9 +71,9 @@ async fn run(
     Ok((outcome, command.timings().to_end().unwrap_or_default()))
 }
 
-fn print(tool: &str, outcome: &Outcome, took: Duration) {
+fn print(tool: &str, outcome: &Outcome, time: Duration) {
     let frame = outcome.frame();
-    println!("$ {tool}  ({:.1} ms from dispatch to result)", took.as_secs_f64() * 1000.0);
+    println!("$ {tool}  ({:.1} ms from dispatch to result)", time.as_secs_f64() * 1000.0);
     match outcome.code() {
         None => print!("{}", frame["payload"]["stdout"].as_str().unwrap_or_default()),
         Some(code) => {

@@ -123,7 +123,9 @@ fn introduction(ready: &Ready, file: Option<&std::path::Path>) -> String {
          key        {} ({})\n\
          \n\
          Enrol an endpoint (the token is good once, `dev-relay token` gives more):\n  \
-         brainstorm-agent enroll --url {http_url} --token={} --tenant-key {}={}\n\
+         brainstorm-agent enroll --relay {http_url} --token={} --signing-key-id {} --tenant-key {}\n\
+         Let it serve:\n  \
+         brainstorm-agent run --relay {ws_url}\n\
          Run a tool on it:\n  \
          dev-relay dispatch {access}{tenant} --endpoint {} echo -p message=hello\n",
         ready.tenant_id,
