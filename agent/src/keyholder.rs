@@ -3,7 +3,8 @@
 //! The agent's process holds machines that run hostile code, so the key is not in it. A small child
 //! process reads the identity file, gives up every right it does not need, and then does one thing:
 //! it signs proofs for connections that are opened now. Whoever takes over the agent's process can
-//! ask it for such proofs for as long as the takeover lasts, and has nothing afterwards.
+//! ask it for such proofs for as long as the takeover lasts, and has nothing a minute afterwards.
+//! That holds against an agent that does not run as root: root can look into every process.
 //!
 //! The two talk over a socket pair, the child's standard input. See [`wire`] for the forms.
 

@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 
 const ENDPOINT: &str = "dc4a8b19-91c5-4c30-b66d-549dc96aea71";
 const OTHER: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
-const TOKEN: &str = "g2vAmDGNUOIA-A52VD_YBkch8NzNiXLTpVFb7pjrw8E";
+/// As much like an option as a token can be.
+const TOKEN: &str = "--vAmDGNUOIA-A52VD_YBkch8NzNiXLTpVFb7pjrw8E";
 const TENANT_KEY: &str = "03a107bff3ce10be1d70dd18e74bc09967e4d6309ba50d5f1ddc8664125531b8";
 
 /// Answers each request in turn, and tells its head and body.

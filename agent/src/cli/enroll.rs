@@ -36,7 +36,14 @@ pub struct Arguments {
 
     /// The one-time token. Other users of this host can see it here: prefer the file or the
     /// variable.
-    #[arg(long, value_name = "TOKEN", env = "BSM_ENROLL_TOKEN", hide_env_values = true)]
+    // Tokens are base64url, which may begin with a hyphen.
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "BSM_ENROLL_TOKEN",
+        hide_env_values = true,
+        allow_hyphen_values = true
+    )]
     token: Option<String>,
 
     /// File with the one-time token; `-` for standard input. Goes before the other two.

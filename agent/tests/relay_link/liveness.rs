@@ -83,7 +83,9 @@ async fn a_long_upload_to_a_slow_relay_is_no_death() {
     let mut taken = 0;
     let mut buffer = vec![0; 256 << 10];
     while taken < LONG {
-        taken += soon(connection.socket.get_mut().read(&mut buffer)).await.unwrap();
+        let bytes = soon(connection.socket.get_mut().read(&mut buffer)).await.unwrap();
+        assert!(bytes > 0, "the agent left after {taken} bytes");
+        taken += bytes;
         tokio::time::sleep(Duration::from_millis(40)).await;
     }
     soon(sender).await.unwrap().unwrap();

@@ -82,7 +82,8 @@ pub struct Outgoing {
 
 impl Session {
     /// Queues a text frame; returns when it has been written to the socket. Nothing is sent twice
-    /// or out of order; whether the relay has it, [`Self::confirmed`] says.
+    /// or out of order; whether the relay has it, [`Self::confirmed`] says. Once it is queued,
+    /// giving up waiting does not call it back.
     pub async fn send(&self, text: String) -> Result<Sent, SendError> {
         let text = self.checked(text).await?;
         let (written, receipt) = oneshot::channel();
