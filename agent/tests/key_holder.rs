@@ -95,7 +95,7 @@ fn a_bad_identity_is_refused_in_words() {
         error.to_string()
     };
     assert!(refused(&dir.path().join("nothing.json"), None).contains("enrol this endpoint first"));
-    assert!(refused(&path, Some("another")).contains("another machine"));
+    assert!(refused(&path, Some("another")).contains("not of another"));
     fs::write(&path, "{}").unwrap();
     assert!(refused(&path, None).contains("no identity"));
 }
