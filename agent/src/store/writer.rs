@@ -122,7 +122,8 @@ impl<L: Ledger> Writer<L> {
     ) -> Result<Self, StoreError> {
         let path: Arc<Path> = path.into();
         let (orders, waiting) = mpsc::channel(queue);
-        let mut desk = Desk { path: Arc::clone(&path), database, ledger, waiting, stale: true };
+        let mut desk =
+            Desk { path: Arc::clone(&path), database, ledger, waiting, stale: true, untidy: false };
         desk.transaction(&mut []).map_err(|error| StoreError::of_sqlite(&path, &error))?;
         desk.ledger.publish();
         let thread = thread::Builder::new()
@@ -186,6 +187,8 @@ struct Desk<L: Ledger> {
     waiting: mpsc::Receiver<Box<dyn Job<L>>>,
     /// What the ledger keeps in memory may not be what the database says.
     stale: bool,
+    /// The log could not be moved into the file.
+    untidy: bool,
 }
 
 impl<L: Ledger> Desk<L> {
@@ -249,9 +252,15 @@ impl<L: Ledger> Desk<L> {
         let moved = self.unmoved_pages("NOOP").and_then(|pages| {
             if pages < limit { Ok(pages) } else { self.unmoved_pages("PASSIVE") }
         });
-        if let Err(error) = moved {
-            let error = StoreError::of_sqlite(&self.path, &error);
-            tracing::warn!(%error, "the log of a store could not be moved into its file");
+        match moved {
+            Ok(_) => self.untidy = false,
+            // Once, and not with every transaction until it works again.
+            Err(error) if !self.untidy => {
+                self.untidy = true;
+                let error = StoreError::of_sqlite(&self.path, &error);
+                tracing::warn!(%error, "the log of a store cannot be moved into its file");
+            }
+            Err(_) => {}
         }
     }
 
