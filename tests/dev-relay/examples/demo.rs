@@ -143,9 +143,14 @@ impl Serving {
         }
         let answer: Value = serde_json::from_slice(&enrolled.stdout)?;
         let endpoint_id = answer["endpoint_id"].as_str().unwrap_or_default().to_owned();
+        // A demonstration may forget: temporary directories often are memory.
+        let config = home.join("config.toml");
+        std::fs::write(&config, "[run]\nallow_volatile_state = true\n")?;
         let log = std::fs::File::create(home.join("log"))?;
         let child = Command::new(agent)
-            .args(["--image-dir", image, "--state-dir"])
+            .args(["--image-dir", image, "--config"])
+            .arg(config)
+            .arg("--state-dir")
             .arg(home)
             .args(["run", "--relay", &relay.ws_url()])
             .stdin(Stdio::null())
