@@ -14,6 +14,7 @@ mod kernel;
 mod modules;
 pub mod pass_on;
 mod place;
+mod repeat;
 mod runner;
 mod wire;
 
@@ -21,17 +22,18 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 pub use self::command::{NestedArgs, run as run_command};
 use self::cpio::Archive;
-use self::emulator::{BOOT_LIMIT, Emulator, NestedError};
+use self::emulator::{BOOT_LIMIT, Emulator, NestedError, SILENCE_LIMIT};
 use self::job::{Job, Observer};
 use self::kernel::KernelPackage;
 pub use self::place::{Choice, On, Place};
+use self::repeat::Repeats;
 pub use self::runner::run as run_inside;
 use crate::{packages, progress, workspace};
 
@@ -86,13 +88,11 @@ impl NestedMachine {
         &self.kernel_version
     }
 
-    /// Runs the jobs one after the other. Fails where not all of them came to an end; what a job
-    /// that did end says is the observer's business.
+    /// Runs the jobs one after the other, if need be in more than one machine. Fails where not all
+    /// of them came to an end; what a job that did end says is the observer's business.
     pub fn run(&self, jobs: &[Job], limit: Duration, observer: &mut dyn Observer) -> Result<()> {
-        let logs = tempfile::Builder::new()
-            .prefix("nested-")
-            .tempdir()
-            .context("creating a directory for the nested machine's logs")?;
+        let deadline = Instant::now() + limit;
+        let logs = Logs::create()?;
         for job in jobs {
             let program = job.argv.first().map_or(Path::new(""), Path::new);
             for path in [program, &job.directory, logs.path()] {
@@ -102,14 +102,41 @@ impl NestedMachine {
         // A copy, because cargo may replace this program's file while it runs.
         let runner = logs.path().join("runner");
         fs::copy("/proc/self/exe", &runner).context("copying this program")?;
-        let initrd = logs.path().join("initrd.cpio");
-        self.write_initrd(&initrd, &runner, jobs)?;
+        let mut machines = 0;
+        let result = Repeats::default().run(jobs, observer, |jobs, observer| {
+            machines += 1;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let own = logs.path().join(machines.to_string());
+            self.run_once(jobs, left, &runner, own, observer)
+        });
+        if result.is_err() || machines > 1 {
+            // What was said about the machines names the logs.
+            logs.keep(&runner)?;
+        }
+        Ok(result?)
+    }
+
+    /// Runs the jobs in one machine, whose files go to the directory `logs`.
+    fn run_once(
+        &self,
+        jobs: &[Job],
+        limit: Duration,
+        runner: &Path,
+        logs: PathBuf,
+        observer: &mut dyn Observer,
+    ) -> Result<(), NestedError> {
+        let initrd = logs.join("initrd.cpio");
+        fs::create_dir(&logs)
+            .context("creating a directory for the machine's logs")
+            .and_then(|()| self.write_initrd(&initrd, runner, jobs))
+            .map_err(|e| NestedError::Files(format!("{e:#}")))?;
         let emulator = Emulator {
             program: QEMU.into(),
             kernel: self.directory.join("vmlinux"),
             initrd: initrd.clone(),
-            logs: logs.path().to_owned(),
+            logs,
             boot_limit: BOOT_LIMIT,
+            silence_limit: SILENCE_LIMIT,
         };
         let result = match emulator.run(jobs, limit, observer) {
             Err(e @ NestedError::NotBooted { .. }) => {
@@ -118,14 +145,9 @@ impl NestedMachine {
             }
             result => result,
         };
-        if result.is_err() {
-            // The error names the logs; the rest is large and says nothing.
-            let kept = logs.keep();
-            for file in [runner, initrd] {
-                fs::remove_file(&file).with_context(|| format!("clearing {}", kept.display()))?;
-            }
-        }
-        Ok(result?)
+        // It is large and says nothing; where it cannot be removed now it goes with the rest.
+        let _ = fs::remove_file(&initrd);
+        result
     }
 
     /// The prepared initramfs and behind it a small one with this run's program and jobs.
@@ -139,6 +161,26 @@ impl NestedMachine {
         archive.file("jobs.json", 0o644, &serde_json::to_vec(jobs)?);
         bytes.extend(archive.finish());
         fs::write(path, bytes).with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+/// The directory of a run's logs, which goes with this unless it is kept.
+struct Logs(tempfile::TempDir);
+
+impl Logs {
+    fn create() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("nested-").tempdir();
+        Ok(Self(directory.context("creating a directory for the nested machine's logs")?))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Keeps all but the program.
+    fn keep(self, runner: &Path) -> Result<()> {
+        let kept = self.0.keep();
+        fs::remove_file(runner).with_context(|| format!("clearing {}", kept.display()))
     }
 }
 

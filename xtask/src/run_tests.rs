@@ -174,6 +174,9 @@ fn summary(reports: &[Report]) -> String {
             report.took.as_secs_f64()
         );
     }
+    for repeated in reports.iter().flat_map(|report| &report.repeats) {
+        let _ = writeln!(text, "REPEATED {repeated}");
+    }
     for trouble in reports.iter().flat_map(|report| &report.troubles) {
         let _ = writeln!(text, "FAILED {trouble}");
     }
@@ -212,6 +215,7 @@ mod tests {
             tally: Tally { passed, failed, ignored: 0 },
             took: Duration::from_millis(1500),
             troubles: Vec::new(),
+            repeats: Vec::new(),
         }
     }
 

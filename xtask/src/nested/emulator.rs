@@ -1,5 +1,7 @@
 //! Starts QEMU for one run, listens to the program inside, and sees to QEMU's end.
 
+mod monitor;
+
 use std::fmt::{self, Write as _};
 use std::fs;
 use std::io::{self, BufReader, Read};
@@ -15,8 +17,13 @@ use super::wire::{self, Message, Notice};
 
 /// Lines of the kernel console shown with a failure.
 const CONSOLE_LINES: usize = 60;
+/// Longest path of a socket, unix(7): without its monitor QEMU works as well.
+const SOCKET_PATH: usize = 108;
 /// An exiting QEMU closes its end of the port a moment before it can be waited for.
 const EXIT_LIMIT: Duration = Duration::from_secs(5);
+
+/// A machine that works says so every other second, but a busy host can hold it up for a while.
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(90);
 
 /// Booting takes a few seconds, and half a minute on a host that is busy with other things.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -26,10 +33,18 @@ pub const BOOT_LIMIT: Duration = Duration::from_secs(120);
 pub enum NestedError {
     #[error("cannot start the emulator {program}: {source}; it is in package qemu-system-x86")]
     Start { program: String, source: io::Error },
+    #[error("cannot prepare the nested machine: {0}")]
+    Files(String),
     #[error("the nested machine did not boot within {limit:?} and was ended\n{logs}")]
     NotBooted { limit: Duration, logs: String },
     #[error("the nested machine passed its limit of {limit:?} {during} and was ended\n{logs}")]
     TimedOut { limit: Duration, during: Phase, logs: String },
+    #[error("the nested machine stood still for {silence:?} {during} and was ended\n{logs}")]
+    StoodStill { silence: Duration, during: Phase, logs: String },
+    #[error(
+        "nothing was printed for a long time {during}, though the nested machine works; its processes:\n{report}\n{logs}"
+    )]
+    Stuck { during: Phase, report: String, logs: String },
     #[error("the nested machine ended ({status}) {during}\n{logs}")]
     EndedEarly { status: String, during: Phase, logs: String },
     #[error("the nested machine is of no use: {why}\n{logs}")]
@@ -51,6 +66,8 @@ pub struct Emulator {
     pub logs: PathBuf,
     /// How long the machine may take to come up.
     pub boot_limit: Duration,
+    /// How long it may say nothing at all once it is up.
+    pub silence_limit: Duration,
 }
 
 impl Emulator {
@@ -67,21 +84,33 @@ impl Emulator {
         let mut port = BufReader::new(DeadlineStream {
             stream: qemu.port.take(),
             deadline: start + boot_limit,
+            silence_limit: Duration::MAX,
         });
         let mut during = Phase::Boot;
-        let outcome = follow(&mut port, start + limit, jobs, observer, &mut during);
+        let up = Limits { deadline: start + limit, silence: self.silence_limit };
+        let outcome = follow(&mut port, up, jobs, observer, &mut during);
         let logs = || self.last_lines();
         match (outcome, during) {
             (Ok(()), _) => Ok(()),
             (Err(Lost::Unusable(why)), _) => Err(NestedError::Unusable { why, logs: logs() }),
+            (Err(Lost::Stuck(report)), during) => {
+                qemu.end();
+                Err(NestedError::Stuck { during, report, logs: logs() })
+            }
             (Err(Lost::Silent), during) => {
                 let status = qemu.exit_status();
                 Err(NestedError::EndedEarly { status, during, logs: logs() })
             }
             (Err(Lost::Broken(e)), during) if e.kind() == io::ErrorKind::TimedOut => {
+                if during != Phase::Boot {
+                    monitor::save_registers(&self.monitor(), &self.registers());
+                }
                 qemu.end();
                 Err(match during {
                     Phase::Boot => NestedError::NotBooted { limit: boot_limit, logs: logs() },
+                    _ if Instant::now() < up.deadline => {
+                        NestedError::StoodStill { silence: up.silence, during, logs: logs() }
+                    }
                     _ => NestedError::TimedOut { limit, during, logs: logs() },
                 })
             }
@@ -135,11 +164,26 @@ impl Emulator {
         ] {
             arguments.push(argument.to_owned());
         }
+        let monitor = self.monitor();
+        if monitor.as_os_str().len() < SOCKET_PATH {
+            let socket = format!("unix:{},server=on,wait=off", escape_commas(&monitor));
+            arguments.extend(["-monitor".to_owned(), socket]);
+        }
         arguments
     }
 
     fn console(&self) -> PathBuf {
         self.logs.join("console.log")
+    }
+
+    /// Where QEMU takes questions about its processors.
+    fn monitor(&self) -> PathBuf {
+        self.logs.join("monitor")
+    }
+
+    /// What they said when the machine stood still.
+    fn registers(&self) -> PathBuf {
+        self.logs.join("registers.txt")
     }
 
     fn messages(&self) -> PathBuf {
@@ -149,7 +193,11 @@ impl Emulator {
     /// The ends of both logs, for an error message. Writing to a string cannot fail.
     fn last_lines(&self) -> String {
         let mut text = String::new();
-        for (title, path) in [("kernel console", self.console()), ("QEMU", self.messages())] {
+        for (title, path) in [
+            ("kernel console", self.console()),
+            ("QEMU", self.messages()),
+            ("processors", self.registers()),
+        ] {
             let Ok(bytes) = fs::read(&path) else { continue };
             let log = String::from_utf8_lossy(&bytes);
             // QEMU lists the features of the processor model that it cannot emulate; all are.
@@ -171,6 +219,7 @@ impl Emulator {
 /// Why following the jobs stopped.
 enum Lost {
     Silent,
+    Stuck(String),
     Unusable(String),
     Broken(io::Error),
 }
@@ -193,10 +242,17 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Follows the report to its end. Once the machine is up, it has until `deadline`.
+/// How patient the host is with a machine that is up.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    deadline: Instant,
+    silence: Duration,
+}
+
+/// Follows the report to its end. `up` holds once the machine is up.
 fn follow(
     port: &mut BufReader<DeadlineStream>,
-    deadline: Instant,
+    up: Limits,
     jobs: &[Job],
     observer: &mut dyn Observer,
     during: &mut Phase,
@@ -206,7 +262,8 @@ fn follow(
         match wire::receive(port).map_err(Lost::Broken)?.ok_or(Lost::Silent)? {
             Message::Output(stream, bytes) => observer.output(current, stream, &bytes),
             Message::Notice(Notice::Ready { kvm }) => {
-                port.get_mut().deadline = deadline;
+                let stream = port.get_mut();
+                (stream.deadline, stream.silence_limit) = (up.deadline, up.silence);
                 *during = Phase::BetweenJobs;
                 observer.ready(&kvm);
             }
@@ -221,6 +278,8 @@ fn follow(
                 *during = Phase::BetweenJobs;
                 observer.finished(index, &finished);
             }
+            Message::Notice(Notice::Alive) => {}
+            Message::Notice(Notice::Stuck { report, .. }) => return Err(Lost::Stuck(report)),
             Message::Notice(Notice::Done) => return Ok(()),
         }
     }
@@ -266,16 +325,17 @@ fn describe(status: ExitStatus) -> String {
     status.to_string()
 }
 
-/// Reads from the socket until a fixed moment.
+/// Reads from the socket until a fixed moment, or until nothing has come for too long.
 struct DeadlineStream {
     stream: Option<UnixStream>,
     deadline: Instant,
+    silence_limit: Duration,
 }
 
 impl Read for DeadlineStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let Some(stream) = &mut self.stream else { return Ok(0) };
-        let left = self.deadline.saturating_duration_since(Instant::now());
+        let left = self.deadline.saturating_duration_since(Instant::now()).min(self.silence_limit);
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }

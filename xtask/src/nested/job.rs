@@ -83,4 +83,8 @@ pub trait Observer {
     fn output(&mut self, index: usize, stream: Stream, bytes: &[u8]);
     /// The job is over and all its output was passed on.
     fn finished(&mut self, _index: usize, _finished: &Finished) {}
+    /// The machine was lost, for the reason given, while the job ran, which comes once more.
+    fn repeats(&mut self, _index: usize, _why: &str) {}
+    /// The job lost its machine for the second time and does not come again.
+    fn lost(&mut self, _index: usize, _why: &str) {}
 }

@@ -35,4 +35,12 @@ impl Observer for PassOn {
     fn finished(&mut self, _: usize, finished: &Finished) {
         self.finished.push(finished.clone());
     }
+
+    fn repeats(&mut self, _: usize, why: &str) {
+        eprintln!("{why}\nIt is run once more in a new machine.");
+    }
+
+    fn lost(&mut self, _: usize, why: &str) {
+        eprintln!("{why}");
+    }
 }

@@ -1,5 +1,8 @@
 //! The side inside the nested machine: runs the host's jobs one after the other and reports.
 
+mod processes;
+mod watch;
+
 use std::fs::{self, File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use self::watch::Port;
 use super::execute::execute;
 use super::job::Job;
-use super::wire::{self, Message, Notice};
+use super::wire::{Message, Notice};
 
 /// Name of the virtio port to the host, as given to QEMU.
 pub const PORT_NAME: &str = "results";
@@ -21,31 +25,32 @@ const PORT_LIMIT: Duration = Duration::from_secs(10);
 /// Runs the jobs of the file `jobs`. Whatever goes wrong once the port is open is reported
 /// through it; an error comes back only where that was impossible.
 pub fn run(jobs: &Path) -> Result<()> {
-    let mut port = open_port()?;
+    let port = Port::new(open_port()?);
     let jobs = match check_kvm().and_then(|kvm| Ok((kvm, read_jobs(jobs)?))) {
         Ok((kvm, jobs)) => {
-            notify(&mut port, Notice::Ready { kvm })?;
+            notify(&port, Notice::Ready { kvm })?;
             jobs
         }
-        Err(e) => return notify(&mut port, Notice::Unusable { why: format!("{e:#}") }),
+        Err(e) => return notify(&port, Notice::Unusable { why: format!("{e:#}") }),
     };
+    watch::start(&port);
     for (index, job) in jobs.iter().enumerate() {
-        notify(&mut port, Notice::Started { index })?;
+        notify(&port, Notice::Started { index })?;
         let mut lost = None;
         let finished = execute(job, |stream, bytes| {
             let message = Message::Output(stream, bytes.to_vec());
-            if let Err(e) = wire::send(&mut port, &message) {
+            if let Err(e) = port.send(&message) {
                 lost = Some(e);
             }
         });
         if let Some(e) = lost {
             return Err(e).with_context(|| format!("output of {} was lost", job.label));
         }
-        notify(&mut port, Notice::Finished { index, finished })?;
+        notify(&port, Notice::Finished { index, finished })?;
     }
     // The host ends the machine as soon as it hears `Done`.
     let _ = Command::new("sync").status().context("flushing files")?;
-    notify(&mut port, Notice::Done)
+    notify(&port, Notice::Done)
 }
 
 /// What makes the machine worth its start: a KVM behind which a processor is.
@@ -63,8 +68,8 @@ fn read_jobs(path: &Path) -> Result<Vec<Job>> {
     serde_json::from_slice(&text).context("the list of jobs is damaged")
 }
 
-fn notify(port: &mut File, notice: Notice) -> Result<()> {
-    wire::send(port, &Message::Notice(notice)).context("writing to the host")
+fn notify(port: &Port, notice: Notice) -> Result<()> {
+    port.send(&Message::Notice(notice)).context("writing to the host")
 }
 
 fn open_port() -> Result<File> {

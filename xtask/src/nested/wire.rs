@@ -33,6 +33,11 @@ pub enum Notice {
     Started { index: usize },
     /// The job with this index is over.
     Finished { index: usize, finished: Finished },
+    /// The machine still works; told every few seconds.
+    Alive,
+    /// The job with this index has printed nothing for a long time. The text says what its
+    /// processes wait for.
+    Stuck { index: usize, report: String },
     /// All jobs are over and what they wrote to the host's files is there. Nothing follows.
     Done,
 }
@@ -94,6 +99,8 @@ mod tests {
                 index: 0,
                 finished: Finished { ended: Ended::Exited(7), took: Duration::from_millis(3) },
             }),
+            Message::Notice(Notice::Alive),
+            Message::Notice(Notice::Stuck { index: 1, report: "waits".into() }),
             Message::Notice(Notice::Done),
         ];
         let mut bytes = Vec::new();

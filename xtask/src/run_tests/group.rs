@@ -17,6 +17,8 @@ pub struct Report {
     pub took: Duration,
     /// What failed: programs with how they ended, or why the group could not run to its end.
     pub troubles: Vec<String>,
+    /// Programs that were started once more because their machine was lost, and why.
+    pub repeats: Vec<String>,
 }
 
 impl Report {
@@ -38,21 +40,28 @@ fn run_showing(
     show: &mut dyn FnMut(Stream, &[u8]),
 ) -> Report {
     let start = Instant::now();
-    let mut follower =
-        Follower { jobs, tally: Tally::default(), troubles: vec![], reader: None, show };
+    let mut follower = Follower {
+        jobs,
+        tally: Tally::default(),
+        troubles: vec![],
+        repeats: vec![],
+        reader: None,
+        show,
+    };
     let result = place.run(jobs, &mut follower);
     follower.abandon();
-    let Follower { tally, mut troubles, .. } = follower;
+    let Follower { tally, mut troubles, repeats, .. } = follower;
     if let Err(e) = result {
         troubles.push(format!("{e:#}"));
     }
-    Report { name, place: place.name(), tally, took: start.elapsed(), troubles }
+    Report { name, place: place.name(), tally, took: start.elapsed(), troubles, repeats }
 }
 
 struct Follower<'a> {
     jobs: &'a [Job],
     tally: Tally,
     troubles: Vec<String>,
+    repeats: Vec<String>,
     /// Reads the running job's output.
     reader: Option<SummaryReader>,
     /// Shows output to the user.
@@ -97,6 +106,19 @@ impl Observer for Follower<'_> {
         if let Some(reader) = self.reader.take() {
             self.tally += reader.finish(success);
         }
+    }
+
+    fn repeats(&mut self, index: usize, why: &str) {
+        // It will count when it has run to its end.
+        self.reader = None;
+        eprintln!("\n{why}\n{} is run once more in a new machine.", self.label(index));
+        let first = why.lines().next().unwrap_or_default();
+        self.repeats.push(format!("{}: {first}", self.label(index)));
+    }
+
+    fn lost(&mut self, index: usize, why: &str) {
+        self.abandon();
+        self.troubles.push(format!("{}, twice: {why}", self.label(index)));
     }
 }
 

@@ -23,6 +23,7 @@ impl Stand {
             initrd: "initrd".into(),
             logs: directory.path().to_owned(),
             boot_limit: LONG,
+            silence_limit: LONG,
         };
         Self { directory, emulator }
     }
@@ -126,6 +127,39 @@ fn hang_is_ended_at_the_limit_and_located() {
     assert!(text.contains("while running the job"), "{text}");
     assert!(text.contains("BUG: soft lockup"), "{text}");
     assert!(stand.is_gone());
+}
+
+#[test]
+fn a_machine_without_signs_of_life_stands_still() {
+    let script = "echo $$ > \"$(dirname \"$0\")/pid\"; exec sleep 1000";
+    let mut stand = Stand::sending(&[ready(), started()], script);
+    stand.emulator.silence_limit = Duration::from_secs(1);
+    let error = stand.run(LONG).0.unwrap_err();
+    assert!(matches!(error, NestedError::StoodStill { .. }), "{error}");
+    assert!(error.to_string().contains("while running the job"), "{error}");
+    assert!(stand.is_gone());
+}
+
+#[test]
+fn signs_of_life_are_heard() {
+    let mut stand = Stand::sending(
+        &[ready(), started()],
+        "for i in 1 2 3 4; do sleep 0.5; cat \"$(dirname \"$0\")/alive\" >&0; done; exit 5",
+    );
+    let mut alive = Vec::new();
+    wire::send(&mut alive, &Message::Notice(Notice::Alive)).unwrap();
+    fs::write(stand.directory.path().join("alive"), alive).unwrap();
+    stand.emulator.silence_limit = Duration::from_millis(1500);
+    let error = stand.run(LONG).0.unwrap_err();
+    assert!(matches!(error, NestedError::EndedEarly { .. }), "{error}");
+}
+
+#[test]
+fn a_stuck_job_is_shown_with_its_processes() {
+    let stuck = Message::Notice(Notice::Stuck { index: 0, report: "  | waits in futex".into() });
+    let stand = Stand::sending(&[ready(), started(), stuck], HANG);
+    let text = stand.run(LONG).0.unwrap_err().to_string();
+    assert!(text.contains("while running the job") && text.contains("futex"), "{text}");
 }
 
 #[test]
