@@ -35,6 +35,7 @@
 
 pub mod boot;
 pub mod devices;
+pub mod integrity;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
@@ -48,6 +49,9 @@ pub use devices::virtio::DeviceFault;
 pub use devices::vsock::AsyncVsockStream;
 pub use devices::vsock::{VsockCounters, VsockError, VsockHost, VsockListener, VsockStream};
 pub use devices::{ConsoleSnapshot, Mark};
+pub use integrity::{
+    Finding, FindingSource, IntegrityParts, IntegrityPlan, IntegrityReport, Place, Tamper,
+};
 pub use kvm::{
     Capability, DirtyTracking, HostProbe, KvmError, KvmKind, MpState, VcpuStatus, probe,
 };

@@ -1,6 +1,7 @@
 //! The machine: boot, pause, resume, look at, shut down.
 
 mod assembly;
+mod checks;
 mod config;
 mod fate;
 mod live;

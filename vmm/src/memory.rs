@@ -3,6 +3,8 @@
 mod dirty_map;
 mod golden;
 pub mod layout;
+mod leaves;
+pub mod merkle;
 mod private;
 mod ram;
 mod sealed;
@@ -10,6 +12,8 @@ mod sealed;
 pub use dirty_map::{DirtyMap, PAGE_BYTES};
 pub(crate) use golden::is_zero;
 pub use golden::{GoldenMemory, GoldenRegion};
+pub use leaves::Leaves;
+pub(crate) use leaves::{is_hole, leaf_of};
 pub use private::PrivateMapping;
 pub use ram::{GuestRam, MAX_MEMORY_MIB, MIN_MEMORY_MIB, MemoryError, allocate, host_address};
 pub use sealed::SealedMemory;

@@ -1,5 +1,7 @@
 //! A machine with vCPUs: what exists between boot and shutdown.
 
+mod checks;
+
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

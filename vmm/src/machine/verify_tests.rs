@@ -7,6 +7,7 @@ use super::reset_tests::{
 };
 use super::tests::{SPIN, config, machine};
 use super::*;
+use crate::integrity::IntegrityPlan;
 use crate::kvm::MpState;
 use crate::snapshot::{Difference, Sabotage};
 
@@ -114,4 +115,17 @@ fn a_machine_without_a_disk_or_a_golden_state_says_so() {
     assert_eq!(machine.disk_sha256().unwrap(), None);
     machine.pause().unwrap();
     assert!(matches!(machine.state_differences(), Err(MachineError::NotCaptured)));
+}
+
+#[test]
+fn a_reset_machine_passes_its_own_check() {
+    let machine = captured(with_disk());
+    for strategy in STRATEGIES {
+        run_a_while(&machine);
+        write_disk(&machine);
+        machine.reset(strategy).unwrap();
+        let report = machine.check_after_reset(&IntegrityPlan::default()).unwrap();
+        assert_eq!(report.findings, [], "{}", strategy.name());
+        assert_eq!(report.disk_root, golden(&machine).disk_root().unwrap());
+    }
 }

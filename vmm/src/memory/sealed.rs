@@ -9,12 +9,16 @@ use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
 };
 
+use super::Leaves;
+use super::merkle::Hash;
+
 /// A memfd sealed against writing, growing and shrinking: the kernel refuses changes from
 /// everybody, this process included. Private mappings of it share its pages until they write.
 #[derive(Debug)]
 pub struct SealedMemory {
     file: File,
     length: usize,
+    leaves: Leaves,
 }
 
 const SEALS: SealFlags =
@@ -34,7 +38,7 @@ impl SealedMemory {
         let memory = File::from(memory);
         fill(&memory)?;
         fcntl_add_seals(&memory, SEALS).map_err(io::Error::from)?;
-        Ok(Self { file: memory, length })
+        Ok(Self { file: memory, length, leaves: Leaves::new(length) })
     }
 
     /// Size in bytes.
@@ -45,6 +49,26 @@ impl SealedMemory {
     /// The descriptor.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Number of blocks of 4096 bytes; the last one may be shorter.
+    pub fn blocks(&self) -> usize {
+        self.leaves.count()
+    }
+
+    /// Hash of one block, as [`super::merkle::leaf`] makes it; kept once computed.
+    pub fn leaf(&self, block: usize) -> io::Result<Hash> {
+        self.leaves.get(&self.file, block)
+    }
+
+    /// Root of the Merkle tree over all blocks. The first call reads all of them.
+    pub fn root(&self) -> io::Result<Hash> {
+        self.leaves.root(&self.file)
+    }
+
+    /// Root of the tree in which `leaf` has had its say on every block and its hash.
+    pub fn root_with(&self, leaf: impl FnMut(usize, Hash) -> Hash) -> io::Result<Hash> {
+        self.leaves.root_with(&self.file, leaf)
     }
 
     /// True while every seal is in place, as the kernel says.

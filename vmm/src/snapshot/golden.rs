@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::devices::block::{DiskError, DiskImage};
 use crate::devices::{DeviceSet, DeviceState};
 use crate::kvm::{CpuidTemplate, MpState, Vcpu, VcpuImage, Vm, VmState, host_tsc, msr_list};
-use crate::memory::GoldenMemory;
+use crate::memory::{GoldenMemory, MemoryError};
 
 use super::ResetError;
 
@@ -98,6 +98,29 @@ impl Golden {
     /// SHA-256 of its disk's content, computed once; `None` without a disk.
     pub fn disk_sha256(&self) -> Result<Option<[u8; 32]>, DiskError> {
         self.disk.as_ref().map(|disk| disk.sha256()).transpose()
+    }
+
+    /// Root of the Merkle tree over the 4096-byte blocks of its disk: SHA-256 in the form of RFC
+    /// 6962 2.1, a leaf behind 0x00 and a node behind 0x01. Computed once; `None` without a disk.
+    pub fn disk_root(&self) -> Result<Option<[u8; 32]>, DiskError> {
+        self.disk.as_ref().map(|disk| disk.root()).transpose()
+    }
+
+    /// The same over the pages of its memory. Computed once: from then on every page has a hash of
+    /// its own.
+    pub fn memory_root(&self) -> Result<[u8; 32], ResetError> {
+        let failed = |e| ResetError::Memory(MemoryError::Golden(e));
+        self.memory.sealed().root().map_err(failed)
+    }
+
+    /// Blocks of 4096 bytes of its disk; none without one.
+    pub fn disk_blocks(&self) -> usize {
+        self.disk.as_ref().map_or(0, |disk| disk.memory().blocks())
+    }
+
+    /// Pages of its memory.
+    pub fn memory_pages(&self) -> usize {
+        self.memory.sealed().blocks()
     }
 
     /// Size of its disk; `None` without one.

@@ -113,6 +113,12 @@ impl DiskImage {
         Ok(*self.sha256.get_or_init(|| hash.finalize().into()))
     }
 
+    /// Root of the Merkle tree over blocks of 4096 bytes, of which the last may be shorter: SHA-256
+    /// in the form of RFC 6962 2.1. Computed once.
+    pub fn root(&self) -> Result<[u8; 32], DiskError> {
+        Ok(self.memory.root()?)
+    }
+
     /// The content.
     pub fn read_all(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.memory.length()];

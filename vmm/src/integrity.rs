@@ -1,0 +1,20 @@
+//! What a machine says about itself is not believed: its disk, its memory and its state are read
+//! again and compared with what they must be.
+//!
+//! - *disk*: every block has a hash, of the base image or of what the device last wrote there. A
+//!   block is checked before the guest reads it, dirty blocks before they are thrown away, and
+//!   afterwards those that were thrown away, with a sample of all others.
+//! - *memory*: pages that were put back are compared with golden memory, with every page of which
+//!   the machine has a copy of its own though no log named it, and with a sample of all others.
+//!   Golden memory is sampled against its own hashes.
+//! - *VMM*: vCPUs, interrupt controllers, timers, clocks, memory slots and devices are read back.
+//!
+//! Content decides everywhere. Logs and page tables only say where to look first.
+
+mod finding;
+mod plan;
+mod tamper;
+
+pub use finding::{Finding, FindingSource, Place};
+pub use plan::{IntegrityParts, IntegrityPlan, IntegrityReport};
+pub use tamper::Tamper;

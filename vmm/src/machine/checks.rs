@@ -1,0 +1,73 @@
+//! A machine that checks itself, beside what it does for a living.
+
+use super::{Machine, MachineError, Phase};
+use crate::integrity::{Finding, IntegrityPlan, IntegrityReport, Tamper};
+
+impl Machine {
+    /// Looks at what a reset is about to throw away, on a paused machine: every block of the disk
+    /// that the guest has written must read as the disk device wrote it, and nobody else may have
+    /// written to any other. Tells also which blocks the guest was refused since the last call,
+    /// because they did not read as they should.
+    ///
+    /// Changes nothing, so that what is found can be saved before it is gone.
+    pub fn check_before_reset(&self) -> Result<Vec<Finding>, MachineError> {
+        match &*self.lock() {
+            Phase::Paused(live) => live.check_before_reset(),
+            other => Err(other.wrong("check")),
+        }
+    }
+
+    /// Compares a paused machine that was just reset with its golden state: all state, all that the
+    /// reset put back, and of the rest as much as `plan` says, another part with every call.
+    pub fn check_after_reset(&self, plan: &IntegrityPlan) -> Result<IntegrityReport, MachineError> {
+        match &*self.lock() {
+            Phase::Paused(live) => live.check_after_reset(plan),
+            other => Err(other.wrong("check")),
+        }
+    }
+
+    /// Reads the next part of what was not touched, on a paused machine that was reset and has
+    /// nothing to do. Together with the samples of [`Self::check_after_reset`] this goes round and
+    /// round over all of disk and memory.
+    pub fn scrub(&self, plan: &IntegrityPlan) -> Result<IntegrityReport, MachineError> {
+        match &*self.lock() {
+            Phase::Paused(live) => live.scrub(plan),
+            other => Err(other.wrong("scrub")),
+        }
+    }
+
+    /// Copies guest memory from the guest-physical `address` on, on a paused machine. All of it
+    /// must be RAM.
+    pub fn read_memory(&self, address: u64, bytes: &mut [u8]) -> Result<(), MachineError> {
+        match &*self.lock() {
+            Phase::Paused(live) => live.read_memory(address, bytes),
+            other => Err(other.wrong("read memory of")),
+        }
+    }
+
+    /// Copies what the disk holds from byte `offset` on, on a paused machine, checked or not.
+    pub fn read_disk(&self, offset: u64, bytes: &mut [u8]) -> Result<(), MachineError> {
+        match &*self.lock() {
+            Phase::Paused(live) => live.read_disk(offset, bytes),
+            other => Err(other.wrong("read the disk of")),
+        }
+    }
+
+    /// Numbers of the blocks of 4096 bytes of its disk that the guest has written since the last
+    /// reset, on a paused machine.
+    pub fn dirty_blocks(&self) -> Result<Vec<u64>, MachineError> {
+        match &*self.lock() {
+            Phase::Paused(live) => Ok(live.dirty_blocks()),
+            other => Err(other.wrong("read the disk of")),
+        }
+    }
+
+    /// Changes a paused machine behind its own back. For tests of its checks, and for nothing else.
+    #[doc(hidden)]
+    pub fn tamper(&self, tamper: Tamper) -> Result<(), MachineError> {
+        match &*self.lock() {
+            Phase::Paused(live) => live.tamper(tamper),
+            other => Err(other.wrong("tamper with")),
+        }
+    }
+}
