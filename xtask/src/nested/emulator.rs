@@ -151,7 +151,8 @@ impl Emulator {
             "-initrd",
             &self.initrd.display().to_string(),
             "-append",
-            "console=ttyS0 panic=-1 quiet mitigations=off",
+            // On a busy host the check takes the timer for broken, and the kernel panics.
+            "console=ttyS0 panic=-1 quiet mitigations=off no_timer_check",
             "-chardev",
             &format!("file,id=console,path={console}"),
             "-serial",

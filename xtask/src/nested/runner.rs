@@ -1,5 +1,6 @@
 //! The side inside the nested machine: runs the host's jobs one after the other and reports.
 
+mod in_use;
 mod processes;
 mod watch;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use self::in_use::InUse;
 use self::watch::Port;
 use super::execute::execute;
 use super::job::Job;
@@ -26,10 +28,11 @@ const PORT_LIMIT: Duration = Duration::from_secs(10);
 /// through it; an error comes back only where that was impossible.
 pub fn run(jobs: &Path) -> Result<()> {
     let port = Port::new(open_port()?);
-    let jobs = match check_kvm().and_then(|kvm| Ok((kvm, read_jobs(jobs)?))) {
-        Ok((kvm, jobs)) => {
+    let prepared = InUse::start().and_then(|used| Ok((used, check_kvm()?, read_jobs(jobs)?)));
+    let (_in_use, jobs) = match prepared {
+        Ok((in_use, kvm, jobs)) => {
             notify(&port, Notice::Ready { kvm })?;
-            jobs
+            (in_use, jobs)
         }
         Err(e) => return notify(&port, Notice::Unusable { why: format!("{e:#}") }),
     };
