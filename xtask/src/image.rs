@@ -9,6 +9,7 @@ mod ext4;
 mod guest_program;
 mod kernel;
 mod kernel_config;
+mod pack;
 mod process;
 mod rootfs;
 mod source;

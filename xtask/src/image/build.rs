@@ -11,7 +11,7 @@ use guest::manifest::{Artifact, ImageManifest, Input, SCHEMA_VERSION};
 use super::digest::{self, Inputs};
 use super::kernel::{self, GuestKernel};
 use super::rootfs::{self, Parts};
-use super::{ext4, guest_program, process};
+use super::{ext4, guest_program, pack, process};
 use crate::{packages, progress, workspace};
 
 const REGISTRY: &str = "guest/registry/tools.json";
@@ -51,6 +51,9 @@ pub fn bring_up_to_date(directory: &Path, force: bool) -> Result<Outcome> {
     let mut inputs = kernel.inputs().clone();
     inputs.extend(disk.inputs()?);
     inputs.insert("cmdline".into(), digest::input(CMDLINE.as_bytes(), None));
+    // It is packed behind the cache, so that a change there builds no kernel anew.
+    let packing = include_str!("pack.rs");
+    inputs.insert("kernel-packing".into(), digest::input(packing.as_bytes(), None));
     let input_digest = digest::of_inputs(&inputs);
     if !force && let Some(manifest) = current(directory, &input_digest) {
         return Ok(Outcome { directory: directory.to_owned(), manifest, changed: false });
@@ -65,15 +68,18 @@ pub fn bring_up_to_date(directory: &Path, force: bool) -> Result<Outcome> {
         .context("creating a scratch directory")?;
     let rootfs = scratch.path().join(ROOTFS);
     ext4::write(&rootfs::tree(&disk.parts())?, &rootfs, scratch.path())?;
-    // Copied, so that nothing done to the image reaches the cache.
-    let copy = scratch.path().join(KERNEL);
-    fs::copy(&vmlinux, &copy).with_context(|| format!("copying {}", vmlinux.display()))?;
+    let packed = scratch.path().join(KERNEL);
+    fs::read(&vmlinux)
+        .with_context(|| format!("reading {}", vmlinux.display()))
+        .and_then(|elf| pack::pack(&elf))
+        .and_then(|bytes| Ok(fs::write(&packed, bytes)?))
+        .with_context(|| format!("packing {}", vmlinux.display()))?;
 
     let manifest = ImageManifest {
         schema_version: SCHEMA_VERSION,
         input_digest,
         artifacts: BTreeMap::from([
-            (KERNEL.to_owned(), artifact(&copy)?),
+            (KERNEL.to_owned(), artifact(&packed)?),
             (ROOTFS.to_owned(), artifact(&rootfs)?),
         ]),
         inputs,
