@@ -2,6 +2,8 @@
 //!
 //! The base image is sealed memory, shared by every machine. Each machine writes to an overlay of
 //! its own, block by block, and the overlay can be thrown away for what its dirty blocks cost.
+//! Every block has a hash that says what it must read as, and is checked before the guest sees it:
+//! a request for a block that reads differently fails, and is remembered.
 
 mod device;
 mod image;
@@ -11,7 +13,7 @@ mod state;
 
 pub use device::Block;
 pub use image::{DiskError, DiskImage, SECTOR_BYTES};
-pub use overlay::{BLOCK_BYTES, Overlay};
+pub use overlay::{BLOCK_BYTES, Damage, Overlay, OverlayError};
 pub use state::BlockState;
 
 #[cfg(test)]

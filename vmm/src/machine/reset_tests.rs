@@ -53,7 +53,7 @@ fn differences(machine: &Machine) -> Vec<Difference> {
 pub fn write_disk(machine: &Machine) {
     let phase = machine.lock();
     let Phase::Paused(live) = &*phase else { panic!("not paused") };
-    live.devices().block().unwrap().overlay_mut().write(5000..9000).unwrap().fill(1);
+    live.devices().block().unwrap().overlay_mut().write(5000, &[1; 4000]).unwrap();
 }
 
 pub fn sabotage(machine: &Machine, how: Option<Sabotage>) {

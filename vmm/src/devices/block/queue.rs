@@ -7,7 +7,6 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
-use vm_memory::Bytes;
 
 use super::device::{Active, MOST_PER_REQUEST};
 use super::{Overlay, SECTOR_BYTES};
@@ -84,7 +83,7 @@ impl Request<'_> {
 
     fn read(self, sector: u64) -> Result<Done, u32> {
         let range = byte_range(sector, self.room)?;
-        let data = self.overlay.read(range).ok_or(VIRTIO_BLK_S_IOERR)?;
+        let data = self.overlay.read_checked(range).map_err(|_| VIRTIO_BLK_S_IOERR)?;
         self.writable.write(self.memory, 0, data).map_err(|_| VIRTIO_BLK_S_IOERR)?;
         Ok(Done { read: data.len(), written: 0 })
     }
@@ -92,12 +91,12 @@ impl Request<'_> {
     fn write(self, sector: u64) -> Result<Done, u32> {
         let length = self.readable.bytes().saturating_sub(HEADER_BYTES);
         let range = byte_range(sector, length)?;
-        let mut data = self.overlay.write(range).ok_or(VIRTIO_BLK_S_IOERR)?;
-        for (address, count) in self.readable.pieces(HEADER_BYTES, length) {
-            let (now, rest) = data.split_at_mut_checked(count).ok_or(VIRTIO_BLK_S_IOERR)?;
-            self.memory.read_slice(now, address).map_err(|_| VIRTIO_BLK_S_IOERR)?;
-            data = rest;
-        }
+        let (memory, readable) = (self.memory, self.readable);
+        self.overlay
+            .write_with(range, |at, target| {
+                readable.read(memory, HEADER_BYTES + at, target).map_err(std::io::Error::other)
+            })
+            .map_err(|_| VIRTIO_BLK_S_IOERR)?;
         Ok(Done { read: 0, written: length })
     }
 

@@ -1,5 +1,6 @@
 mod captures;
 mod content;
+mod damage;
 mod hostile;
 
 use std::sync::Arc;

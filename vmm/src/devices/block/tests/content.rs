@@ -65,7 +65,7 @@ fn overlays_of_one_image_do_not_see_each_other() {
     let image = Arc::new(DiskImage::from_bytes(&content()).unwrap());
     let mut one = Overlay::new(Arc::clone(&image)).unwrap();
     let two = Overlay::new(Arc::clone(&image)).unwrap();
-    one.write(0..1).unwrap().fill(0xff);
+    one.write(0, &[0xff]).unwrap();
     assert_eq!(two.read(0..512).unwrap(), &content()[..512]);
     assert!(one.dirty_blocks().eq([0]));
     assert_eq!(two.dirty_blocks().count(), 0);
@@ -78,12 +78,13 @@ fn a_range_that_is_backwards_or_too_long_is_no_range() {
     #[expect(clippy::reversed_empty_ranges, reason = "that is the point")]
     for range in [2..1, 0..513, 513..513, 1..u64::MAX, u64::MAX..u64::MAX] {
         assert!(overlay.read(range.clone()).is_none(), "{range:?}");
-        assert!(overlay.write(range).is_none());
+        assert!(overlay.read_checked(range.clone()).is_err());
+        assert!(overlay.write_with(range, |_, _| panic!("nothing to fill")).is_err());
     }
     assert_eq!(overlay.dirty_blocks().count(), 0);
-    assert!(overlay.write(512..512).is_some());
+    overlay.write(512, &[]).unwrap();
     assert_eq!(overlay.dirty_blocks().count(), 0, "nothing was written");
-    overlay.write(511..512).unwrap().fill(1);
+    overlay.write(511, &[1]).unwrap();
     overlay.discard().unwrap();
     assert_eq!(overlay.read(0..512).unwrap(), [0; 512], "the last block is a short one");
 }
@@ -101,15 +102,13 @@ proptest! {
             let range = start..start + length;
             let fits = range.end <= DISK_BYTES as u64;
             prop_assert_eq!(overlay.read(range.clone()).is_some(), fits);
-            match overlay.write(range) {
-                Some(data) => {
-                    data.fill(byte);
-                    model[start as usize..][..length as usize].fill(byte);
-                }
-                None => prop_assert!(!fits),
+            let written = overlay.write(start, &vec![byte; length as usize]);
+            prop_assert_eq!(written.is_ok(), fits);
+            if fits {
+                model[start as usize..][..length as usize].fill(byte);
             }
         }
-        prop_assert_eq!(overlay.read(0..DISK_BYTES as u64).unwrap(), &model);
+        prop_assert_eq!(overlay.read_checked(0..DISK_BYTES as u64).unwrap(), &model);
         let dirty: Vec<usize> = overlay.dirty_blocks().collect();
         for (block, (now, before)) in
             model.chunks(BLOCK_BYTES).zip(base.chunks(BLOCK_BYTES)).enumerate()
@@ -165,7 +164,7 @@ fn a_change_behind_the_overlay_shows_in_its_hash_and_survives_a_discard() {
     let mut overlay = Overlay::new(Arc::clone(&image)).unwrap();
     let golden = image.sha256().unwrap();
     assert_eq!(overlay.sha256(), golden);
-    overlay.write(10..20).unwrap().fill(0xee);
+    overlay.write(10, &[0xee; 10]).unwrap();
     assert_ne!(overlay.sha256(), golden);
     overlay.discard().unwrap();
     assert_eq!(overlay.sha256(), golden);
