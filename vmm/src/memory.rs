@@ -1,19 +1,23 @@
 //! Guest-physical memory: where things lie, and the mapping that holds them.
 
+mod compare;
 mod dirty_map;
 mod golden;
 pub mod layout;
 mod leaves;
 pub mod merkle;
+mod page_table;
 mod private;
 mod ram;
 mod sealed;
 
+pub(crate) use compare::same;
 pub use dirty_map::{DirtyMap, PAGE_BYTES};
 pub(crate) use golden::is_zero;
 pub use golden::{GoldenMemory, GoldenRegion};
 pub use leaves::Leaves;
 pub(crate) use leaves::{is_hole, leaf_of};
+pub use page_table::PageTable;
 pub use private::PrivateMapping;
 pub use ram::{GuestRam, MAX_MEMORY_MIB, MIN_MEMORY_MIB, MemoryError, allocate, host_address};
 pub use sealed::SealedMemory;

@@ -91,6 +91,13 @@ pub fn read(vcpu: &VcpuFd, wanted: &[u32]) -> Result<Vec<kvm_msr_entry>, KvmErro
     Ok(found)
 }
 
+/// Reads all of `wanted`, or those before the first one that this vCPU does not have.
+pub fn read_prepared(vcpu: &VcpuFd, wanted: &Msrs) -> Result<Vec<kvm_msr_entry>, KvmError> {
+    let mut msrs = wanted.clone();
+    let count = vcpu.get_msrs(&mut msrs).map_err(KvmError::ioctl("KVM_GET_MSRS"))?;
+    Ok(msrs.as_slice().get(..count).unwrap_or_default().to_vec())
+}
+
 /// Writes all of `msrs`, or says which one was refused.
 pub fn write(vcpu: &VcpuFd, msrs: &Msrs) -> Result<(), KvmError> {
     let written = vcpu.set_msrs(msrs).map_err(KvmError::ioctl("KVM_SET_MSRS"))?;

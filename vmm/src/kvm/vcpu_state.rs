@@ -8,7 +8,7 @@ use kvm_bindings::{
     kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::SyncReg;
+use kvm_ioctls::{SyncReg, VcpuFd};
 use serde::{Deserialize, Serialize};
 
 use super::vcpu::Vcpu;
@@ -34,6 +34,8 @@ pub struct VcpuState {
 /// What a reset writes, in the form the kernel takes: made once per golden state.
 pub struct VcpuImage {
     state: VcpuState,
+    /// Every MSR, for reading them back.
+    all: Msrs,
     /// Values of [`msrs::WRITABLE`] MSRs.
     writable: Msrs,
     /// The same, and the TSC: for a machine's only vCPU.
@@ -61,6 +63,14 @@ impl Vcpu {
     /// Reads everything. The vCPU must be parked: then no access of its guest is half done.
     /// `host_tsc` is a reading of the host's counter that all vCPUs share.
     pub fn capture(&self, wanted: &[u32], host_tsc: u64) -> Result<VcpuState, KvmError> {
+        self.read(host_tsc, |fd| msrs::read(fd, wanted))
+    }
+
+    fn read(
+        &self,
+        host_tsc: u64,
+        msrs: impl FnOnce(&VcpuFd) -> Result<Vec<kvm_msr_entry>, KvmError>,
+    ) -> Result<VcpuState, KvmError> {
         let fd = &self.fd;
         // First: it takes in INIT and SIPI interrupts that are on their way.
         let mp_state = fd.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
@@ -78,9 +88,14 @@ impl Vcpu {
             xcrs: fd.get_xcrs().map_err(KvmError::ioctl("KVM_GET_XCRS"))?,
             debug_regs: fd.get_debug_regs().map_err(KvmError::ioctl("KVM_GET_DEBUGREGS"))?,
             lapic: Box::new(fd.get_lapic().map_err(KvmError::ioctl("KVM_GET_LAPIC"))?),
-            msrs: msrs::read(fd, wanted)?,
+            msrs: msrs(fd)?,
             tsc: raw::tsc_offset(fd)?.wrapping_add(host_tsc),
         })
+    }
+
+    /// Reads everything that `image` holds, as [`Self::capture`] does. The vCPU must have settled.
+    pub fn read_back(&self, image: &VcpuImage, host_tsc: u64) -> Result<VcpuState, KvmError> {
+        self.read(host_tsc, |fd| msrs::read_prepared(fd, &image.all))
     }
 
     /// Whether KVM can give the guest another counter than the host's. Some accept the request and
@@ -210,6 +225,7 @@ impl VcpuImage {
             .map(|entry| msrs::collection(&[*entry]))
             .transpose()?;
         Ok(Self {
+            all: msrs::collection(&state.msrs)?,
             writable: msrs::collection(&writable)?,
             writable_and_tsc: msrs::collection(&with_tsc)?,
             deadline,

@@ -31,20 +31,26 @@ pub fn irqchip_bytes(chip: &kvm_irqchip) -> &[u8] {
 impl Vm {
     /// Reads everything. No vCPU may run.
     pub fn capture(&self) -> Result<VmState, KvmError> {
+        Ok(self.read_back()?.0)
+    }
+
+    /// Reads everything, and whether the host's time-stamp counters are the same on all processors,
+    /// as KVM has it. No vCPU may run.
+    pub fn read_back(&self) -> Result<(VmState, bool), KvmError> {
         let chip = |chip_id| {
             let mut chip = kvm_irqchip { chip_id, ..Default::default() };
             self.fd().get_irqchip(&mut chip).map_err(KvmError::ioctl("KVM_GET_IRQCHIP"))?;
             Ok(chip)
         };
-        Ok(VmState {
-            irqchips: [
-                chip(KVM_IRQCHIP_PIC_MASTER)?,
-                chip(KVM_IRQCHIP_PIC_SLAVE)?,
-                chip(KVM_IRQCHIP_IOAPIC)?,
-            ],
-            pit: self.fd().get_pit2().map_err(KvmError::ioctl("KVM_GET_PIT2"))?,
-            clock_ns: self.clock_ns()?,
-        })
+        let irqchips = [
+            chip(KVM_IRQCHIP_PIC_MASTER)?,
+            chip(KVM_IRQCHIP_PIC_SLAVE)?,
+            chip(KVM_IRQCHIP_IOAPIC)?,
+        ];
+        let pit = self.fd().get_pit2().map_err(KvmError::ioctl("KVM_GET_PIT2"))?;
+        let clock = self.fd().get_clock().map_err(KvmError::ioctl("KVM_GET_CLOCK"))?;
+        let state = VmState { irqchips, pit, clock_ns: clock.clock };
+        Ok((state, clock.flags & KVM_CLOCK_TSC_STABLE != 0))
     }
 
     /// Puts everything back. No vCPU may run.
@@ -57,17 +63,5 @@ impl Vm {
         // passed since the capture. The guest learns wall time from its next command.
         let clock = kvm_clock_data { clock: state.clock_ns, ..Default::default() };
         self.fd().set_clock(&clock).map_err(KvmError::ioctl("KVM_SET_CLOCK"))
-    }
-
-    /// Whether the host's time-stamp counters are the same on all processors, as KVM has it.
-    pub fn tsc_is_stable(&self) -> Result<bool, KvmError> {
-        let clock = self.fd().get_clock().map_err(KvmError::ioctl("KVM_GET_CLOCK"))?;
-        Ok(clock.flags & KVM_CLOCK_TSC_STABLE != 0)
-    }
-
-    /// The guest's kvmclock now.
-    pub fn clock_ns(&self) -> Result<u64, KvmError> {
-        let clock = self.fd().get_clock().map_err(KvmError::ioctl("KVM_GET_CLOCK"))?;
-        Ok(clock.clock)
     }
 }
