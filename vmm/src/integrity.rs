@@ -11,10 +11,30 @@
 //!
 //! Content decides everywhere. Logs and page tables only say where to look first.
 
+mod checker;
+mod disk;
 mod finding;
+mod memory;
 mod plan;
+mod rotation;
 mod tamper;
+
+use std::fmt::Write;
+
+pub(crate) use checker::Checker;
 
 pub use finding::{Finding, FindingSource, Place};
 pub use plan::{IntegrityParts, IntegrityPlan, IntegrityReport};
 pub use tamper::Tamper;
+
+/// Most findings of one kind that one check reports.
+const MOST_FINDINGS: usize = 64;
+
+fn sha256_text(hash: &[u8; 32]) -> String {
+    let mut text = "sha256:".to_owned();
+    for byte in hash {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}

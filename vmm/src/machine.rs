@@ -65,6 +65,18 @@ pub enum MachineError {
         /// What the machine is.
         state: &'static str,
     },
+    /// Memory, disk or page tables could not be read to be checked or copied.
+    #[error("cannot read {what} of the machine: {reason}")]
+    Unreadable {
+        /// What was to be read.
+        what: &'static str,
+        /// What failed.
+        reason: String,
+    },
+    /// Tampering was asked for where there is nothing to tamper with.
+    #[doc(hidden)]
+    #[error("cannot tamper with the machine: {0}")]
+    Tamper(String),
     /// A vCPU did not leave the guest in time. The machine cannot be trusted any more: shut it
     /// down.
     #[error("vCPU {index} did not stop within {limit:?}; shut the machine down")]
@@ -442,6 +454,8 @@ impl Phase {
 
 #[cfg(test)]
 mod hazard_tests;
+#[cfg(test)]
+mod integrity_tests;
 #[cfg(test)]
 mod reset_tests;
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub use dirty_map::{DirtyMap, PAGE_BYTES};
 pub(crate) use golden::is_zero;
 pub use golden::{GoldenMemory, GoldenRegion};
 pub use leaves::Leaves;
-pub(crate) use leaves::{is_hole, leaf_of};
+pub(crate) use leaves::leaf_of;
 pub use page_table::PageTable;
 pub use private::PrivateMapping;
 pub use ram::{GuestRam, MAX_MEMORY_MIB, MIN_MEMORY_MIB, MemoryError, allocate, host_address};

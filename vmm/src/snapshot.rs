@@ -27,9 +27,11 @@ mod pages;
 mod rewind;
 mod strategy;
 
+pub(crate) use compare::state;
 pub use compare::{Difference, Differences};
 pub use golden::Golden;
 pub(crate) use golden::Origin;
+pub(crate) use pages::Run;
 pub(crate) use rewind::Rewinder;
 #[cfg(test)]
 pub(crate) use rewind::Sabotage;

@@ -126,6 +126,21 @@ impl DeviceSet {
         }
     }
 
+    /// Moves the first device that has a queue, disk before entropy, one request on behind its
+    /// guest's back. False when there is none.
+    pub fn move_a_queue(&self) -> Result<bool, DeviceStateError> {
+        if let Some(mut block) = self.block() {
+            let state = block.state();
+            if state.queue().is_some() {
+                return block.restore(&state.moved()).map(|()| true).map_err(named("block"));
+            }
+        }
+        let mut rng = self.rng();
+        let state = rng.state();
+        let has_queue = state.queue().is_some();
+        rng.restore(&state.moved()).map(|()| has_queue).map_err(named("entropy"))
+    }
+
     /// The disk.
     pub fn block(&self) -> Option<MutexGuard<'_, Block>> {
         self.block.as_ref().map(|block| block.lock().unwrap_or_else(PoisonError::into_inner))

@@ -3,22 +3,29 @@
 use std::time::Duration;
 
 use super::Finding;
+use super::rotation::calls_for_all;
 use crate::snapshot::Golden;
 
 /// How much of what was not touched is read again, beside all that was touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IntegrityPlan {
-    /// Untouched blocks of the disk. Each costs one SHA-256 of 4096 bytes.
+    /// Untouched blocks of the disk, each at the price of one SHA-256 of 4096 bytes. 64 blocks of
+    /// zeros count as four.
     pub blocks: usize,
-    /// Untouched pages of memory. Each costs one SHA-256 of 4096 bytes and a comparison.
+    /// Untouched pages of memory, each at the price of one SHA-256 of 4096 bytes and a comparison.
+    /// 64 pages of zeros count as four.
     pub pages: usize,
+    /// Pages that the machine has copies of though the guest did not write to them before the last
+    /// reset, each at the price of a comparison. If there are more, others come next time.
+    pub copies: usize,
     /// Everything: the whole disk and all of memory.
     pub deep: bool,
 }
 
 impl Default for IntegrityPlan {
+    /// Costs some tens of microseconds, and one for every three or four copies.
     fn default() -> Self {
-        Self { blocks: 4, pages: 4, deep: false }
+        Self { blocks: 4, pages: 4, copies: 2048, deep: false }
     }
 }
 
@@ -28,16 +35,31 @@ impl IntegrityPlan {
         Self { deep: true, ..Self::default() }
     }
 
-    /// In how many resets all of the disk and all of memory will have been read again. Zero where
-    /// there is nothing to read, `usize::MAX` where this plan never gets to the end.
+    /// In how many resets with a check after each all of the disk and all of memory will have been
+    /// read again, golden memory included. Zero where there is nothing to read, `usize::MAX` where
+    /// this plan never gets to the end. Hashes what has no hash yet.
     pub fn resets_for_all(&self, golden: &Golden) -> (usize, usize) {
-        let resets = |all: usize, each: usize| match (all, each) {
-            (0, _) => 0,
-            _ if self.deep => 1,
-            (_, 0) => usize::MAX,
-            (all, each) => all.div_ceil(each),
+        let calls = |sealed, steps| match calls_for_all(sealed, steps) {
+            Ok(Some(calls)) => calls,
+            Ok(None) | Err(_) => usize::MAX,
         };
-        (resets(golden.disk_blocks(), self.blocks), resets(golden.memory_pages(), self.pages))
+        let disk = golden.disk.as_ref();
+        (
+            disk.map_or(0, |disk| calls(disk.memory(), self.disk_steps())),
+            calls(golden.memory.sealed(), self.memory_steps()),
+        )
+    }
+
+    pub(crate) fn disk_steps(&self) -> usize {
+        if self.deep { usize::MAX } else { self.blocks }
+    }
+
+    pub(crate) fn memory_steps(&self) -> usize {
+        if self.deep { usize::MAX } else { self.pages }
+    }
+
+    pub(crate) fn copies_at_once(&self) -> usize {
+        if self.deep { usize::MAX } else { self.copies }
     }
 }
 

@@ -26,12 +26,13 @@ impl Machine {
         }
     }
 
-    /// Reads the next part of what was not touched, on a paused machine that was reset and has
-    /// nothing to do. Together with the samples of [`Self::check_after_reset`] this goes round and
-    /// round over all of disk and memory.
+    /// Reads the next part of what was not touched, on a machine that has nothing to do. Together
+    /// with the samples of [`Self::check_after_reset`] this goes round and round over all of disk
+    /// and memory. The machine may be running; its own memory is read only where it is still as it
+    /// was put back, on a paused machine, and golden memory always. The report has no `disk_root`.
     pub fn scrub(&self, plan: &IntegrityPlan) -> Result<IntegrityReport, MachineError> {
         match &*self.lock() {
-            Phase::Paused(live) => live.scrub(plan),
+            Phase::Running(live) | Phase::Paused(live) => live.scrub(plan),
             other => Err(other.wrong("scrub")),
         }
     }

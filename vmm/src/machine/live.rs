@@ -1,8 +1,9 @@
 //! A machine with vCPUs: what exists between boot and shutdown.
 
 mod checks;
+mod tamper;
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use super::fate::Fate;
 use super::{BootTimings, MachineConfig, MachineError, StopReason};
 use crate::devices::block::{DiskError, DiskImage};
 use crate::devices::{Bus, DeviceSet};
+use crate::integrity::Checker;
 use crate::kvm::{
     CpuidTemplate, DirtyTracking, ExitOutcome, Next, Vcpu, VcpuControl, VcpuStatus, VcpuThread, Vm,
     run_once,
@@ -39,6 +41,9 @@ pub struct Live {
 struct Core {
     vcpus: Vec<Arc<VcpuControl>>,
     rewinder: Mutex<Option<Rewinder>>,
+    checker: Mutex<Checker>,
+    /// Put back, and nothing ran since.
+    pristine: AtomicBool,
     devices: DeviceSet,
     vm: Vm,
 }
@@ -108,7 +113,14 @@ impl Live {
         let vcpus: Vec<_> = threads.iter().map(|thread| Arc::clone(thread.control())).collect();
         fate.set_vcpus(vcpus.clone());
         timings.vcpus += spawning.elapsed();
-        let core = Arc::new(Core { vcpus, rewinder: Mutex::new(None), devices, vm });
+        let core = Arc::new(Core {
+            vcpus,
+            rewinder: Mutex::new(None),
+            checker: Mutex::new(Checker::new()),
+            pristine: AtomicBool::new(false),
+            devices,
+            vm,
+        });
         Ok(Self { threads, first_run, started, timings, cpuid, origin, disk: None, core })
     }
 
@@ -188,7 +200,7 @@ impl Live {
         let put_back = rewinder.put_back_between();
         let golden = Arc::clone(rewinder.golden());
         let mut found = Differences::of_state(&golden, vm, &vcpus, devices, put_back)?;
-        match rewinder.written_since(vm, &mut vcpus)? {
+        match rewinder.written_since(vm, &mut vcpus)?.iter().map(|run| run.count).sum() {
             0 => {}
             pages => found.0.push(Difference::Written { pages }),
         }
@@ -262,6 +274,7 @@ impl Live {
 
     /// Lets every vCPU run.
     pub fn run(&self) {
+        self.core.pristine.store(false, Ordering::Release);
         for thread in &self.threads {
             thread.control().run();
         }
@@ -313,11 +326,13 @@ impl Core {
         let rewinder = rewinder.as_mut().ok_or(MachineError::NotCaptured)?;
         // Host threads must not reach guest memory either. A machine that is paused, or poisoned by
         // a stop that failed, may or may not hold them already.
+        self.pristine.store(false, Ordering::Release);
         self.devices.vsock.quiesce();
         let mut vcpus = self.parked();
         let mut report = rewinder.rewind(&self.vm, &mut vcpus, &self.devices, strategy)?;
         drop(vcpus);
         report.parts.stop = stop;
+        self.pristine.store(!runs, Ordering::Release);
         if runs {
             let resuming = Instant::now();
             self.devices.vsock.resume();

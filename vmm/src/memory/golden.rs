@@ -96,6 +96,19 @@ impl GoldenMemory {
         self.view.bytes().get(region.offset..region.offset + region.length).unwrap_or_default()
     }
 
+    /// Flips one bit of the content that resets copy, behind the back of everything: puts another
+    /// page in the place of the one that holds the guest-physical `address`. What the sealed memory
+    /// holds stays as it is, as do mappings of it.
+    pub fn tamper(&self, address: u64) -> io::Result<()> {
+        let outside = || io::Error::other("there is no memory at this address");
+        let holds = |region: &&GoldenRegion| {
+            address.checked_sub(region.start).is_some_and(|at| at < region.length as u64)
+        };
+        let region = self.regions.iter().find(holds).ok_or_else(outside)?;
+        let at = region.offset + (address - region.start) as usize;
+        self.view.replace_byte(at, |byte| byte ^ 1)
+    }
+
     /// The descriptor behind it.
     pub fn sealed(&self) -> &SealedMemory {
         &self.sealed
@@ -177,6 +190,22 @@ impl View {
             return Err(io::Error::last_os_error());
         }
         Ok(Self { address: address.cast(), length })
+    }
+
+    /// Maps a copy of the page that holds byte `at` over it, with that byte changed.
+    fn replace_byte(&self, at: usize, change: impl FnOnce(u8) -> u8) -> io::Result<()> {
+        let outside = || io::Error::other("outside the sealed memory");
+        let start = at / PAGE_BYTES * PAGE_BYTES;
+        let content = self.bytes().get(start..start + PAGE_BYTES).ok_or_else(outside)?;
+        let mut content = content.to_vec();
+        let byte = content.get_mut(at - start).ok_or_else(outside)?;
+        *byte = change(*byte);
+        let copy = SealedMemory::create("tampered", PAGE_BYTES, |mut file| {
+            std::io::Write::write_all(&mut file, &content)
+        })?;
+        // SAFETY: the page belongs to this view, is page aligned and stays readable. That bytes
+        // change under a reference is the point, and only tests of the checks ask for it.
+        unsafe { copy.map_over(self.address.add(start), 0, PAGE_BYTES) }
     }
 
     fn bytes(&self) -> &[u8] {

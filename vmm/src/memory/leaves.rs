@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
@@ -51,6 +52,14 @@ impl Leaves {
             Chunk::Zeros => zero_leaf(self.bytes_of(block)),
             Chunk::Hashes(hashes) => *hashes.get(block % CHUNK_BLOCKS).ok_or_else(outside)?,
         })
+    }
+
+    /// The blocks from `block` on that are known to be zeros together; `None` where `file` holds
+    /// something nearby.
+    pub fn zeros_from(&self, file: &File, block: usize) -> io::Result<Option<Range<usize>>> {
+        let index = block / CHUNK_BLOCKS;
+        let end = ((index + 1) * CHUNK_BLOCKS).min(self.count());
+        Ok(matches!(self.chunk(file, index)?, Chunk::Zeros).then_some(block..end))
     }
 
     /// Root of the tree over all blocks of `file`. The first call reads all of it.

@@ -69,7 +69,9 @@ mod tests {
         fn trees_are_those_of_the_definition(count in 0_u32..300) {
             let leaves: Vec<Hash> = (0..count).map(|n| leaf(&n.to_le_bytes())).collect();
             let mut tree = Tree::default();
-            leaves.iter().for_each(|leaf| tree.push(*leaf));
+            for leaf in &leaves {
+                tree.push(*leaf);
+            }
             prop_assert_eq!(tree.root(), by_definition(&leaves));
         }
     }
@@ -77,7 +79,8 @@ mod tests {
     /// Known answers of other implementations of the same form.
     #[test]
     fn known_answers() {
-        let hex = |hash: Hash| hash.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let hex =
+            |hash: Hash| hash.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
         assert_eq!(
             hex(leaf(b"")),
             "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d"

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::{io, mem};
 
@@ -59,7 +58,7 @@ const ENTRIES: usize = 4096;
 #[derive(Debug)]
 pub struct PageTable {
     file: File,
-    scans: bool,
+    searches: bool,
     regions: Vec<Region>,
     entries: Vec<u8>,
 }
@@ -69,16 +68,16 @@ impl PageTable {
     /// entry.
     pub fn open() -> io::Result<Self> {
         let file = File::open("/proc/self/pagemap")?;
-        let mut table = Self { file, scans: true, regions: Vec::new(), entries: Vec::new() };
-        let page = vec![0_u8; 1];
+        let mut table = Self { file, searches: true, regions: Vec::new(), entries: Vec::new() };
+        let page = [0_u8; 1];
         let address = page.as_ptr() as usize / PAGE_BYTES * PAGE_BYTES;
-        table.scans = table.search(address, PAGE_BYTES, &mut Vec::new()).is_ok();
+        table.searches = table.search(address, PAGE_BYTES, &mut Vec::new()).is_ok();
         Ok(table)
     }
 
     /// True where the kernel searches for us (`PAGEMAP_SCAN`).
-    pub fn scans(&self) -> bool {
-        self.scans
+    pub fn searches(&self) -> bool {
+        self.searches
     }
 
     /// Adds to `found` the pages, counted from `address`, that the private mapping of `length`
@@ -90,7 +89,7 @@ impl PageTable {
         length: usize,
         found: &mut Vec<Range<usize>>,
     ) -> io::Result<()> {
-        if self.scans {
+        if self.searches {
             self.search(address, length, found)
         } else {
             self.read_entries(address, length, found)
@@ -180,9 +179,9 @@ mod tests {
 
     /// The same answers from a kernel that searches and from one that does not.
     fn tables() -> Vec<PageTable> {
-        let without = PageTable { scans: false, ..PageTable::open().unwrap() };
+        let without = PageTable { searches: false, ..PageTable::open().unwrap() };
         let table = PageTable::open().unwrap();
-        if table.scans { vec![table, without] } else { vec![without] }
+        if table.searches { vec![table, without] } else { vec![without] }
     }
 
     #[test]

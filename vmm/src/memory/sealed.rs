@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
@@ -9,8 +10,9 @@ use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
 };
 
-use super::Leaves;
+use super::leaves::is_hole;
 use super::merkle::Hash;
+use super::{Leaves, PAGE_BYTES};
 
 /// A memfd sealed against writing, growing and shrinking: the kernel refuses changes from
 /// everybody, this process included. Private mappings of it share its pages until they write.
@@ -59,6 +61,19 @@ impl SealedMemory {
     /// Hash of one block, as [`super::merkle::leaf`] makes it; kept once computed.
     pub fn leaf(&self, block: usize) -> io::Result<Hash> {
         self.leaves.get(&self.file, block)
+    }
+
+    /// The blocks from `block` on that are known to be zeros together; `None` where there is
+    /// something nearby.
+    pub fn zeros_from(&self, block: usize) -> io::Result<Option<Range<usize>>> {
+        self.leaves.zeros_from(&self.file, block)
+    }
+
+    /// True when the file system knows that these blocks hold nothing: they read as zeros, and
+    /// reading them through a mapping would take memory.
+    pub fn is_hole(&self, blocks: &Range<usize>) -> io::Result<bool> {
+        let byte = |block: usize| (block * PAGE_BYTES).min(self.length) as u64;
+        is_hole(&self.file, byte(blocks.start), byte(blocks.end) - byte(blocks.start))
     }
 
     /// Root of the Merkle tree over all blocks. The first call reads all of them.

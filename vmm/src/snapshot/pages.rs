@@ -23,6 +23,7 @@ pub struct Run {
 pub struct Harvest {
     source: Source,
     runs: Vec<Run>,
+    restored: Vec<Run>,
 }
 
 enum Source {
@@ -41,7 +42,7 @@ impl Harvest {
             }
             DirtyTracking::Ring => Source::Ring(Vec::new()),
         };
-        Self { source, runs: Vec::new() }
+        Self { source, runs: Vec::new(), restored: Vec::new() }
     }
 
     /// Adds what was written since the last call. No vCPU and no device may run.
@@ -84,8 +85,14 @@ impl Harvest {
         self.runs.iter().map(|run| run.count).sum()
     }
 
-    /// Forgets what was collected: it has been put back.
+    /// What was put back last.
+    pub fn restored(&self) -> &[Run] {
+        &self.restored
+    }
+
+    /// What was collected has been put back: another collection begins.
     pub fn commit(&mut self) {
+        std::mem::swap(&mut self.runs, &mut self.restored);
         self.runs.clear();
     }
 }

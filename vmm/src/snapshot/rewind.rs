@@ -8,7 +8,7 @@ use thiserror::Error;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::Golden;
-use super::pages::Harvest;
+use super::pages::{Harvest, Run};
 use super::strategy::Strategy;
 use crate::devices::{DeviceSet, DeviceStateError};
 use crate::kvm::{KvmError, Vcpu, Vm, host_tsc};
@@ -127,16 +127,21 @@ impl Rewinder {
         self.put_back_between
     }
 
-    /// How many pages were written since the last reset. The next one puts them back too. Asks
+    /// The pages written since the last reset. The next one puts them back too. Asks
     /// KVM for the log of every memory slot, and fails where one is missing. No vCPU and no device
     /// may run.
     pub fn written_since(
         &mut self,
         vm: &Vm,
         vcpus: &mut [MutexGuard<'_, Vcpu>],
-    ) -> Result<usize, ResetError> {
+    ) -> Result<&[Run], ResetError> {
         self.harvest.gather(vm, vcpus)?;
-        Ok(self.harvest.pages())
+        Ok(self.harvest.runs())
+    }
+
+    /// The pages that the last reset put back. Pages may come twice after a reset that failed.
+    pub fn restored(&self) -> &[Run] {
+        self.harvest.restored()
     }
 
     /// What it goes back to.

@@ -198,6 +198,16 @@ impl Overlay {
         std::mem::take(&mut self.refused)
     }
 
+    /// Unmaps blocks of which none is dirty, until they are read again. Must be sure that none of
+    /// them is a private copy, or that a copy may go.
+    pub(crate) fn forget_clean(&mut self, blocks: Range<usize>) -> io::Result<()> {
+        if blocks.is_empty() || self.records.range(blocks.clone()).next().is_some() {
+            return Ok(());
+        }
+        let bytes = self.place(blocks.start).start..self.place(blocks.end - 1).end;
+        self.mapping.revert(bytes)
+    }
+
     /// The mapping that the guest's reads come from.
     pub(crate) fn mapping(&self) -> &PrivateMapping {
         &self.mapping

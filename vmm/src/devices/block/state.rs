@@ -20,6 +20,12 @@ impl BlockState {
     pub fn queue(&self) -> Option<QueueState> {
         self.requests.as_ref().map(RequestQueueState::queue)
     }
+
+    /// One request further on than it is: a state that is wrong.
+    #[must_use]
+    pub fn moved(self) -> Self {
+        Self { requests: self.requests.map(RequestQueueState::moved) }
+    }
 }
 
 impl Block {

@@ -73,6 +73,13 @@ impl RequestQueueState {
     pub fn queue(&self) -> QueueState {
         self.queue
     }
+
+    /// One request further on than it is: a state that is wrong.
+    #[must_use]
+    pub fn moved(mut self) -> Self {
+        self.queue.next_avail = self.queue.next_avail.wrapping_add(1);
+        self
+    }
 }
 
 impl RequestQueue {

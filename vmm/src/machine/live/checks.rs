@@ -1,70 +1,252 @@
-//! Checks of a parked machine.
+//! Checks of a machine, most of them of one that is parked.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::Live;
-use crate::integrity::{Finding, FindingSource, IntegrityPlan, IntegrityReport, Place, Tamper};
+use super::{Core, Live, PARK_LIMIT};
+use crate::integrity::{Checker, Finding, FindingSource, IntegrityPlan, IntegrityReport, Place};
+use crate::kvm::{Vcpu, VcpuControl};
 use crate::machine::MachineError;
-use crate::snapshot::Difference;
+use crate::memory::PAGE_BYTES;
+use crate::snapshot::state::{self, PutBack, Unlike, VcpuFound};
+use crate::snapshot::{Golden, ResetError, Rewinder};
 
 impl Live {
+    /// See [`Machine::check_before_reset`](crate::Machine::check_before_reset).
     pub fn check_before_reset(&self) -> Result<Vec<Finding>, MachineError> {
-        self.golden().ok_or(MachineError::NotCaptured).map(|_| Vec::new())
+        self.golden().ok_or(MachineError::NotCaptured)?;
+        let Some(mut block) = self.core.devices.block() else { return Ok(Vec::new()) };
+        self.core.checker().before_discard(block.overlay_mut()).map_err(unreadable("the disk"))
     }
 
-    pub fn check_after_reset(&self, _: &IntegrityPlan) -> Result<IntegrityReport, MachineError> {
-        let golden = self.golden().ok_or(MachineError::NotCaptured)?;
-        let findings = self.differences()?.0.iter().map(finding).collect();
-        let failed =
-            |e: crate::DiskError| MachineError::Device { device: "disk", reason: e.to_string() };
-        Ok(IntegrityReport {
-            findings,
-            disk_root: golden.disk_root().map_err(failed)?,
-            blocks: golden.disk_blocks(),
-            pages: golden.memory_pages(),
-            ..IntegrityReport::default()
-        })
+    /// See [`Machine::check_after_reset`](crate::Machine::check_after_reset). Works on the threads
+    /// of the vCPUs: that is where KVM answers without waiting for other processors, and where what
+    /// was just put back is in the caches.
+    pub fn check_after_reset(&self, plan: &IntegrityPlan) -> Result<IntegrityReport, MachineError> {
+        let (golden, put_back) = self.golden_and_when()?;
+        let Some((first, others)) = self.core.vcpus.split_first() else {
+            return Err(MachineError::NotCaptured);
+        };
+        let asked: Vec<_> = others
+            .iter()
+            .zip(1..)
+            .map(|(control, index)| {
+                let (vcpu, golden) = (Arc::clone(control), Arc::clone(&golden));
+                ask(control, move || read_vcpu(&golden, index, &mut vcpu.vcpu(), put_back))
+            })
+            .collect();
+        let mut vcpus = Vec::new();
+        for (index, answer) in (1..).zip(asked) {
+            vcpus.push(wait(others.get(index - 1), index, &answer)??);
+        }
+        let (core, plan) = (Arc::clone(&self.core), *plan);
+        let answer = ask(first, move || core.check(&golden, put_back, vcpus, &plan));
+        wait(Some(first), 0, &answer)?
     }
 
+    /// See [`Machine::scrub`](crate::Machine::scrub). The machine may be running.
     pub fn scrub(&self, plan: &IntegrityPlan) -> Result<IntegrityReport, MachineError> {
-        self.check_after_reset(plan)
+        let golden = self.golden().ok_or(MachineError::NotCaptured)?;
+        let mut checker = self.core.checker();
+        let mut report = IntegrityReport::default();
+        let begun = Instant::now();
+        if let Some(mut block) = self.core.devices.block() {
+            let found = checker
+                .scrub_disk(block.overlay_mut(), plan.disk_steps())
+                .map_err(unreadable("the disk"))?;
+            (report.blocks, report.findings) = (found.blocks, found.findings);
+        }
+        report.took.disk = begun.elapsed();
+        let begun = Instant::now();
+        let ram = self.core.pristine.load(Ordering::Acquire).then(|| self.core.vm.ram().as_ref());
+        let found = checker
+            .scrub_memory(ram, &golden.memory, plan.memory_steps())
+            .map_err(unreadable("memory"))?;
+        report.pages = found.pages;
+        report.findings.extend(found.findings);
+        report.took.memory = begun.elapsed();
+        Ok(report)
     }
 
+    /// Copies guest memory.
     pub fn read_memory(&self, address: u64, bytes: &mut [u8]) -> Result<(), MachineError> {
         self.core
             .vm
             .ram()
             .read_slice(bytes, GuestAddress(address))
-            .map_err(|e| MachineError::Device { device: "memory", reason: e.to_string() })
+            .map_err(|e| MachineError::Unreadable { what: "memory", reason: e.to_string() })
     }
 
+    /// Copies what the disk holds.
     pub fn read_disk(&self, offset: u64, bytes: &mut [u8]) -> Result<(), MachineError> {
-        let refused = |reason: &str| MachineError::Device { device: "disk", reason: reason.into() };
+        let refused =
+            |reason: &str| MachineError::Unreadable { what: "the disk", reason: reason.into() };
         let block = self.core.devices.block().ok_or_else(|| refused("there is none"))?;
         let end = offset.saturating_add(bytes.len() as u64);
-        let found = block.overlay().read(offset..end).ok_or_else(|| refused("out of range"))?;
+        let found = block.overlay().read(offset..end).ok_or_else(|| refused("it ends before"))?;
         bytes.copy_from_slice(found);
         Ok(())
     }
 
+    /// Numbers of the blocks that were written since the last reset.
     pub fn dirty_blocks(&self) -> Vec<u64> {
         let block = self.core.devices.block();
         block.map_or_else(Vec::new, |b| b.overlay().dirty_blocks().map(|n| n as u64).collect())
     }
 
-    pub fn tamper(&self, tamper: Tamper) -> Result<(), MachineError> {
-        let reason = format!("{tamper:?} is not there yet");
-        Err(MachineError::Device { device: "tamper", reason })
+    fn golden_and_when(&self) -> Result<(Arc<Golden>, PutBack), MachineError> {
+        let rewinder = self.core.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
+        let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
+        Ok((Arc::clone(rewinder.golden()), rewinder.put_back_between()))
     }
 }
 
-fn finding(difference: &Difference) -> Finding {
-    let (source, place) = match difference {
-        Difference::Memory { start, .. } => {
-            (FindingSource::Memory, Place::Page { address: *start })
+impl Core {
+    fn checker(&self) -> MutexGuard<'_, Checker> {
+        self.checker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything but the vCPUs after the first, of which `others` tells.
+    fn check(
+        &self,
+        golden: &Golden,
+        put_back: PutBack,
+        others: Vec<VcpuFound>,
+        plan: &IntegrityPlan,
+    ) -> Result<IntegrityReport, MachineError> {
+        let mut rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
+        let rewinder = rewinder.as_mut().ok_or(MachineError::NotCaptured)?;
+        let mut report = IntegrityReport::default();
+
+        let begun = Instant::now();
+        report.findings = self.check_state(golden, put_back, others, rewinder)?;
+        report.took.state = begun.elapsed();
+
+        let mut checker = self.checker();
+        let begun = Instant::now();
+        let most = (plan.copies_at_once(), plan.memory_steps());
+        let found = checker
+            .memory(self.vm.ram(), &golden.memory, rewinder.restored(), most)
+            .map_err(unreadable("memory"))?;
+        report.pages = found.pages;
+        report.findings.extend(found.findings);
+        report.took.memory = begun.elapsed();
+
+        let begun = Instant::now();
+        if let Some(mut block) = self.devices.block() {
+            let found = checker
+                .after_discard(block.overlay_mut(), plan.disk_steps())
+                .map_err(unreadable("the disk"))?;
+            (report.blocks, report.disk_root) = (found.blocks, Some(found.root));
+            report.findings.extend(found.findings);
         }
-        Difference::Disk { at } => (FindingSource::Disk, Place::Block(at / 4096)),
-        other => (FindingSource::Vmm, Place::State(other.to_string())),
-    };
-    Finding { source, place, was: "golden".into(), is: "another".into() }
+        report.took.disk = begun.elapsed();
+        Ok(report)
+    }
+
+    fn check_state(
+        &self,
+        golden: &Golden,
+        put_back: PutBack,
+        others: Vec<VcpuFound>,
+        rewinder: &mut Rewinder,
+    ) -> Result<Vec<Finding>, MachineError> {
+        let mut vcpus = self.parked();
+        let mut unlike = Vec::new();
+        let mut ahead = Vec::with_capacity(vcpus.len());
+        if let Some(first) = vcpus.first_mut() {
+            let found = read_vcpu(golden, 0, first, put_back)?;
+            unlike.extend(found.unlike);
+            ahead.push(found.ahead);
+        }
+        for found in others {
+            unlike.extend(found.unlike);
+            ahead.push(found.ahead);
+        }
+        unlike.extend(state::vm(golden, &self.vm, &ahead, put_back)?);
+        unlike.extend(state::devices(golden, &self.devices)?);
+        let mut findings: Vec<Finding> = unlike.into_iter().map(Finding::from).collect();
+        match rewinder.written_since(&self.vm, &mut vcpus) {
+            Ok([]) => {}
+            Ok([first, rest @ ..]) => {
+                let pages = first.count + rest.iter().map(|run| run.count).sum::<usize>();
+                let region = golden.memory.regions().get(first.region);
+                let start = region.map_or(0, |region| region.start);
+                findings.push(Finding {
+                    source: FindingSource::Memory,
+                    place: Place::Page { address: start + (first.first * PAGE_BYTES) as u64 },
+                    was: "not written since the reset".into(),
+                    is: format!("the first of {pages} that were"),
+                });
+            }
+            // KVM keeps a log of every slot that it has: one is missing, or no longer logged.
+            Err(ResetError::Kvm(e)) => findings.push(Finding {
+                source: FindingSource::Vmm,
+                place: Place::State("memory slots".into()),
+                was: "there, and logged".into(),
+                is: e.to_string(),
+            }),
+            Err(e) => return Err(e.into()),
+        }
+        Ok(findings)
+    }
+}
+
+/// Makes registers that were put back take effect, and reads everything. On the vCPU's own thread.
+fn read_vcpu(
+    golden: &Golden,
+    index: usize,
+    vcpu: &mut Vcpu,
+    put_back: PutBack,
+) -> Result<VcpuFound, MachineError> {
+    vcpu.settle()?;
+    Ok(state::vcpu(golden, index, vcpu, put_back)?)
+}
+
+/// Does `job` on a vCPU's thread.
+fn ask<T: Send + 'static>(
+    vcpu: &VcpuControl,
+    job: impl FnOnce() -> T + Send + 'static,
+) -> Receiver<T> {
+    let (result, answer) = mpsc::sync_channel(1);
+    vcpu.post(Box::new(move || {
+        // Nobody waits any more when the machine is going down.
+        let _ = result.send(job());
+    }));
+    answer
+}
+
+fn wait<T>(
+    vcpu: Option<&Arc<VcpuControl>>,
+    index: usize,
+    answer: &Receiver<T>,
+) -> Result<T, MachineError> {
+    loop {
+        match answer.recv_timeout(PARK_LIMIT) {
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Timeout) if vcpu.is_none_or(|vcpu| vcpu.withdraw()) => {
+                return Err(MachineError::VcpuStuck { index, limit: PARK_LIMIT });
+            }
+            // It has begun: a large memory takes its time.
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(MachineError::WrongState { operation: "check", state: "stopped" });
+            }
+        }
+    }
+}
+
+fn unreadable(what: &'static str) -> impl Fn(std::io::Error) -> MachineError {
+    move |error| MachineError::Unreadable { what, reason: error.to_string() }
+}
+
+impl From<Unlike> for Finding {
+    fn from(unlike: Unlike) -> Self {
+        let Unlike { part, was, is } = unlike;
+        Self { source: FindingSource::Vmm, place: Place::State(part.to_string()), was, is }
+    }
 }

@@ -16,8 +16,8 @@ fn flip(overlay: &mut Overlay, at: usize) {
     overlay.mapping_mut().bytes_mut()[at] ^= 0x10;
 }
 
-fn is_damaged<T>(result: Result<T, OverlayError>, block: usize) -> bool {
-    matches!(result, Err(OverlayError::Damaged(found)) if found == block)
+fn is_damaged<T>(result: &Result<T, OverlayError>, block: usize) -> bool {
+    matches!(result, Err(OverlayError::Damaged(found)) if *found == block)
 }
 
 #[test]
@@ -44,12 +44,12 @@ fn a_change_does_not_get_a_record_with_a_write_beside_it() {
     let mut overlay = overlay();
     flip(&mut overlay, 3 * BLOCK_BYTES);
     let beside = 3 * BLOCK_BYTES as u64 + 512;
-    assert!(is_damaged(overlay.write(beside, &[1; 512]), 3));
+    assert!(is_damaged(&overlay.write(beside, &[1; 512]), 3));
     assert_eq!(overlay.dirty_blocks().count(), 0);
     // The same in a block that has a record, and in a write that begins before it.
     overlay.write(5 * BLOCK_BYTES as u64, &[1; 512]).unwrap();
     flip(&mut overlay, 6 * BLOCK_BYTES - 1);
-    assert!(is_damaged(overlay.write(4 * BLOCK_BYTES as u64, &[2; BLOCK_BYTES + 512]), 5));
+    assert!(is_damaged(&overlay.write(4 * BLOCK_BYTES as u64, &[2; BLOCK_BYTES + 512]), 5));
     assert!(overlay.dirty_blocks().eq([4, 5]), "the block before it was written");
     assert_eq!(
         overlay.take_refused().iter().map(|damage| damage.block).collect::<Vec<_>>(),

@@ -1,0 +1,42 @@
+//! What one machine's checks remember from one to the next.
+
+use std::io;
+use std::ops::Range;
+
+use super::rotation::Rotation;
+use crate::memory::PageTable;
+
+/// One machine's checks: where each is on its way round, and room to work in.
+#[derive(Debug)]
+pub struct Checker {
+    /// Absent where `/proc` is: then content alone decides, in the course of a round.
+    table: Option<PageTable>,
+    pub(super) disk: Rotation,
+    pub(super) memory: Rotation,
+    /// Where to go on among pages that no log named, when there are too many for one check.
+    pub(super) next_copy: usize,
+    /// Reused.
+    pub(super) copies: Vec<Range<usize>>,
+}
+
+impl Checker {
+    /// For one machine of this process.
+    pub fn new() -> Self {
+        Self {
+            table: PageTable::open().ok(),
+            disk: Rotation::default(),
+            memory: Rotation::default(),
+            next_copy: 0,
+            copies: Vec::new(),
+        }
+    }
+
+    /// Looks up of which of its pages this private mapping has copies.
+    pub(super) fn find_copies(&mut self, mapping: &[u8]) -> io::Result<()> {
+        self.copies.clear();
+        match &mut self.table {
+            Some(table) => table.copies(mapping.as_ptr() as usize, mapping.len(), &mut self.copies),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The disk against its hashes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::rotation::Piece;
+use super::{Checker, Finding, FindingSource, MOST_FINDINGS, Place};
+use crate::devices::block::{Damage, Overlay};
+
+/// Blocks that the kernel maps together when one of them is read.
+const NEIGHBOURS: usize = 16;
+
+/// What was found on a disk.
+#[derive(Debug, Default)]
+pub struct DiskFound {
+    pub findings: Vec<Finding>,
+    /// Root of the tree over what the disk reads as.
+    pub root: [u8; 32],
+    /// Blocks that were read.
+    pub blocks: usize,
+}
+
+impl Checker {
+    /// What a reset is about to throw away: dirty blocks against the record of what the device
+    /// wrote, and blocks that were written although no record says so.
+    pub fn before_discard(&mut self, overlay: &mut Overlay) -> io::Result<Vec<Finding>> {
+        let mut damages: BTreeMap<usize, Damage> =
+            overlay.take_refused().into_iter().map(|damage| (damage.block, damage)).collect();
+        let dirty = overlay.dirty_blocks().collect::<Vec<_>>();
+        for block in dirty {
+            add(&mut damages, overlay.damage(block)?);
+        }
+        self.copies_of(overlay)?;
+        for block in self.copies.iter().cloned().flatten() {
+            if !overlay.is_dirty(block) {
+                add(&mut damages, overlay.damage(block)?);
+            }
+        }
+        Ok(damages.values().map(finding).collect())
+    }
+
+    /// A disk whose overlay was just thrown away: what was thrown away, what was written since
+    /// although nothing should have been, and the next `steps` of the rest.
+    pub fn after_discard(&mut self, overlay: &mut Overlay, steps: usize) -> io::Result<DiskFound> {
+        let mut damages = BTreeMap::new();
+        let mut blocks = 0;
+        for block in overlay.discarded().iter().cloned().flatten() {
+            add(&mut damages, overlay.damage(block)?);
+            blocks += 1;
+        }
+        self.copies_of(overlay)?;
+        for block in self.copies.iter().cloned().flatten() {
+            add(&mut damages, overlay.damage(block)?);
+            blocks += 1;
+        }
+        // A block with a record was written after the reset, or the reset forgot it.
+        for block in overlay.dirty_blocks().take(MOST_FINDINGS) {
+            let (was, is) = (overlay.base().memory().leaf(block)?, overlay.expected(block)?);
+            if was != is {
+                add(&mut damages, Some(Damage { block, was, is }));
+            }
+        }
+        blocks += self.go_round_disk(overlay, steps, &mut damages)?;
+        let root = if damages.is_empty() {
+            overlay.base().memory().root()?
+        } else {
+            overlay
+                .base()
+                .memory()
+                .root_with(|block, leaf| damages.get(&block).map_or(leaf, |damage| damage.is))?
+        };
+        Ok(DiskFound { findings: damages.values().map(finding).collect(), root, blocks })
+    }
+
+    /// The next `steps` of the disk, whatever its guest is doing.
+    pub fn scrub_disk(&mut self, overlay: &mut Overlay, steps: usize) -> io::Result<DiskFound> {
+        let mut damages = BTreeMap::new();
+        self.copies_of(overlay)?;
+        for block in self.copies.iter().cloned().flatten().filter(|b| !overlay.is_dirty(*b)) {
+            add(&mut damages, overlay.damage(block)?);
+        }
+        let blocks = self.go_round_disk(overlay, steps, &mut damages)?;
+        let findings = damages.values().map(finding).collect();
+        Ok(DiskFound { findings, blocks, ..DiskFound::default() })
+    }
+
+    /// Copies have been looked at before this: what it forgets, it forgets unharmed.
+    fn go_round_disk(
+        &mut self,
+        overlay: &mut Overlay,
+        steps: usize,
+        damages: &mut BTreeMap<usize, Damage>,
+    ) -> io::Result<usize> {
+        let base = Arc::clone(overlay.base());
+        let sealed = base.memory();
+        let mut read: Vec<Range<usize>> = Vec::new();
+        let blocks = self.disk.advance(sealed, steps, |piece| {
+            match piece {
+                Piece::Block(block) => {
+                    add(damages, overlay.damage(block)?);
+                    add_neighbours(&mut read, block);
+                }
+                // Private copies of such blocks are looked for in the page tables.
+                Piece::Zeros(blocks) if sealed.is_hole(&blocks)? => {}
+                Piece::Zeros(blocks) => {
+                    for block in blocks {
+                        add(damages, overlay.damage(block)?);
+                        add_neighbours(&mut read, block);
+                    }
+                }
+            }
+            Ok::<(), io::Error>(())
+        })?;
+        // What was only read to be checked need not stay mapped: searching for copies would take
+        // longer with every round.
+        if damages.is_empty() {
+            for blocks in read {
+                overlay.forget_clean(blocks)?;
+            }
+        }
+        Ok(blocks)
+    }
+
+    fn copies_of(&mut self, overlay: &Overlay) -> io::Result<()> {
+        self.find_copies(overlay.mapping().bytes())
+    }
+}
+
+fn add(damages: &mut BTreeMap<usize, Damage>, damage: Option<Damage>) {
+    if let Some(damage) = damage
+        && damages.len() < MOST_FINDINGS
+    {
+        damages.insert(damage.block, damage);
+    }
+}
+
+fn add_neighbours(ranges: &mut Vec<Range<usize>>, block: usize) {
+    let start = block / NEIGHBOURS * NEIGHBOURS;
+    match ranges.last_mut() {
+        Some(last) if last.end > block => {}
+        Some(last) if last.end == start => last.end += NEIGHBOURS,
+        _ => ranges.push(start..start + NEIGHBOURS),
+    }
+}
+
+fn finding(damage: &Damage) -> Finding {
+    Finding {
+        source: FindingSource::Disk,
+        place: Place::Block(damage.block as u64),
+        was: super::sha256_text(&damage.was),
+        is: super::sha256_text(&damage.is),
+    }
+}

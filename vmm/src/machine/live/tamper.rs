@@ -1,0 +1,118 @@
+//! Changes behind a machine's back, for tests of its checks.
+
+use std::fmt::Display;
+use std::sync::PoisonError;
+
+use kvm_bindings::{KVM_IRQCHIP_IOAPIC, kvm_irqchip, kvm_msr_entry};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
+
+use super::Live;
+use crate::devices::block::{BLOCK_BYTES, Overlay};
+use crate::integrity::Tamper;
+use crate::kvm::KvmError;
+use crate::machine::MachineError;
+use crate::memory::PAGE_BYTES;
+use crate::snapshot::ResetError;
+
+/// `KERNEL_GS_BASE`: any canonical address will do.
+const MSR: u32 = 0xc000_0102;
+/// An I/O APIC entry that nobody uses: the keyboard's.
+const REDIRECTION: usize = 1;
+
+fn refused(reason: &str) -> MachineError {
+    MachineError::Tamper(reason.to_owned())
+}
+
+fn failed<E: Display>(error: E) -> MachineError {
+    MachineError::Tamper(error.to_string())
+}
+
+impl Live {
+    /// See [`Tamper`]. The machine must be parked.
+    pub fn tamper(&self, tamper: Tamper) -> Result<(), MachineError> {
+        match tamper {
+            Tamper::Overlay { block } => self.flip_block(block, true),
+            Tamper::Base { block } => self.flip_block(block, false),
+            Tamper::CleanPage { address } | Tamper::HideDirtyPage { address } => {
+                self.flip_byte(address)
+            }
+            Tamper::RestoredPage => self.flip_byte(self.restored_page()?),
+            Tamper::Register => self.change_register(),
+            Tamper::Msr => self.change_msr(),
+            Tamper::InterruptController => self.change_redirection(),
+            Tamper::QueueIndex => {
+                if self.core.devices.move_a_queue().map_err(ResetError::from)? {
+                    Ok(())
+                } else {
+                    Err(refused("no device has a queue"))
+                }
+            }
+            Tamper::Golden { address } => {
+                let golden = self.golden().ok_or(MachineError::NotCaptured)?;
+                golden.memory.tamper(address).map_err(failed)
+            }
+        }
+    }
+
+    fn flip_block(&self, block: u64, dirty: bool) -> Result<(), MachineError> {
+        let mut disk = self.core.devices.block().ok_or_else(|| refused("there is no disk"))?;
+        let overlay: &mut Overlay = disk.overlay_mut();
+        let number = usize::try_from(block).map_err(failed)?;
+        if overlay.is_dirty(number) != dirty {
+            let wanted = if dirty { "not dirty" } else { "dirty" };
+            return Err(MachineError::Tamper(format!("block {block} is {wanted}")));
+        }
+        let at = number.saturating_mul(BLOCK_BYTES);
+        match overlay.mapping_mut().bytes_mut().get_mut(at) {
+            Some(byte) => {
+                *byte ^= 1;
+                Ok(())
+            }
+            None => Err(refused("the disk ends before it")),
+        }
+    }
+
+    /// Through the host's mapping: neither KVM's log nor the devices' record hear of it.
+    fn flip_byte(&self, address: u64) -> Result<(), MachineError> {
+        let byte = self.core.vm.ram().get_host_address(GuestAddress(address)).map_err(failed)?;
+        // SAFETY: the address lies in guest memory, which is mapped writable for as long as the VM
+        // exists, and nothing runs.
+        unsafe { byte.write_volatile(byte.read_volatile() ^ 1) };
+        Ok(())
+    }
+
+    fn restored_page(&self) -> Result<u64, MachineError> {
+        let rewinder = self.core.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
+        let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
+        let none = || refused("the last reset put nothing back");
+        let run = rewinder.restored().first().ok_or_else(none)?;
+        let region = rewinder.golden().memory.regions().get(run.region).ok_or_else(none)?;
+        Ok(region.start + (run.first * PAGE_BYTES) as u64)
+    }
+
+    fn change_register(&self) -> Result<(), MachineError> {
+        // What is staged would undo it.
+        self.settle()?;
+        for vcpu in self.core.parked().iter().take(1) {
+            vcpu.flip_register()?;
+        }
+        Ok(())
+    }
+
+    fn change_msr(&self) -> Result<(), MachineError> {
+        for vcpu in self.core.parked().iter().take(1) {
+            vcpu.flip_msr(kvm_msr_entry { index: MSR, ..Default::default() })?;
+        }
+        Ok(())
+    }
+
+    fn change_redirection(&self) -> Result<(), MachineError> {
+        let fd = self.core.vm.fd();
+        let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
+        fd.get_irqchip(&mut chip).map_err(KvmError::ioctl("KVM_GET_IRQCHIP"))?;
+        // SAFETY: both members of the union are plain integers, and KVM filled in this one. Its
+        // entries are, too.
+        unsafe { chip.chip.ioapic.redirtbl[REDIRECTION].bits ^= 1 };
+        Ok(fd.set_irqchip(&chip).map_err(KvmError::ioctl("KVM_SET_IRQCHIP"))?)
+    }
+}
