@@ -113,6 +113,16 @@ impl ServedAgent {
         self.child = Some(child);
     }
 
+    /// Runs the process to its end where its state lies on a disk that cannot be written.
+    pub fn run_on_a_read_only_disk(&self) -> std::process::Output {
+        let script = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--map-root-user", "--mount", "sh", "-c", script]);
+        command.arg(self.state()).arg(&self.program).args(&self.arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.output().unwrap()
+    }
+
     /// The session it has with the relay, now or soon.
     pub async fn session(&self, relay: &DevRelay) -> SessionInfo {
         let session = relay.wait_for_endpoint(&self.endpoint_id, LIMIT).await;

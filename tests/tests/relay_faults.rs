@@ -302,6 +302,25 @@ async fn a_full_disk_stops_commands_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_cannot_be_written_is_named_and_nothing_is_served() {
+    let relay = relay().await;
+    let mut agent = ServedAgent::serving(&relay, AGENT).await;
+    echo(&relay, &agent).await;
+    agent.kill();
+    assert!(relay.wait_for_disconnect(agent.id(), LIMIT).await);
+    let output = agent.run_on_a_read_only_disk();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(said.contains("read-only") || said.contains("Read-only"), "{said}");
+    assert!(said.contains(agent.state().to_str().unwrap()), "{said}");
+    assert!(relay.session(agent.id()).is_none());
+    agent.start();
+    agent.session(&relay).await;
+    echo(&relay, &agent).await;
+    assert_clean(&relay);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_store_is_named_and_left_as_it_is() {
     for store in ["nonces.db", "journal.db", "audit.db", "identity.json", "keys.toml"] {
         let relay = relay().await;
