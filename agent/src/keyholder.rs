@@ -1,16 +1,23 @@
 //! The endpoint's private key, in a process of its own.
 //!
 //! The agent's process holds machines that run hostile code, so the key is not in it. A small child
-//! process reads the identity file, gives up every right it does not need, and then does one thing:
-//! it signs proofs for connections that are opened now. Whoever takes over the agent's process can
-//! ask it for such proofs for as long as the takeover lasts, and has nothing a minute afterwards.
-//! That holds against an agent that does not run as root: root can look into every process.
+//! process reads the identity file, gives up every right it does not need, and then does three
+//! things: it signs proofs for connections that are opened now, it signs evidence bundles, and it
+//! makes the MAC of the store of baselines. It makes every byte that it signs itself, of a time or a
+//! digest and a prefix of its own, so that no answer is good for anything else.
+//!
+//! Whoever takes over the agent's process can ask it for all three for as long as the takeover lasts.
+//! Proofs are worth nothing a minute afterwards. A bundle or a store that was signed then stays signed:
+//! a bundle's date is the agent's word, and what was in one is to be compared with the heads the relay
+//! has. That the key itself is out of reach holds against an agent that does not run as root: root can
+//! look into every process.
 //!
 //! The two talk over a socket pair, the child's standard input. See [`wire`] for the forms.
 
 mod child;
 mod filter;
 mod lockdown;
+mod mac;
 mod wire;
 
 pub use child::serve;
@@ -27,14 +34,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::protocol::Timestamp;
-use wire::{Answer, Opening, Proof};
+use wire::{Answer, Opening, Question, Reply};
 
 /// The hidden subcommand that runs [`serve`].
 pub const SUBCOMMAND: &str = "key-holder";
 /// Longest time for the child to read the identity and lock itself down.
 const OPENING_LIMIT: Duration = Duration::from_secs(10);
-/// Longest time for one signature.
-const PROOF_LIMIT: Duration = Duration::from_secs(5);
+/// Longest time for one answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why there is no key, or no proof.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +66,9 @@ pub enum KeyHolderError {
         /// The time of the proof.
         asked: Timestamp,
     },
+    /// The child refused what it never refuses.
+    #[error("the key holder did not sign; was the agent replaced while it ran? Start it again")]
+    Refused,
 }
 
 /// What is public of the endpoint's identity.
@@ -138,11 +148,28 @@ impl KeyHolder {
     ///
     /// The child makes the signed bytes itself, of its own identity and the time.
     pub fn connection_proof(&self, ts: Timestamp) -> Result<[u8; 64], KeyHolderError> {
+        self.ask(Question::Proof(ts))?.ok_or(KeyHolderError::NotNow { asked: ts })
+    }
+
+    /// Signs the evidence bundle with this SHA-256 of its canonical bytes: see
+    /// [`bundle`](crate::evidence::bundle).
+    pub fn sign_bundle(&self, digest: [u8; 32]) -> Result<[u8; 64], KeyHolderError> {
+        self.ask(Question::Bundle(digest))?.ok_or(KeyHolderError::Refused)
+    }
+
+    /// The MAC of a store of baselines with this SHA-256, the same every time: see
+    /// [`store`](crate::baselines::store).
+    pub fn baseline_mac(&self, digest: [u8; 32]) -> Result<[u8; 32], KeyHolderError> {
+        let reply = self.ask(Question::BaselineMac(digest))?.ok_or(KeyHolderError::Refused)?;
+        reply.first_chunk().copied().ok_or(KeyHolderError::Refused)
+    }
+
+    fn ask(&self, question: Question) -> Result<Option<[u8; 64]>, KeyHolderError> {
         let mut channel = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        match channel.exchange(PROOF_LIMIT, &wire::ask(ts), wire::read_proof)? {
-            Proof::Signed(signature) => Ok(signature),
-            Proof::NotNow => Err(KeyHolderError::NotNow { asked: ts }),
-        }
+        Ok(match channel.exchange(ANSWER_LIMIT, &question.pack(), wire::read_reply)? {
+            Reply::Given(given) => Some(given),
+            Reply::Refused => None,
+        })
     }
 }
 

@@ -58,10 +58,17 @@ impl Holder {
     }
 
     fn ask(&mut self, millis: i64) -> [u8; 65] {
-        self.socket.write_all(&millis.to_be_bytes()).unwrap();
-        let mut proof = [0; 65];
-        self.socket.read_exact(&mut proof).unwrap();
-        proof
+        let mut question = [0; 33];
+        question[0] = 1;
+        question[1..9].copy_from_slice(&millis.to_be_bytes());
+        self.ask_raw(question)
+    }
+
+    fn ask_raw(&mut self, question: [u8; 33]) -> [u8; 65] {
+        self.socket.write_all(&question).unwrap();
+        let mut answer = [0; 65];
+        self.socket.read_exact(&mut answer).unwrap();
+        answer
     }
 
     /// Hangs up and gives the exit code.
@@ -86,10 +93,32 @@ fn times_that_are_not_now_are_not_signed_and_asking_goes_on() {
 }
 
 #[test]
+fn other_questions_are_refused_and_no_answer_serves_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut holder = Holder::ready(dir.path());
+    for kind in [0, 4, 7, 255] {
+        let mut question = [0x5a; 33];
+        question[0] = kind;
+        assert_eq!(holder.ask_raw(question), [0; 65], "{kind}");
+    }
+    let answers = [1, 2, 3].map(|kind| {
+        let mut question = [0; 33];
+        question[0] = kind;
+        question[1..9].copy_from_slice(&Timestamp::now().millis().to_be_bytes());
+        holder.ask_raw(question)
+    });
+    assert!(answers.iter().all(|answer| answer[0] == 1));
+    assert!(answers[0] != answers[1] && answers[1] != answers[2]);
+    // A MAC is no signature: its second half is empty.
+    assert_eq!(answers[2][33..], [0; 32]);
+    assert_eq!(holder.end(), Some(0));
+}
+
+#[test]
 fn half_a_question_is_no_question() {
     let dir = tempfile::tempdir().unwrap();
     let mut holder = Holder::ready(dir.path());
-    holder.socket.write_all(&[0; 5]).unwrap();
+    holder.socket.write_all(&[1; 5]).unwrap();
     holder.socket.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = Vec::new();
     holder.socket.read_to_end(&mut answer).unwrap();

@@ -8,8 +8,8 @@ use ed25519_dalek::SigningKey;
 use rustix::fs::FileType;
 
 use super::PublicIdentity;
-use super::lockdown;
-use super::wire::{self, Answer, Opening, Proof};
+use super::wire::{self, Answer, Opening, Question, Reply};
+use super::{lockdown, mac};
 use crate::protocol::Timestamp;
 use crate::protocol::signing::{Domain, connection_proof_bytes, sign};
 use crate::store::identity::Identity;
@@ -76,6 +76,7 @@ fn ready(agent: &mut AgentsSocket) -> Result<Held, String> {
     lockdown::keep_in_memory(&held.key);
     // What signing needs once, it gets now.
     held.proof(Timestamp::now(), Timestamp::now()).ok_or("this identity cannot sign a proof")?;
+    held.answer(Question::BaselineMac([0; 32])).ok_or("this identity cannot make a MAC")?;
     lockdown::after_reading().map_err(|error| error.to_string())?;
     Ok(held)
 }
@@ -110,10 +111,25 @@ impl Held {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
                 asked => asked?,
             }
-            let proof = wire::asked(question)
-                .and_then(|ts| self.proof(ts, Timestamp::now()))
-                .map_or(Proof::NotNow, Proof::Signed);
-            agent.write_all(&wire::pack_proof(&proof))?;
+            let reply = Question::read(question)
+                .and_then(|question| self.answer(question))
+                .map_or(Reply::Refused, Reply::Given);
+            agent.write_all(&wire::pack_reply(&reply))?;
+        }
+    }
+
+    fn answer(&self, question: Question) -> Option<[u8; 64]> {
+        match question {
+            Question::Proof(ts) => self.proof(ts, Timestamp::now()),
+            // The prefix keeps the signature from being one of anything else.
+            Question::Bundle(digest) => Some(sign(&self.key, Domain::EvidenceBundle, &digest)),
+            Question::BaselineMac(digest) => {
+                let mut reply = [0; 64];
+                let mac = mac::of_baselines(&self.key, &self.public.endpoint_id, &digest)?;
+                let (start, _) = reply.split_at_mut(mac.len());
+                start.copy_from_slice(&mac);
+                Some(reply)
+            }
         }
     }
 

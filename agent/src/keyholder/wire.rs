@@ -1,7 +1,8 @@
 //! What agent and key holder say to each other.
 //!
 //! 1. Agent: [`Opening`], packed. Key holder: [`Answer`], packed, once it is locked down.
-//! 2. Then, as often as needed: agent: a time, eight bytes. Key holder: [`Proof`], 65 bytes.
+//! 2. Then, as often as needed: agent: [`Question`], 33 bytes, the first of which says what it asks
+//!    for. Key holder: [`Reply`], 65 bytes, the first of which says whether there is one.
 //!
 //! Packed: the length in two bytes, then JSON. Numbers are big-endian.
 
@@ -15,11 +16,15 @@ use crate::protocol::Timestamp;
 
 /// Longest packed JSON, in bytes.
 const MAX_PACKED: usize = 16 << 10;
-/// Bytes of the question for a proof.
-pub const ASK_BYTES: usize = 8;
-/// Bytes of a proof: one that says whether it was signed, and the signature.
-pub const PROOF_BYTES: usize = 65;
-const SIGNED: u8 = 1;
+/// Bytes of a question: its kind, and a time in eight bytes followed by zeros, or a digest.
+pub const ASK_BYTES: usize = 33;
+/// Bytes of an answer: one that says whether it was given, and a signature, or a MAC followed by
+/// zeros.
+pub const REPLY_BYTES: usize = 65;
+const GIVEN: u8 = 1;
+const PROOF: u8 = 1;
+const BUNDLE: u8 = 2;
+const BASELINE_MAC: u8 = 3;
 
 /// Which identity to hold.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,13 +45,13 @@ pub enum Answer {
     Unready(String),
 }
 
-/// The answer to a question for a proof.
+/// The answer to a question.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Proof {
-    /// The signature.
-    Signed([u8; 64]),
-    /// The time is not now.
-    NotNow,
+pub enum Reply {
+    /// What was asked for.
+    Given([u8; 64]),
+    /// It is no question, or its time is not now.
+    Refused,
 }
 
 /// The bytes of a message; none when it would be too long.
@@ -69,37 +74,77 @@ pub fn read_packed<T: DeserializeOwned>(from: &mut dyn Read) -> io::Result<T> {
     serde_json::from_slice(&json).map_err(Into::into)
 }
 
-/// The question for a proof.
-pub fn ask(ts: Timestamp) -> [u8; ASK_BYTES] {
-    ts.millis().to_be_bytes()
+/// What the agent may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// A proof for a connection that is opened at this time.
+    Proof(Timestamp),
+    /// A signature for the evidence bundle with this SHA-256.
+    Bundle([u8; 32]),
+    /// The MAC of a store of baselines with this SHA-256.
+    BaselineMac([u8; 32]),
 }
 
-/// The time in a question; none when it is not one that RFC 3339 can write.
-pub fn asked(question: [u8; ASK_BYTES]) -> Option<Timestamp> {
-    let millis = i64::from_be_bytes(question);
-    Some(Timestamp::from_millis(millis)).filter(|ts| ts.millis() == millis)
+impl Question {
+    /// Its bytes.
+    pub fn pack(self) -> [u8; ASK_BYTES] {
+        let mut bytes = [0; ASK_BYTES];
+        let [kind, rest @ ..] = &mut bytes;
+        match self {
+            Self::Proof(ts) => {
+                *kind = PROOF;
+                let (millis, _) = rest.split_at_mut(8);
+                millis.copy_from_slice(&ts.millis().to_be_bytes());
+            }
+            Self::Bundle(digest) => {
+                *kind = BUNDLE;
+                rest.copy_from_slice(&digest);
+            }
+            Self::BaselineMac(digest) => {
+                *kind = BASELINE_MAC;
+                rest.copy_from_slice(&digest);
+            }
+        }
+        bytes
+    }
+
+    /// Reads one; none when it is no question, such as one for a time RFC 3339 cannot write.
+    pub fn read(bytes: [u8; ASK_BYTES]) -> Option<Self> {
+        let [kind, rest @ ..] = bytes;
+        match kind {
+            PROOF => {
+                let (millis, zeros) = rest.split_first_chunk()?;
+                let millis = i64::from_be_bytes(*millis);
+                let ts = Some(Timestamp::from_millis(millis)).filter(|ts| ts.millis() == millis)?;
+                zeros.iter().all(|byte| *byte == 0).then_some(Self::Proof(ts))
+            }
+            BUNDLE => Some(Self::Bundle(rest)),
+            BASELINE_MAC => Some(Self::BaselineMac(rest)),
+            _ => None,
+        }
+    }
 }
 
-/// The bytes of a proof.
-pub fn pack_proof(proof: &Proof) -> [u8; PROOF_BYTES] {
-    let mut bytes = [0; PROOF_BYTES];
-    if let Proof::Signed(signature) = proof {
+/// The bytes of an answer.
+pub fn pack_reply(reply: &Reply) -> [u8; REPLY_BYTES] {
+    let mut bytes = [0; REPLY_BYTES];
+    if let Reply::Given(given) = reply {
         let (first, rest) = bytes.split_at_mut(1);
-        first.fill(SIGNED);
-        rest.copy_from_slice(signature);
+        first.fill(GIVEN);
+        rest.copy_from_slice(given);
     }
     bytes
 }
 
-/// Reads a proof.
-pub fn read_proof(from: &mut dyn Read) -> io::Result<Proof> {
-    let mut signed = [0; 1];
-    let mut signature = [0; 64];
-    from.read_exact(&mut signed)?;
-    from.read_exact(&mut signature)?;
-    match signed {
-        [SIGNED] => Ok(Proof::Signed(signature)),
-        [0] => Ok(Proof::NotNow),
+/// Reads an answer.
+pub fn read_reply(from: &mut dyn Read) -> io::Result<Reply> {
+    let mut first = [0; 1];
+    let mut given = [0; 64];
+    from.read_exact(&mut first)?;
+    from.read_exact(&mut given)?;
+    match first {
+        [GIVEN] => Ok(Reply::Given(given)),
+        [0] => Ok(Reply::Refused),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -122,18 +167,34 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_reads_back_and_any_other_first_byte_is_none() {
-        for proof in [Proof::Signed([7; 64]), Proof::NotNow] {
-            assert_eq!(read_proof(&mut &pack_proof(&proof)[..]).unwrap(), proof);
+    fn a_reply_reads_back_and_any_other_first_byte_is_none() {
+        for reply in [Reply::Given([7; 64]), Reply::Refused] {
+            assert_eq!(read_reply(&mut &pack_reply(&reply)[..]).unwrap(), reply);
         }
-        assert!(read_proof(&mut &[2; PROOF_BYTES][..]).is_err());
+        assert!(read_reply(&mut &[2; REPLY_BYTES][..]).is_err());
     }
 
     #[test]
-    fn times_beyond_the_calendar_are_no_times() {
-        assert_eq!(asked(ask(Timestamp::from_millis(5))), Some(Timestamp::from_millis(5)));
-        assert_eq!(asked(i64::MAX.to_be_bytes()), None);
-        assert_eq!(asked(i64::MIN.to_be_bytes()), None);
+    fn a_question_reads_back_and_nothing_else_is_one() {
+        let ts = Timestamp::from_millis(5);
+        for question in
+            [Question::Proof(ts), Question::Bundle([8; 32]), Question::BaselineMac([9; 32])]
+        {
+            assert_eq!(Question::read(question.pack()), Some(question));
+        }
+        for kind in [0, 4, 255] {
+            let mut bytes = Question::Bundle([8; 32]).pack();
+            bytes[0] = kind;
+            assert_eq!(Question::read(bytes), None);
+        }
+        let mut more = Question::Proof(ts).pack();
+        more[32] = 1;
+        assert_eq!(Question::read(more), None);
+        for millis in [i64::MAX, i64::MIN] {
+            let mut beyond = Question::Proof(ts).pack();
+            beyond[1..9].copy_from_slice(&millis.to_be_bytes());
+            assert_eq!(Question::read(beyond), None);
+        }
     }
 
     proptest! {
@@ -141,7 +202,7 @@ mod tests {
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read_packed::<Opening>(&mut &bytes[..]);
             let _ = read_packed::<Answer>(&mut &bytes[..]);
-            let _ = read_proof(&mut &bytes[..]);
+            let _ = read_reply(&mut &bytes[..]);
         }
     }
 }

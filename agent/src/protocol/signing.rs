@@ -24,6 +24,12 @@ pub enum Domain {
     OperatorHmac,
     /// A link of the evidence chain.
     EvidenceChunk,
+    /// Everything known of one command, for others to check.
+    EvidenceBundle,
+    /// What the key of the baselines is derived from. Nobody ever sees such a signature.
+    BaselineKey,
+    /// The store of baselines, authenticated by HMAC.
+    BaselineStore,
 }
 
 impl Domain {
@@ -35,6 +41,9 @@ impl Domain {
             Self::BootstrapToken => b"brainstorm-bootstrap-token-v1\0",
             Self::OperatorHmac => b"brainstorm-operator-hmac-v1\0",
             Self::EvidenceChunk => b"brainstorm-evidence-chunk-v1\0",
+            Self::EvidenceBundle => b"brainstorm-evidence-bundle-v1\0",
+            Self::BaselineKey => b"brainstorm-baseline-key-v1\0",
+            Self::BaselineStore => b"brainstorm-baseline-store-v1\0",
         }
     }
 }
