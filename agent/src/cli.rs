@@ -6,6 +6,7 @@ mod canonicalize;
 mod doctor;
 mod enroll;
 mod envelope;
+mod evidence;
 mod exec;
 mod exit;
 mod logging;
@@ -88,6 +89,8 @@ enum Command {
     Enroll(enroll::Arguments),
     /// Look at the log of what was asked of this endpoint and what came of it.
     Audit(audit::Arguments),
+    /// Look at what commands gave, and hand it to others so that they can check it.
+    Evidence(evidence::Arguments),
     /// Hold the endpoint's private key for the agent, which starts this itself.
     #[command(name = crate::keyholder::SUBCOMMAND, hide = true)]
     KeyHolder,
@@ -119,6 +122,7 @@ impl Cli {
             Command::Snapshot(arguments) => snapshot::run(&arguments, &config),
             Command::Canonicalize => canonicalize::run(),
             Command::Envelope(arguments) => envelope::run(&arguments),
+            Command::Evidence(arguments) => evidence::run(&arguments, &config),
             Command::Audit(arguments) => audit::run(&arguments, &config),
             Command::Enroll(arguments) => enroll::run(arguments, &config),
             Command::KeyHolder => crate::keyholder::serve(),

@@ -21,7 +21,6 @@ mod admission;
 mod command;
 pub mod deadline;
 mod delivery;
-mod evidence;
 pub mod executor;
 pub mod milestone;
 mod outcome;
@@ -39,6 +38,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::evidence::EvidenceStore;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::keyring::KeyRing;
 use crate::protocol::message::{AgentHealth, ErrorEvent, Frame};
@@ -53,7 +53,6 @@ use policy::Policy;
 use quota::Quota;
 use watched::Watched;
 
-pub use evidence::{EvidenceStore, Retention};
 pub use recovery::RecoveryError;
 
 /// Tells the time. The system's clock, outside of tests.
@@ -84,7 +83,7 @@ pub struct Parts<E> {
     pub journal: Journal,
     /// What happened, for those who ask later.
     pub audit: AuditLog,
-    /// Full outputs.
+    /// What commands gave, with what vouches for it.
     pub evidence: EvidenceStore,
     /// Runs the commands.
     pub executor: Arc<E>,
@@ -195,6 +194,14 @@ impl<E: Executor> Dispatcher<E> {
     /// Spent nonces.
     pub fn nonces(&self) -> &NonceStore {
         &self.parts.nonces
+    }
+
+    /// Removes evidence that is too old or too much, but none whose result is owed.
+    pub async fn sweep_evidence(&self) {
+        match self.parts.journal.owed().await {
+            Ok(owed) => self.parts.evidence.sweep(owed).await,
+            Err(error) => warn!(%error, "old evidence stays: nobody knows what is owed"),
+        }
     }
 
     /// Reads keys and policy again, however recently that was done.

@@ -7,6 +7,7 @@
 //! - [`keyholder`]: the private key, in a process of its own.
 //! - [`relay`]: enrolment and the connection to the relay.
 //! - [`dispatch`]: from envelope to result.
+//! - [`evidence`]: what a command wrote, kept so that others can check it.
 //! - [`service`]: all of it at work.
 //! - [`bench`]: what a reset costs on this host.
 //! - [`doctor`]: whether this host is fit for it.
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod dispatch;
 pub mod doctor;
+pub mod evidence;
 pub mod keyholder;
 pub mod protocol;
 pub mod relay;

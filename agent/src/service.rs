@@ -21,9 +21,8 @@ use crate::dispatch::executor::Executor;
 use crate::dispatch::milestone::{Milestone, NoObserver, Observer, Trace};
 use crate::dispatch::policy::Policy;
 use crate::dispatch::watched::Watched;
-use crate::dispatch::{
-    Clock, Dispatcher, Endpoint, EvidenceStore, Parts, RecoveryError, Retention,
-};
+use crate::dispatch::{Clock, Dispatcher, Endpoint, Parts, RecoveryError};
+use crate::evidence::{EvidenceStore, Retention};
 use crate::keyholder::{KeyHolder, KeyHolderError};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::keyring::KeyRing;
@@ -229,7 +228,7 @@ impl Groundwork {
             nonces: nonces(config, &self.state_dir.nonces())?,
             journal: Journal::open(&self.state_dir.journal())?,
             audit: AuditLog::open(&self.state_dir.audit())?,
-            evidence: EvidenceStore::new(self.state_dir.evidence()?, retention),
+            evidence: EvidenceStore::new(self.state_dir.evidence()?, retention, executor.image()),
             executor,
             observer: Box::new(Both { metrics: Arc::clone(metrics), other: observer }),
             clock: Arc::clone(&self.clock),
@@ -269,6 +268,7 @@ async fn wait_for_the_end<E: Executor>(dispatcher: &Dispatcher<E>) -> Result<(),
 
 async fn prune<E: Executor>(dispatcher: &Dispatcher<E>) {
     loop {
+        dispatcher.sweep_evidence().await;
         tokio::time::sleep(PRUNE_EVERY).await;
         let keeps = i64::try_from(JOURNAL_KEEPS.as_millis()).unwrap_or(i64::MAX);
         let before = Timestamp::from_millis(Timestamp::now().millis().saturating_sub(keeps));

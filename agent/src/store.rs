@@ -20,8 +20,8 @@ mod nonces;
 mod writer;
 
 pub use audit::{
-    AuditEntry, AuditFault, AuditHead, AuditLog, AuditReport, Channel, RowFault, verify_audit,
-    verify_audit_against,
+    AuditEntry, AuditFault, AuditHead, AuditLog, AuditReport, AuditRow, Channel, Expected,
+    HashedColumns, RowFault, rows_about, verify_audit, verify_audit_against,
 };
 pub use directory::{StateDir, StateDirError};
 pub use error::StoreError;

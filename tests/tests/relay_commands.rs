@@ -40,7 +40,10 @@ async fn a_command_is_acknowledged_run_and_answered() {
     let agent = ServedAgent::serving(&relay, AGENT).await;
     let outcome = run(&relay, &agent, "echo", json!({"message": "hello"})).await;
     let frame = outcome.frame();
-    assert_eq!(frame["payload"], json!({"exit_code": 0, "stdout": "hello\n", "stderr": ""}));
+    let chains = &frame["payload"]["chains"];
+    let payload =
+        json!({"exit_code": 0, "stdout": "hello\n", "stderr": "", "chains": chains.clone()});
+    assert_eq!(frame["payload"], payload);
     assert_eq!(frame["sandbox_reset_state"]["verification_passed"], true);
     assert_eq!(frame["resumed"], false);
     assert!(frame["error"].is_null());

@@ -8,7 +8,8 @@ use serde::Serialize;
 
 use super::{Exit, terminal};
 use crate::config::Config;
-use crate::store::{AuditFault, AuditReport, StateDir, verify_audit_against};
+use crate::protocol::shape::bytes_of_hex;
+use crate::store::{AuditFault, AuditHead, AuditReport, Expected, StateDir, verify_audit_against};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -32,6 +33,11 @@ struct Verify {
     /// cut off or all of it was made anew.
     #[arg(long, value_name = "HASH")]
     head: Option<String>,
+
+    /// A row and its hash as a result's `chains.audit` had them, 12:sha256:…; can be repeated. Shows
+    /// whether the log was written anew.
+    #[arg(long = "anchor", value_name = "SEQ:HASH", value_parser = anchor)]
+    anchors: Vec<AuditHead>,
 
     /// Print the verdict as JSON.
     #[arg(long)]
@@ -57,7 +63,8 @@ pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
 
 fn verify(arguments: &Verify, state_dir: &Path) -> ExitCode {
     let file = arguments.file.clone().unwrap_or_else(|| StateDir::audit_in(state_dir));
-    let result = verify_audit_against(&file, arguments.head.as_deref());
+    let expected = Expected { head: arguments.head.as_deref(), anchors: &arguments.anchors };
+    let result = verify_audit_against(&file, expected);
     let printed = match (&result, arguments.json) {
         (result, true) => terminal::print_json(&verdict(result)),
         (Ok(report), false) => terminal::print(in_words(report).as_bytes()),
@@ -68,6 +75,16 @@ fn verify(arguments: &Verify, state_dir: &Path) -> ExitCode {
         (Ok(()), Err(_)) => Exit::Refused.into(),
         (Ok(()), Ok(_)) => ExitCode::SUCCESS,
     }
+}
+
+/// Reads `SEQ:HASH`.
+fn anchor(text: &str) -> Result<AuditHead, String> {
+    let wanted = || "give a row's number, a colon and its hash, such as 12:sha256:…".to_owned();
+    let (seq, hash) = text.split_once(':').ok_or_else(wanted)?;
+    let digits = hash.strip_prefix("sha256:").ok_or_else(wanted)?;
+    bytes_of_hex::<32>(digits).ok_or_else(wanted)?;
+    let seq = seq.parse().map_err(|_| wanted())?;
+    Ok(AuditHead { seq, hash: hash.to_ascii_lowercase() })
 }
 
 fn verdict(result: &Result<AuditReport, AuditFault>) -> Verdict<'_> {
@@ -124,7 +141,8 @@ mod tests {
         drop(log);
         let file_text = file.to_str().unwrap();
         let elsewhere = Path::new("/nonexistent");
-        let whole = verify_audit_against(&file, Some(&head)).unwrap();
+        let expected = Expected { head: Some(&head), anchors: &[] };
+        let whole = verify_audit_against(&file, expected).unwrap();
         let words = in_words(&whole);
         for wanted in ["undamaged: 3 rows, 1970-01-01T00:00:00.000Z to", "3 rows since", "sha256:"]
         {
@@ -139,6 +157,16 @@ mod tests {
             run_line(&["--file", file_text, "--head", "x"], elsewhere),
             Exit::Refused.into()
         );
+
+        let anchor = |seq: u64, hash: &str| {
+            run_line(&["--file", file_text, "--anchor", &format!("{seq}:{hash}")], elsewhere)
+        };
+        assert_eq!(anchor(0, &head), ExitCode::SUCCESS);
+        assert_eq!(anchor(1, &head), Exit::Refused.into());
+        assert_eq!(anchor(4, &head), Exit::Refused.into());
+        for wrong in ["1", "x:sha256:00", "1:sha256:00", "1:00"] {
+            assert!(super::anchor(wrong).is_err(), "{wrong}");
+        }
 
         let fault = Err(AuditFault::Row { seq: 2, what: crate::store::RowFault::Altered });
         let json = serde_json::to_value(verdict(&fault)).unwrap();

@@ -11,6 +11,7 @@ use super::admission::Admitted;
 use super::executor::{Executed, Executor, Failure};
 use super::milestone::{Milestone, Trace};
 use super::outcome::{Outcome, Problem};
+use crate::evidence::Record;
 use crate::protocol::canonical::canonical_bytes;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::envelope::CommandEnvelope;
@@ -19,7 +20,7 @@ use crate::protocol::message::{
 };
 use crate::relay::Session;
 use crate::sandbox::{PartialOutput, ToolCall};
-use crate::store::{AuditEntry, Channel, CommandState};
+use crate::store::{AuditEntry, AuditHead, Channel, CommandState};
 
 /// How often a command that runs says so.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
@@ -179,10 +180,11 @@ impl<E: Executor> Dispatcher<E> {
         mut trace: Trace,
     ) {
         let id = &envelope.command_id;
-        let outcome = Outcome::judge(id, &executed);
-        self.parts.evidence.keep(envelope, &executed, &outcome).await;
+        let mut outcome = Outcome::judge(id, &executed);
+        outcome.anchor(self.audit_head().await);
         trace.completed = outcome.verdict.is_ok();
         let result = self.result_frame(id, &session.id, outcome);
+        self.keep_evidence(envelope, &executed, &result).await;
         let code = result.error().map(|error| error.code.clone());
         info!(
             command = id,
@@ -196,6 +198,22 @@ impl<E: Executor> Dispatcher<E> {
         let canonical = canonical_bytes(&result).unwrap_or_else(|_| frame.clone().into_bytes());
         self.audit_command(session, envelope, "CommandResult", code, canonical);
         self.owe(id, frame, Some(trace)).await;
+    }
+
+    async fn keep_evidence(
+        &self,
+        envelope: &CommandEnvelope,
+        executed: &Executed,
+        result: &CommandResult,
+    ) {
+        let evidence = &self.parts.evidence;
+        match Record::new(envelope, executed, result, evidence.image(), self.now()) {
+            Ok(record) => evidence.keep(record).await,
+            Err(error) => warn!(command = envelope.command_id, %error, "no evidence is kept"),
+        }
+        if evidence.is_full() {
+            self.sweep_evidence().await;
+        }
     }
 
     /// A result of this endpoint in a session.
@@ -221,6 +239,17 @@ impl<E: Executor> Dispatcher<E> {
             },
         };
         CommandResult::failed(head, problem.code, problem.message, outcome.reset)
+    }
+
+    /// The last row of the audit log that is on disk, once all that was queued is, if it can be.
+    async fn audit_head(&self) -> AuditHead {
+        match self.parts.audit.flush().await {
+            Ok(head) => head,
+            Err(error) => {
+                warn!(%error, "the result anchors an older row of the audit log");
+                self.parts.audit.head()
+            }
+        }
     }
 
     /// Ends a command that was not acknowledged. A result is no answer to such a command, an error

@@ -102,6 +102,10 @@ impl<E: Executor> Dispatcher<E> {
                 let sent = self.parts.journal.sent(vec![command_id.to_owned()]).await;
                 self.note_store(sent.is_ok());
                 self.deliveries.end_unless(command_id, || false);
+                // What was kept because it was owed may have to go now.
+                if self.parts.evidence.is_full() {
+                    self.sweep_evidence().await;
+                }
                 return sent.is_ok();
             }
             failed_in = Some(session.id.clone());

@@ -16,6 +16,11 @@ pub trait Executor: Send + Sync + 'static {
     /// Looks a tool up and checks the parameters against its schema.
     fn check(&self, tool: &str, params: &Map<String, Value>) -> Result<ToolFacts, CallError>;
 
+    /// What the image commands run on says of itself.
+    fn image(&self) -> Option<&ImageManifest> {
+        None
+    }
+
     /// Most commands at once, those that wait for a machine included.
     fn capacity(&self) -> usize;
 
@@ -92,19 +97,22 @@ impl From<PoolError> for Failure {
 }
 
 /// The tools of an image.
-pub struct Tools(Registry);
+pub struct Tools {
+    registry: Registry,
+    manifest: ImageManifest,
+}
 
 impl Tools {
     /// The tools of an image, with those in `enable` enabled on top.
     pub fn new(manifest: &ImageManifest, enable: &[String]) -> Result<Self, RegistryError> {
         let mut registry = Registry::new(manifest.tools.clone())?;
         registry.enable(enable.iter().map(String::as_str))?;
-        Ok(Self(registry))
+        Ok(Self { registry, manifest: manifest.clone() })
     }
 
     /// Looks a tool up and checks parameters.
     pub fn check(&self, tool: &str, params: &Map<String, Value>) -> Result<ToolFacts, CallError> {
-        let spec = self.0.check(tool, params)?;
+        let spec = self.registry.check(tool, params)?;
         Ok(ToolFacts {
             track: spec.track,
             deadline_ms: spec.limits.deadline_ms,
@@ -134,6 +142,10 @@ impl<S: Sandbox + 'static> PoolExecutor<S> {
 impl<S: Sandbox + 'static> Executor for PoolExecutor<S> {
     fn check(&self, tool: &str, params: &Map<String, Value>) -> Result<ToolFacts, CallError> {
         self.tools.check(tool, params)
+    }
+
+    fn image(&self) -> Option<&ImageManifest> {
+        Some(&self.tools.manifest)
     }
 
     fn capacity(&self) -> usize {

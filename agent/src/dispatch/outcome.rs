@@ -1,4 +1,20 @@
 //! What the relay is told about a command that ran.
+//!
+//! # Heads of the chains
+//!
+//! Every result carries the heads of two chains of this machine, so that whoever keeps results keeps
+//! anchors: what was written here before cannot be changed afterwards without contradicting them.
+//! `evidence` is the hash of the command's last chunk of evidence, the same as `evidence_hash`.
+//! `audit` is the last row of the audit log that was on disk when the result was made. The row with
+//! the command's envelope (kind `CommandEnvelope`) is that row or one before it, unless the log could
+//! not be written; the row with the result itself comes after it. `brainstorm-agent audit verify
+//! --anchor SEQ:HASH` compares such a head with the log.
+//!
+//! A completed result has them in its payload:
+//! `"chains":{"audit":{"head":"sha256:…","seq":N},"evidence":"sha256:…"}`.
+//! A failed result has no payload and a closed schema, so they are the last line of its error's
+//! message: `chains: ` and the same object in canonical JSON. Only the last line counts: lines before
+//! it may be what a tool wrote.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -14,10 +30,36 @@ use crate::protocol::code::ErrorCode;
 use crate::protocol::message::{SandboxResetState, VerificationDetails};
 use crate::protocol::timestamp::Timestamp;
 use crate::sandbox::{SandboxError, ToolOutcome, Verdict, Verification};
+use crate::store::AuditHead;
 
 /// Bytes of each stream that go into the message of a failed result. The whole output stays in the
 /// local evidence.
 const TAIL_BYTES: usize = 2048;
+
+/// Heads of the chains a result anchors.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chains {
+    /// Last row of the audit log that is on disk.
+    pub audit: AuditHead,
+    /// Hash of the last chunk of the command's evidence.
+    pub evidence: String,
+}
+
+impl Chains {
+    /// As the last line of a failed result's message, with the end of the line before it.
+    fn line(&self) -> String {
+        let Self { audit: AuditHead { seq, hash }, evidence } = self;
+        // Canonical as it is: hashes need no escapes.
+        format!(
+            "\nchains: {{\"audit\":{{\"head\":\"{hash}\",\"seq\":{seq}}},\"evidence\":\"{evidence}\"}}"
+        )
+    }
+
+    fn value(&self) -> Value {
+        let Self { audit: AuditHead { seq, hash }, evidence } = self;
+        json!({"audit": {"head": hash, "seq": seq}, "evidence": evidence})
+    }
+}
 
 /// The parts of a result that come from the sandbox.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +112,18 @@ impl Outcome {
             _ => of_tool,
         };
         Self { verdict, evidence_hash, reset }
+    }
+
+    /// Puts the heads of the chains where the module's head says they are.
+    pub fn anchor(&mut self, audit: AuditHead) {
+        let chains = Chains { audit, evidence: self.evidence_hash.clone() };
+        match &mut self.verdict {
+            Ok(Value::Object(payload)) => {
+                payload.insert("chains".into(), chains.value());
+            }
+            Ok(_) => {}
+            Err(problem) => problem.message.push_str(&chains.line()),
+        }
     }
 }
 

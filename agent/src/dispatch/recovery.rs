@@ -4,7 +4,7 @@ use thiserror::Error;
 use tracing::warn;
 
 use super::Parts;
-use super::outcome::empty_evidence;
+use super::outcome::{Outcome, Problem, empty_evidence};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::message::{CommandResult, Frame, ResultHead};
 use crate::store::{AuditEntry, Channel, CommandState, JournalEntry, StoreError};
@@ -61,5 +61,10 @@ fn last_frame<E>(parts: &Parts<E>, entry: &JournalEntry) -> String {
         evidence_hash: empty_evidence(&entry.command.command_id),
         ts: (parts.clock)(),
     };
+    let problem = Problem { code: ErrorCode::Internal, message: message.to_owned() };
+    let mut outcome =
+        Outcome { verdict: Err(problem), evidence_hash: head.evidence_hash.clone(), reset: None };
+    outcome.anchor(parts.audit.head());
+    let message = outcome.verdict.err().map_or_else(String::new, |problem| problem.message);
     CommandResult::failed(head, ErrorCode::Internal, message, None).to_text()
 }

@@ -6,6 +6,8 @@ use guest::wire::{DEFAULT_DEADLINE_MS, ResultReason};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::evidence::Chunks;
+
 /// One tool to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToolCall {
@@ -56,6 +58,8 @@ pub struct ToolOutcome {
     pub stderr_truncated: bool,
     /// Head of the evidence chain as the host computed it: `sha256:` and 64 hex digits.
     pub evidence_hash: String,
+    /// The chunks of that chain.
+    pub chunks: Chunks,
     /// Time in the guest, from the request to the end of the tool.
     pub in_guest: Duration,
     /// Time on the host, from the call to the checked result.

@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 use guest::framing::{FrameError, MAX_FRAME_BYTES, encode_frame};
 use guest::wire::{GuestQuery, GuestResponse, HostMessage, ToolDispatch};
 
+use super::error::PartialOutput;
 use collector::Collector;
 pub use pending::ChannelCounters;
 use pending::{Reply, Request, Table};
@@ -44,10 +45,8 @@ pub struct Channel {
 pub struct CommandFailure {
     /// Why.
     pub error: ChannelError,
-    /// Start of the tool's output.
-    pub stdout: Vec<u8>,
-    /// Start of the tool's error output.
-    pub stderr: Vec<u8>,
+    /// What it had written, as far as its evidence was good.
+    pub partial: Box<PartialOutput>,
 }
 
 impl Channel {
@@ -218,7 +217,7 @@ impl Channel {
 
 impl From<ChannelError> for CommandFailure {
     fn from(error: ChannelError) -> Self {
-        Self { error, stdout: Vec::new(), stderr: Vec::new() }
+        Self { error, partial: Box::default() }
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::channel::ChannelError;
+use crate::evidence::Chunks;
 
 /// Why a call to a sandbox failed.
 #[derive(Debug, Error)]
@@ -81,8 +82,10 @@ pub struct PartialOutput {
     pub stdout: Vec<u8>,
     /// Start of the tool's error output.
     pub stderr: Vec<u8>,
-    /// Evidence of that output, when the guest still closed its chain.
+    /// Evidence of that output; none when no guest has seen the command.
     pub evidence_hash: Option<String>,
+    /// The chunks of that evidence.
+    pub chunks: Chunks,
 }
 
 impl SandboxError {

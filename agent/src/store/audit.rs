@@ -57,7 +57,10 @@ use super::database::{self, Kind};
 use super::writer::Writer;
 use crate::protocol::timestamp::Timestamp;
 use chain::Chain;
-pub use verify::{AuditFault, AuditReport, RowFault, verify_audit, verify_audit_against};
+pub use row::{AuditRow, HashedColumns};
+pub use verify::{
+    AuditFault, AuditReport, Expected, RowFault, rows_about, verify_audit, verify_audit_against,
+};
 
 /// Kind of the row that stands for entries that were lost. Its payload is `{"lost":N}`.
 pub const LOST: &str = "AuditEntriesLost";

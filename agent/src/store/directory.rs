@@ -100,7 +100,7 @@ impl StateDir {
 
     /// Who this endpoint is, with its private key.
     pub fn identity(&self) -> PathBuf {
-        self.path.join(IDENTITY)
+        Self::identity_in(&self.path)
     }
 
     /// The keys whose signatures on commands count.
@@ -136,9 +136,19 @@ impl StateDir {
 
     /// Full outputs of tools; made with mode 0700 when it is not there.
     pub fn evidence(&self) -> Result<PathBuf, StoreError> {
-        let path = self.path.join("evidence");
+        let path = Self::evidence_in(&self.path);
         make_private(&path)?;
         Ok(path)
+    }
+
+    /// Evidence in a state directory that another process may hold.
+    pub fn evidence_in(directory: &Path) -> PathBuf {
+        directory.join("evidence")
+    }
+
+    /// The identity in a state directory that another process may hold.
+    pub fn identity_in(directory: &Path) -> PathBuf {
+        directory.join(IDENTITY)
     }
 
     /// The socket of the running agent.

@@ -5,6 +5,7 @@
 
 mod ledger;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -243,6 +244,11 @@ impl Journal {
     /// are long.
     pub async fn unsent(&self, limit: usize) -> Result<Vec<JournalEntry>, StoreError> {
         self.writer.ask(move |_, database| ledger::unsent(database, limit, MOST_UNSENT_BYTES)).await
+    }
+
+    /// Commands that have no result yet, or whose result is not marked as sent.
+    pub async fn owed(&self) -> Result<HashSet<String>, StoreError> {
+        self.writer.ask(|_, database| ledger::owed(database)).await
     }
 
     /// What is known of one command.

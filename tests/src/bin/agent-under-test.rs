@@ -17,12 +17,12 @@ use std::time::{Duration, Instant, SystemTime};
 use brainstorm_agent::config::{Config, Overrides};
 use brainstorm_agent::dispatch::executor::{Executed, Executor, Failure, ToolFacts};
 use brainstorm_agent::dispatch::milestone::{Milestone, Observer};
+use brainstorm_agent::evidence::Chunks;
 use brainstorm_agent::protocol::timestamp::Timestamp;
 use brainstorm_agent::sandbox::{
     PartialOutput, ToolCall, ToolOutcome, Verification, VerificationParts, WireState,
 };
 use brainstorm_agent::service::Groundwork;
-use guest::evidence::Chain;
 use guest::registry::{CallError, Track};
 use serde_json::{Map, Value};
 
@@ -140,8 +140,7 @@ impl Executor for Tools {
             std::thread::sleep(Duration::from_millis(5));
         }
         let stdout = format!("{}\n", text("message")).into_bytes();
-        let mut chain = Chain::new(&call.command_id);
-        chain.append(&stdout);
+        let chunks = Chunks::of_output(&stdout);
         Executed {
             result: Ok(ToolOutcome {
                 exit_code: i32::from(call.tool == "fail"),
@@ -153,7 +152,8 @@ impl Executor for Tools {
                 stderr_total: 0,
                 stdout_truncated: false,
                 stderr_truncated: false,
-                evidence_hash: chain.hash(),
+                evidence_hash: chunks.hash(&call.command_id),
+                chunks,
                 in_guest: Duration::ZERO,
                 round_trip: begun.elapsed(),
             }),

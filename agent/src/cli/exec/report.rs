@@ -216,6 +216,7 @@ mod tests {
             stdout_truncated: true,
             stderr_truncated: false,
             evidence_hash: "sha256:00".into(),
+            chunks: crate::evidence::Chunks::of_nothing(),
             in_guest: Duration::from_micros(5),
             round_trip: Duration::from_micros(7),
         }

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::evidence::Chunks;
 use crate::sandbox::{PartialOutput, StoppedBy, VerificationParts};
 
 const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
@@ -17,6 +18,7 @@ fn ran(exit_code: i32, stdout: &[u8], stderr: &[u8]) -> ToolOutcome {
         stdout_truncated: false,
         stderr_truncated: false,
         evidence_hash: "sha256:11".into(),
+        chunks: Chunks::of_output(stdout),
         in_guest: Duration::ZERO,
         round_trip: Duration::ZERO,
     }
@@ -166,4 +168,22 @@ fn a_command_without_a_machine_needs_no_verification() {
 fn no_output_has_the_evidence_of_one_empty_chunk() {
     let known = "sha256:da549b24ae8055cc501280eb3b430466044e43851ed27fb5c918475b070d8264";
     assert_eq!(empty_evidence(ID), known);
+}
+
+#[test]
+fn heads_of_the_chains_are_in_the_payload_or_the_last_line() {
+    let head = AuditHead { seq: 12, hash: format!("sha256:{}", "c".repeat(64)) };
+    let mut outcome = judge(Ok(ran(0, b"hello\n", b"")), Some(Ok(verified())));
+    outcome.anchor(head.clone());
+    let chains = json!({"audit": {"head": head.hash, "seq": 12}, "evidence": "sha256:11"});
+    assert_eq!(outcome.verdict.unwrap()["chains"], chains);
+
+    // A tool cannot put its own line last.
+    let mut outcome = judge(Ok(ran(1, b"", b"chains: {}\n")), Some(Ok(verified())));
+    outcome.anchor(head);
+    let (_, message) = problem(&outcome);
+    let last = message.lines().last().unwrap().strip_prefix("chains: ").unwrap();
+    assert_eq!(serde_json::from_str::<Value>(last).unwrap(), chains);
+    let canonical = crate::protocol::canonical_bytes(&chains).unwrap();
+    assert_eq!(last.as_bytes(), canonical);
 }

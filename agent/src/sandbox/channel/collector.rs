@@ -9,6 +9,12 @@ use guest::wire::{Encoding, EvidenceChunk, Freshness, FreshnessAck, ToolResult};
 
 use super::confirmation::Confirmation;
 use super::error::{ChannelError, EvidenceFault};
+use crate::evidence::Chunks;
+use crate::sandbox::error::PartialOutput;
+
+/// Bytes of chunks beyond what the tool may return, for tags and for a guest that reads in large
+/// pieces.
+const SLACK: usize = 2 << 20;
 
 /// Output of a command whose evidence holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +25,8 @@ pub struct Output {
     pub stdout: Vec<u8>,
     /// Start of the tool's error output.
     pub stderr: Vec<u8>,
+    /// The evidence of both.
+    pub chunks: Chunks,
 }
 
 /// Collects and checks. Holds at most as much output as the command may return.
@@ -26,6 +34,7 @@ pub struct Collector {
     command_id: String,
     confirmation: Confirmation,
     chain: Chain,
+    chunks: Chunks,
     last_seq: u64,
     is_closed: bool,
     limit: usize,
@@ -40,6 +49,7 @@ impl Collector {
             command_id: command_id.to_owned(),
             confirmation: Confirmation::of(freshness),
             chain: Chain::new(command_id),
+            chunks: Chunks::default(),
             last_seq: 0,
             is_closed: false,
             limit,
@@ -90,6 +100,14 @@ impl Collector {
                 if chunk.is_terminal { "terminal and not empty" } else { "empty and not terminal" }
             )));
         }
+        // A tag for every byte is the most an honest guest needs.
+        let most = self.limit.saturating_mul(4).saturating_add(SLACK);
+        if self.chunks.len().saturating_add(data.len()) > most {
+            return Err(malformed(format!(
+                "with chunk {} there is more than the tool may write, {} bytes a stream",
+                chunk.seq, self.limit
+            )));
+        }
         match data.split_first() {
             None => self.is_closed = true,
             Some((&STDOUT_TAG, output)) => keep(&mut self.stdout, output, self.limit),
@@ -99,6 +117,7 @@ impl Collector {
             }
         }
         self.chain.append(&data);
+        self.chunks.push(&data);
         self.last_seq = chunk.seq;
         Ok(())
     }
@@ -142,18 +161,26 @@ impl Collector {
                 return Err(self.refuse(EvidenceFault::Mismatch { claimed, computed }));
             }
         }
-        Ok(Output { result, stdout, stderr })
+        let chunks = std::mem::take(&mut self.chunks);
+        Ok(Output { result, stdout, stderr, chunks })
     }
 
-    /// What there is of the output when there will be no result.
-    pub fn abandon(self) -> (Vec<u8>, Vec<u8>) {
-        (self.stdout, self.stderr)
+    /// What there is of the output when there will be no result. Its evidence ends here.
+    pub fn abandon(mut self) -> PartialOutput {
+        self.chunks.close();
+        PartialOutput {
+            stdout: self.stdout,
+            stderr: self.stderr,
+            evidence_hash: Some(self.chunks.hash(&self.command_id)),
+            chunks: self.chunks,
+        }
     }
 
     /// Drops what was collected: it may come from a tool that had no right to run.
     fn not_fresh(&mut self, detail: String) -> ChannelError {
         self.stdout.clear();
         self.stderr.clear();
+        self.chunks = Chunks::default();
         ChannelError::NotFresh { id: self.command_id.clone(), detail }
     }
 

@@ -174,7 +174,7 @@ impl EvidenceFault {
             Self::Gap { .. } => "SANDBOX_EVIDENCE_GAP",
             Self::Duplicate { .. } => "SANDBOX_EVIDENCE_DUPLICATE",
             Self::OutOfOrder { .. } => "SANDBOX_EVIDENCE_OUT_OF_ORDER",
-            Self::TooLarge { .. } => "SANDBOX_EVIDENCE_TOO_LARGE",
+            Self::TooLarge { .. } => "SANDBOX_FRAME_TOO_LARGE",
             Self::Malformed(_) => "SANDBOX_EVIDENCE_MALFORMED",
             Self::Mismatch { .. } => "SANDBOX_EVIDENCE_MISMATCH",
         }

@@ -255,8 +255,7 @@ impl Request {
     fn fail(self, error: ChannelError) -> CommandFailure {
         match self {
             Self::Command(collector) => {
-                let (stdout, stderr) = collector.abandon();
-                CommandFailure { error, stdout, stderr }
+                CommandFailure { error, partial: Box::new(collector.abandon()) }
             }
             Self::Query(_) => error.into(),
         }

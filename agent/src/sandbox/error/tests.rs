@@ -64,7 +64,7 @@ fn every_error_has_the_protocols_code() {
             evidence(EvidenceFault::OutOfOrder { last: 3, found: 1 }),
             "SANDBOX_EVIDENCE_OUT_OF_ORDER",
         ),
-        (evidence(EvidenceFault::TooLarge { size: 2, limit: 1 }), "SANDBOX_EVIDENCE_TOO_LARGE"),
+        (evidence(EvidenceFault::TooLarge { size: 2, limit: 1 }), "SANDBOX_FRAME_TOO_LARGE"),
         (evidence(EvidenceFault::Malformed(text())), "SANDBOX_EVIDENCE_MALFORMED"),
         (
             evidence(EvidenceFault::Mismatch { claimed: text(), computed: text() }),

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use guest::evidence::Chain;
 use guest::manifest::ImageManifest;
 use guest::registry::{
     CallError, MAX_DEADLINE_MS, MAX_OUTPUT_BYTES, Registry, RegistryError, ToolSpec,
 };
 use guest::wire::ResultReason;
 
+use crate::evidence::Chunks;
 use crate::sandbox::error::{PartialOutput, SandboxError, StoppedBy};
 use crate::sandbox::{ToolCall, ToolOutcome};
 
@@ -90,8 +90,7 @@ fn refusal(call: &ToolCall, error: &CallError) -> ToolOutcome {
         }
         CallError::InvalidParams { .. } => (EXIT_NOT_STARTED, ResultReason::InvalidParams),
     };
-    let mut chain = Chain::new(&call.command_id);
-    chain.append(b"");
+    let chunks = Chunks::of_nothing();
     ToolOutcome {
         exit_code,
         reason: Some(reason),
@@ -102,7 +101,8 @@ fn refusal(call: &ToolCall, error: &CallError) -> ToolOutcome {
         stderr_total: 0,
         stdout_truncated: false,
         stderr_truncated: false,
-        evidence_hash: chain.hash(),
+        evidence_hash: chunks.hash(&call.command_id),
+        chunks,
         in_guest: Duration::ZERO,
         round_trip: Duration::ZERO,
     }

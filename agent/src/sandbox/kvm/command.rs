@@ -49,13 +49,13 @@ impl KvmSandbox {
         failure: CommandFailure,
         admitted: &Admitted,
     ) -> SandboxError {
-        let CommandFailure { error, stdout, stderr } = failure;
+        let CommandFailure { error, partial } = failure;
         match error {
             ChannelError::TimedOut { .. } => {
                 let error = SandboxError::ToolTimeout {
                     deadline_ms: admitted.deadline_ms,
                     stopped_by: StoppedBy::Host,
-                    partial: Box::new(PartialOutput { stdout, stderr, evidence_hash: None }),
+                    partial,
                 };
                 self.recover(live, &error.to_string());
                 error
@@ -82,13 +82,13 @@ fn finished(
     admitted: &Admitted,
     begun: Instant,
 ) -> Result<ToolOutcome, SandboxError> {
-    let Output { result, stdout, stderr } = output;
+    let Output { result, stdout, stderr, chunks } = output;
     if result.reason == Some(ResultReason::DeadlineExceeded) {
         let evidence_hash = Some(result.evidence_hash);
         return Err(SandboxError::ToolTimeout {
             deadline_ms: admitted.deadline_ms,
             stopped_by: StoppedBy::Guest,
-            partial: Box::new(PartialOutput { stdout, stderr, evidence_hash }),
+            partial: Box::new(PartialOutput { stdout, stderr, evidence_hash, chunks }),
         });
     }
     Ok(ToolOutcome {
@@ -102,6 +102,7 @@ fn finished(
         stdout_truncated: result.stdout_truncated,
         stderr_truncated: result.stderr_truncated,
         evidence_hash: result.evidence_hash,
+        chunks,
         in_guest: Duration::from_micros(result.duration_us),
         round_trip: begun.elapsed(),
     })

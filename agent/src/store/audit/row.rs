@@ -1,7 +1,7 @@
 //! One row of the log, and its hash.
 
 use rusqlite::Row;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{AuditEntry, AuditHead};
 use crate::protocol::signing::sha256_text;
@@ -13,27 +13,42 @@ pub(super) const COLUMNS: &str = "seq, at, channel_of_origin, kind, command_id, 
 
 /// What is hashed. The fields are in the order of RFC 8785 3.2.3, and serde_json writes strings
 /// and integers as RFC 8785 3.2.2 wants them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct HashedColumns {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HashedColumns {
+    /// When it happened.
     pub at: String,
+    /// Where it came from.
     pub channel_of_origin: String,
+    /// The code of a refusal or failure.
     pub code: Option<String>,
+    /// The command it is about.
     pub command_id: Option<String>,
+    /// What the operator calls it.
     pub correlation_id: Option<String>,
+    /// The endpoint it is about.
     pub endpoint_id: Option<String>,
+    /// What it is.
     pub kind: String,
+    /// The state the command was in.
     pub lifecycle_state: Option<String>,
+    /// Who asked for it.
     pub operator_id: Option<String>,
+    /// SHA-256 of the payload.
     pub payload_canonical_hash: String,
+    /// Hash of the row before.
     pub previous_hash: String,
+    /// Its number, from 1.
     pub seq: i64,
+    /// The session in which it happened.
     pub session_id: Option<String>,
+    /// The tenant it is about.
     pub tenant_id: Option<String>,
 }
 
 impl HashedColumns {
     /// Of the row that follows `head`.
-    pub fn after(head: &AuditHead, entry: &AuditEntry) -> Self {
+    pub(super) fn after(head: &AuditHead, entry: &AuditEntry) -> Self {
         Self {
             at: entry.at.to_string(),
             channel_of_origin: entry.channel_of_origin.as_str().to_owned(),
@@ -88,5 +103,22 @@ impl StoredRow {
             hash: row.get(14)?,
             payload: row.get(15)?,
         })
+    }
+}
+
+/// A row as others may have it, with its hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// All but payload and hash.
+    pub columns: HashedColumns,
+    /// SHA-256 of the columns in canonical JSON.
+    pub hash: String,
+    /// What it is about.
+    pub payload: Vec<u8>,
+}
+
+impl From<StoredRow> for AuditRow {
+    fn from(row: StoredRow) -> Self {
+        Self { columns: row.columns, hash: row.hash, payload: row.payload }
     }
 }

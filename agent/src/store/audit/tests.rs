@@ -255,7 +255,7 @@ fn a_log_whose_end_was_cut_off_carefully_is_noticed_by_an_expected_head() {
     let expected = log.head().hash;
     single().block_on(log.append_durable(entry(4))).unwrap();
     drop(log);
-    let report = verify_audit_against(&path, Some(&expected)).unwrap();
+    let report = verify_audit_against(&path, of_head(&expected)).unwrap();
     assert_eq!((report.rows, report.expected_seq), (4, Some(3)));
 
     tamper(
@@ -265,7 +265,44 @@ fn a_log_whose_end_was_cut_off_carefully_is_noticed_by_an_expected_head() {
     );
     assert_eq!(verify_audit(&path).unwrap().rows, 2);
     let missing = AuditFault::HeadMissing { last: 2, expected: expected.clone() };
-    assert_eq!(verify_audit_against(&path, Some(&expected)), Err(missing));
+    assert_eq!(verify_audit_against(&path, of_head(&expected)), Err(missing));
+}
+
+fn of_head(hash: &str) -> Expected<'_> {
+    Expected { head: Some(hash), ..Expected::default() }
+}
+
+#[test]
+fn a_log_that_was_written_anew_contradicts_its_anchors() {
+    let Fixture { path, log, directory: _directory } = fixture(3);
+    let anchor = log.head();
+    single().block_on(log.append_durable(entry(4))).unwrap();
+    drop(log);
+    let anchors = [anchor.clone()];
+    let against = |anchors: &[AuditHead]| {
+        verify_audit_against(&path, Expected { anchors, ..Expected::default() })
+    };
+    assert_eq!(against(&anchors).unwrap().rows, 4);
+    let later = AuditHead { seq: 5, ..anchor.clone() };
+    let missing = AuditFault::AnchorMissing { last: 4, seq: 5 };
+    assert_eq!(against(&[anchor.clone(), later]), Err(missing));
+
+    // Somebody takes a row out and makes a chain that is right in itself.
+    std::fs::remove_file(&path).unwrap();
+    let log = AuditLog::open(&path).unwrap();
+    for number in [1, 3, 4, 5] {
+        log.append(entry(number));
+    }
+    let found = single().block_on(log.flush()).unwrap();
+    drop(log);
+    assert_eq!(verify_audit(&path).unwrap().head, found);
+    let fault = against(&anchors).unwrap_err();
+    assert!(
+        matches!(&fault, AuditFault::AnchorDiffers { seq: 3, expected, .. }
+            if *expected == anchor.hash),
+        "{fault}"
+    );
+    assert!(fault.to_string().contains("written anew"), "{fault}");
 }
 
 #[test]
@@ -398,7 +435,7 @@ fn what_was_said_to_be_logged_is_there_after_kill_9() {
         child.kill().unwrap();
         child.wait().unwrap();
         while read(&mut last) {}
-        let report = verify_audit_against(&path, Some(&last)).unwrap();
+        let report = verify_audit_against(&path, of_head(&last)).unwrap();
         assert!(report.expected_seq.is_some());
         AuditLog::open(&path).unwrap();
     }

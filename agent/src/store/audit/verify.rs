@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::row::{COLUMNS, StoredRow};
+use super::row::{AuditRow, COLUMNS, StoredRow};
 use super::{AuditHead, KIND};
 use crate::protocol::signing::sha256_text;
 use crate::store::StoreError;
@@ -67,6 +67,30 @@ pub enum AuditFault {
         /// What was expected.
         expected: String,
     },
+    /// The log is whole and has another row where an anchor was taken.
+    #[error(
+        "row {seq} is not the one that was anchored: it has {found}, the anchor says {expected}; \
+         the log was written anew, or this is another log"
+    )]
+    AnchorDiffers {
+        /// The row.
+        seq: u64,
+        /// Its hash.
+        found: String,
+        /// The anchor's.
+        expected: String,
+    },
+    /// The log is whole and ends before an anchor.
+    #[error(
+        "after row {last}: row {seq} was anchored and is not there; rows at the end were cut off, \
+         or this is another log"
+    )]
+    AnchorMissing {
+        /// The last row there is.
+        last: u64,
+        /// The anchor's.
+        seq: u64,
+    },
     /// The file cannot be read.
     #[error(transparent)]
     Unreadable(StoreError),
@@ -106,8 +130,10 @@ impl AuditFault {
     pub fn seq(&self) -> Option<i64> {
         match self {
             Self::Row { seq, .. } => Some(*seq),
-            Self::End { last, .. } | Self::HeadMissing { last, .. } => Some(last.cast_signed()),
-            Self::OtherEnd { seq } => Some(seq.cast_signed()),
+            Self::End { last, .. }
+            | Self::HeadMissing { last, .. }
+            | Self::AnchorMissing { last, .. } => Some(last.cast_signed()),
+            Self::OtherEnd { seq } | Self::AnchorDiffers { seq, .. } => Some(seq.cast_signed()),
             Self::Unreadable(_) => None,
         }
     }
@@ -121,25 +147,54 @@ impl AuditFault {
     }
 }
 
-/// Walks all of a log without changing it, also while an agent writes to it.
-pub fn verify_audit(path: &Path) -> Result<AuditReport, AuditFault> {
-    verify_audit_against(path, None)
+/// What has to be in a log, because it was noted elsewhere.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Expected<'a> {
+    /// Some row has this hash.
+    pub head: Option<&'a str>,
+    /// These rows have these hashes.
+    pub anchors: &'a [AuditHead],
 }
 
-/// Like [`verify_audit`], and wants a row with this hash: a head that was noted elsewhere. The
-/// log may have grown since.
+/// Walks all of a log without changing it, also while an agent writes to it.
+pub fn verify_audit(path: &Path) -> Result<AuditReport, AuditFault> {
+    verify_audit_against(path, Expected::default())
+}
+
+/// Like [`verify_audit`], and wants heads that were noted elsewhere. The log may have grown since.
 pub fn verify_audit_against(
     path: &Path,
-    expected_head: Option<&str>,
+    expected: Expected<'_>,
 ) -> Result<AuditReport, AuditFault> {
+    read_whole(path, |log, path| walk_all(log, path, expected))
+}
+
+/// The rows about a command, in their order and as they are: nothing is verified.
+pub fn rows_about(path: &Path, command_id: &str) -> Result<Vec<AuditRow>, AuditFault> {
+    read_whole(path, |log, path| {
+        let sqlite = |error| AuditFault::Unreadable(StoreError::of_sqlite(path, &error));
+        let query = format!("SELECT {COLUMNS} FROM audit WHERE command_id = ?1 ORDER BY seq");
+        let mut statement = log.prepare(&query).map_err(sqlite)?;
+        let rows = statement.query_map([command_id], StoredRow::read).map_err(sqlite)?;
+        rows.map(|row| row.map(AuditRow::from).map_err(sqlite)).collect()
+    })
+}
+
+/// Reads a log of which all must be the same state, without changing it, also while an agent writes
+/// to it.
+fn read_whole<T>(
+    path: &Path,
+    read: impl Fn(&Connection, &Path) -> Result<T, AuditFault>,
+) -> Result<T, AuditFault> {
     let path = real_path(path).map_err(AuditFault::Unreadable)?;
     let untouched = !is_written_to(&path);
-    let verified = open(&path, untouched).and_then(|log| walk_all(&log, &path, expected_head));
+    let read_once = |untouched| open(&path, untouched).and_then(|log| read(&log, &path));
+    let result = read_once(untouched);
     if untouched && is_written_to(&path) {
         // An agent started meanwhile, so what was read may have been half of something.
-        return open(&path, false).and_then(|log| walk_all(&log, &path, expected_head));
+        return read_once(false);
     }
-    verified
+    result
 }
 
 /// Whether a log of changes is beside the file, as it is while an agent runs or after it crashed.
@@ -183,19 +238,22 @@ pub(super) fn tail(database: &Connection, rows: u64) -> Result<(), AuditFault> {
         .query_row("SELECT coalesce(max(seq), 0) FROM audit", [], |row| row.get(0))
         .map_err(sqlite)?;
     let after = last.saturating_sub(rows.cast_signed()).max(0);
-    walk(database, &path, after, None).map(|_| ())
+    walk(database, &path, after, Expected::default()).map(|_| ())
 }
 
 fn walk_all(
     log: &Connection,
     path: &Path,
-    expected_head: Option<&str>,
+    expected: Expected<'_>,
 ) -> Result<AuditReport, AuditFault> {
     let sqlite = |error| AuditFault::Unreadable(StoreError::of_sqlite(path, &error));
     // One transaction, so that all of it is the same state of the log.
     log.execute_batch("BEGIN").map_err(sqlite)?;
-    let report = walk(log, path, 0, expected_head)?;
-    match expected_head {
+    let report = walk(log, path, 0, expected)?;
+    if let Some(missing) = expected.anchors.iter().find(|anchor| anchor.seq > report.rows) {
+        return Err(AuditFault::AnchorMissing { last: report.rows, seq: missing.seq });
+    }
+    match expected.head {
         Some(expected) if report.expected_seq.is_none() => {
             Err(AuditFault::HeadMissing { last: report.rows, expected: expected.to_owned() })
         }
@@ -208,7 +266,7 @@ fn walk(
     log: &Connection,
     path: &Path,
     after: i64,
-    expected_head: Option<&str>,
+    expected: Expected<'_>,
 ) -> Result<AuditReport, AuditFault> {
     let sqlite = |error| AuditFault::Unreadable(StoreError::of_sqlite(path, &error));
     let mut previous = AuditHead::none();
@@ -225,8 +283,9 @@ fn walk(
         first: None,
         last: None,
         head: previous.clone(),
-        expected_seq: (expected_head == Some(&previous.hash)).then_some(previous.seq),
+        expected_seq: (expected.head == Some(&previous.hash)).then_some(previous.seq),
     };
+    compare(&report.head, expected.anchors)?;
     let mut statement = log
         .prepare(&format!("SELECT {COLUMNS} FROM audit WHERE seq > ?1 ORDER BY seq"))
         .map_err(sqlite)?;
@@ -238,13 +297,14 @@ fn walk(
         if let Some(what) = fault_of(&row, &report.head, log).map_err(sqlite)? {
             return Err(AuditFault::Row { seq, what });
         }
-        if expected_head == Some(row.hash.as_str()) {
+        if expected.head == Some(row.hash.as_str()) {
             report.expected_seq = Some(seq.unsigned_abs());
         }
         report.first.get_or_insert_with(|| row.columns.at.clone());
         report.last = Some(row.columns.at);
         report.rows = seq.unsigned_abs();
         report.head = AuditHead { seq: report.rows, hash: row.hash };
+        compare(&report.head, expected.anchors)?;
     }
     let head: AuditHead = log
         .query_row("SELECT seq, hash FROM head", [], |row| {
@@ -258,6 +318,18 @@ fn walk(
         return Err(AuditFault::OtherEnd { seq: report.rows });
     }
     Ok(report)
+}
+
+/// Compares a row with the anchors that were taken of it.
+fn compare(row: &AuditHead, anchors: &[AuditHead]) -> Result<(), AuditFault> {
+    match anchors.iter().find(|anchor| anchor.seq == row.seq && anchor.hash != row.hash) {
+        None => Ok(()),
+        Some(anchor) => Err(AuditFault::AnchorDiffers {
+            seq: row.seq,
+            found: row.hash.clone(),
+            expected: anchor.hash.clone(),
+        }),
+    }
 }
 
 fn fault_of(

@@ -1,5 +1,6 @@
 //! The journal's tables, on the writer's thread.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::types::Type;
@@ -194,6 +195,13 @@ pub(super) fn unsent(
         found.push(entry);
     }
     Ok(found)
+}
+
+/// Commands that are not done with.
+pub(super) fn owed(database: &Connection) -> rusqlite::Result<HashSet<String>> {
+    let mut statement =
+        database.prepare_cached("SELECT command_id FROM command WHERE state < 4")?;
+    statement.query_map([], |row| row.get(0))?.collect()
 }
 
 /// One command.

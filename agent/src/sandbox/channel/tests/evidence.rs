@@ -50,6 +50,8 @@ fn story() -> Vec<Value> {
 fn both_streams_are_put_together_in_order() {
     let output = play(&story()).unwrap();
     assert_eq!((output.stdout, output.stderr), (b"one two".to_vec(), b"err".to_vec()));
+    assert_eq!(output.chunks.sizes(), [5, 4, 4, 0]);
+    assert_eq!(output.chunks.hash("a"), output.result.evidence_hash);
 }
 
 #[test]
@@ -92,11 +94,11 @@ fn a_chunk_from_further_back_is_out_of_order() {
 #[test]
 fn a_chunk_over_the_limit_is_refused() {
     let data = vec![1; MAX_CHUNK_BYTES + 1];
-    assert_eq!(code(&[chunk("a", 1, &data, false)]), "SANDBOX_EVIDENCE_TOO_LARGE");
+    assert_eq!(code(&[chunk("a", 1, &data, false)]), "SANDBOX_FRAME_TOO_LARGE");
     // A false size does not help.
     let mut lie = chunk("a", 1, &data, false);
     lie["chunk_size"] = json!(5);
-    assert_eq!(code(&[lie]), "SANDBOX_EVIDENCE_TOO_LARGE");
+    assert_eq!(code(&[lie]), "SANDBOX_FRAME_TOO_LARGE");
 }
 
 #[test]
@@ -194,6 +196,27 @@ fn memory_stays_within_the_tools_limit() {
     // A guest that returns more than the tool may write has nothing to show for it.
     frames[2]["stdout"] = json!("x".repeat(100));
     assert_eq!(code(&frames), "SANDBOX_EVIDENCE_MISMATCH");
+}
+
+#[test]
+fn a_guest_that_goes_on_writing_is_stopped() {
+    let data = [vec![1], vec![b'x'; 1 << 19]].concat();
+    let frames: Vec<_> = (1..=5).map(|seq| chunk("a", seq, &data, false)).collect();
+    assert_eq!(code(&frames), "SANDBOX_EVIDENCE_MALFORMED");
+}
+
+#[test]
+fn what_was_good_before_a_fault_keeps_its_evidence() {
+    let (channel, mut guest) = pair();
+    let caller = spawn_command(&channel, "a");
+    guest.receive();
+    guest.send(&ack("a"));
+    let frames = story();
+    guest.send(&frames[0]);
+    guest.send(&frames[2]);
+    let failure = caller.join().unwrap().unwrap_err();
+    assert_eq!(failure.partial.stdout, b"one ");
+    assert_eq!(failure.partial.chunks.streams(), Some((b"one ".to_vec(), Vec::new())));
 }
 
 #[test]

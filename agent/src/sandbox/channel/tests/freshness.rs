@@ -25,7 +25,7 @@ fn play(frames: &[Value]) -> Result<Output, CommandFailure> {
 /// Expects the command to fail for want of freshness, with nothing of its output; returns why.
 fn refused(frames: &[Value]) -> String {
     let failure = play(frames).unwrap_err();
-    assert_eq!((failure.stdout, failure.stderr), (vec![], vec![]), "{frames:?}");
+    assert_eq!((failure.partial.stdout, failure.partial.stderr), (vec![], vec![]), "{frames:?}");
     match failure.error {
         ChannelError::NotFresh { id, detail } => {
             assert_eq!(id, "a");

@@ -114,7 +114,7 @@ fn a_caller_that_gives_up_takes_its_partial_output_and_leaves_the_channel_usable
     let soon = Instant::now() + Duration::from_millis(50);
     let failure = channel.dispatch(dispatch("a"), LIMIT, soon).unwrap_err();
     assert_eq!(failure.error, ChannelError::TimedOut { id: "a".into() });
-    assert_eq!(failure.stdout, b"par");
+    assert_eq!(failure.partial.stdout, b"par");
     guest.receive();
     guest.finish("a", "late");
     let caller = spawn_command(&channel, "b");

@@ -1,3 +1,4 @@
+use guest::evidence::Chain;
 use serde_json::json;
 
 use super::*;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use guest::wire::QueryKind;
 use serde_json::{Map, Value};
 
+use crate::evidence::Chunks;
 use crate::sandbox::pool::SandboxSource;
 use crate::sandbox::{
     BootPath, BootReport, QueryAnswer, ResetOutcome, Sandbox, SandboxError, SandboxState, ToolCall,
@@ -227,6 +228,7 @@ impl Sandbox for Fake {
             stdout_truncated: false,
             stderr_truncated: false,
             evidence_hash: String::new(),
+            chunks: Chunks::of_nothing(),
             in_guest: Duration::ZERO,
             round_trip: Duration::ZERO,
         })
