@@ -1,6 +1,5 @@
 //! Guest-physical memory: where things lie, and the mapping that holds them.
 
-mod compare;
 mod dirty_map;
 mod golden;
 pub mod layout;
@@ -11,7 +10,6 @@ mod private;
 mod ram;
 mod sealed;
 
-pub(crate) use compare::same;
 pub use dirty_map::{DirtyMap, PAGE_BYTES};
 pub(crate) use golden::is_zero;
 pub use golden::{GoldenMemory, GoldenRegion};

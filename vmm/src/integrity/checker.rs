@@ -13,6 +13,8 @@ pub struct Checker {
     table: Option<PageTable>,
     pub(super) disk: Rotation,
     pub(super) memory: Rotation,
+    /// Blocks of the disk that are mapped because they were checked last.
+    pub(super) mapped: Vec<Range<usize>>,
     /// Where to go on among pages that no log named, when there are too many for one check.
     pub(super) next_copy: usize,
     /// Reused.
@@ -26,6 +28,7 @@ impl Checker {
             table: PageTable::open().ok(),
             disk: Rotation::default(),
             memory: Rotation::default(),
+            mapped: Vec::new(),
             next_copy: 0,
             copies: Vec::new(),
         }

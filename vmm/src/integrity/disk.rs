@@ -86,7 +86,7 @@ impl Checker {
         Ok(DiskFound { findings, blocks, ..DiskFound::default() })
     }
 
-    /// Copies have been looked at before this: what it forgets, it forgets unharmed.
+    /// Copies have been looked at before this: what it unmaps is unharmed.
     fn go_round_disk(
         &mut self,
         overlay: &mut Overlay,
@@ -95,7 +95,7 @@ impl Checker {
     ) -> io::Result<usize> {
         let base = Arc::clone(overlay.base());
         let sealed = base.memory();
-        let mut read: Vec<Range<usize>> = Vec::new();
+        let mut read = std::mem::take(&mut self.mapped);
         let blocks = self.disk.advance(sealed, steps, |piece| {
             match piece {
                 Piece::Block(block) => {
@@ -114,12 +114,14 @@ impl Checker {
             Ok::<(), io::Error>(())
         })?;
         // What was only read to be checked need not stay mapped: searching for copies would take
-        // longer with every round.
+        // longer with every round. The last of it is where the next call goes on.
+        let current = read.pop();
         if damages.is_empty() {
             for blocks in read {
                 overlay.forget_clean(blocks)?;
             }
         }
+        self.mapped.extend(current);
         Ok(blocks)
     }
 
@@ -139,8 +141,7 @@ fn add(damages: &mut BTreeMap<usize, Damage>, damage: Option<Damage>) {
 fn add_neighbours(ranges: &mut Vec<Range<usize>>, block: usize) {
     let start = block / NEIGHBOURS * NEIGHBOURS;
     match ranges.last_mut() {
-        Some(last) if last.end > block => {}
-        Some(last) if last.end == start => last.end += NEIGHBOURS,
+        Some(last) if (last.start..last.end).contains(&block) => {}
         _ => ranges.push(start..start + NEIGHBOURS),
     }
 }

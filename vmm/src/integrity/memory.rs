@@ -8,7 +8,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::rotation::Piece;
 use super::{Checker, Finding, FindingSource, MOST_FINDINGS, Place};
-use crate::memory::{GoldenMemory, GuestRam, PAGE_BYTES, leaf_of, same};
+use crate::memory::{GoldenMemory, GuestRam, PAGE_BYTES, leaf_of};
 use crate::snapshot::Run;
 
 /// What was found in memory.
@@ -161,7 +161,7 @@ impl MemoryFound {
     fn differing(&mut self, pair: &Pair<'_>, pages: Range<usize>) {
         let (now, then) = (pages_of(pair.now, &pages), pages_of(pair.then, &pages));
         let (Some(now), Some(then)) = (now, then) else { return };
-        if same(now, then) {
+        if now == then {
             return;
         }
         let each = now.chunks(PAGE_BYTES).zip(then.chunks(PAGE_BYTES));

@@ -79,10 +79,10 @@ pub struct IntegrityReport {
     pub took: IntegrityParts,
 }
 
-/// What each part of a check cost.
+/// What each part of a check cost: processor time, of which not all is waited for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IntegrityParts {
-    /// Reading state back from KVM and the devices.
+    /// Reading state back from KVM and the devices, beside the other two.
     pub state: Duration,
     /// Reading memory.
     pub memory: Duration,

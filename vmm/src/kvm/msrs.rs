@@ -13,7 +13,7 @@ use super::KvmError;
 /// Deadline of the local APIC's timer, in TSC ticks (Intel SDM volume 3, "TSC-Deadline Mode").
 pub const TSC_DEADLINE: u32 = 0x6e0;
 /// The time-stamp counter. See [`tsc`].
-const TSC: u32 = 0x10;
+pub const TSC: u32 = 0x10;
 /// Further away than any counter KVM could take for the one before: days.
 const FAR_AWAY: u64 = 1 << 52;
 /// Commands rather than state: writing one makes KVM write the wall clock into guest memory.

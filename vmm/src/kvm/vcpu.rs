@@ -1,6 +1,6 @@
 //! One vCPU: creation, entry state, inspection.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{
     KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE,
@@ -72,6 +72,10 @@ pub struct VcpuStatus {
 pub struct Vcpu {
     pub(super) fd: VcpuFd,
     pub(super) ring: Option<DirtyRing>,
+    /// Frequency of the guest's TSC, which only the host could change.
+    pub(super) tsc_khz: OnceLock<u64>,
+    /// Whether KVM leaves registers in `kvm_run` when it is asked to.
+    pub(super) leaves_registers: Option<bool>,
     index: u8,
 }
 
@@ -85,7 +89,7 @@ impl Vcpu {
             DirtyTracking::Ring => Some(DirtyRing::of(Arc::clone(vm.fd()), &fd)?),
             DirtyTracking::Log => None,
         };
-        Ok(Self { fd, ring, index })
+        Ok(Self { fd, ring, tsc_khz: OnceLock::new(), leaves_registers: None, index })
     }
 
     /// Moves the pages in this vCPU's dirty ring, if it has one, to `pages`. The vCPU must be out

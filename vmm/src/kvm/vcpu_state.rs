@@ -8,7 +8,7 @@ use kvm_bindings::{
     kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
-use kvm_ioctls::{SyncReg, VcpuFd};
+use kvm_ioctls::SyncReg;
 use serde::{Deserialize, Serialize};
 
 use super::vcpu::Vcpu;
@@ -31,11 +31,15 @@ pub struct VcpuState {
     pub tsc: u64,
 }
 
+type Registers = (kvm_regs, kvm_sregs, kvm_vcpu_events);
+
 /// What a reset writes, in the form the kernel takes: made once per golden state.
 pub struct VcpuImage {
     state: VcpuState,
     /// Every MSR, for reading them back.
     all: Msrs,
+    /// The TSC, and every other.
+    all_and_tsc: Msrs,
     /// Values of [`msrs::WRITABLE`] MSRs.
     writable: Msrs,
     /// The same, and the TSC: for a machine's only vCPU.
@@ -63,39 +67,75 @@ impl Vcpu {
     /// Reads everything. The vCPU must be parked: then no access of its guest is half done.
     /// `host_tsc` is a reading of the host's counter that all vCPUs share.
     pub fn capture(&self, wanted: &[u32], host_tsc: u64) -> Result<VcpuState, KvmError> {
-        self.read(host_tsc, |fd| msrs::read(fd, wanted))
+        // First: it takes in INIT and SIPI interrupts that are on their way.
+        let mp_state = self.mp_state()?;
+        let fd = &self.fd;
+        let registers = self.registers()?;
+        let tsc = raw::tsc_offset(fd)?.wrapping_add(host_tsc);
+        self.read(mp_state, registers, msrs::read(fd, wanted)?, tsc)
+    }
+
+    /// Reads everything that `image` holds, as [`Self::capture`] does, in as few calls as there can
+    /// be: each makes KVM load the vCPU. Registers that were put back take effect before. The vCPU
+    /// must be parked, and this its thread. `alone`: the machine has no other.
+    pub fn read_back(
+        &mut self,
+        image: &VcpuImage,
+        host_tsc: u64,
+        alone: bool,
+    ) -> Result<VcpuState, KvmError> {
+        let registers = self.settle_and_read()?;
+        let mp_state = self.mp_state()?;
+        if !alone {
+            // To the tick: all vCPUs are to agree.
+            let tsc = raw::tsc_offset(&self.fd)?.wrapping_add(host_tsc);
+            let msrs = msrs::read_prepared(&self.fd, &image.all)?;
+            return self.read(mp_state, registers, msrs, tsc);
+        }
+        let mut msrs = msrs::read_prepared(&self.fd, &image.all_and_tsc)?;
+        let tsc = match msrs.first() {
+            Some(first) if first.index == msrs::TSC => msrs.remove(0).data,
+            _ => return Err(KvmError::Msr(msrs::TSC)),
+        };
+        self.read(mp_state, registers, msrs, tsc)
     }
 
     fn read(
         &self,
-        host_tsc: u64,
-        msrs: impl FnOnce(&VcpuFd) -> Result<Vec<kvm_msr_entry>, KvmError>,
+        mp_state: kvm_mp_state,
+        (regs, sregs, mut events): Registers,
+        msrs: Vec<kvm_msr_entry>,
+        tsc: u64,
     ) -> Result<VcpuState, KvmError> {
         let fd = &self.fd;
-        // First: it takes in INIT and SIPI interrupts that are on their way.
-        let mp_state = fd.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
-        let mut events = fd.get_vcpu_events().map_err(KvmError::ioctl("KVM_GET_VCPU_EVENTS"))?;
         events.flags |= KVM_VCPUEVENT_VALID_NMI_PENDING
             | KVM_VCPUEVENT_VALID_SHADOW
             | KVM_VCPUEVENT_VALID_SIPI_VECTOR
             | KVM_VCPUEVENT_VALID_SMM;
         Ok(VcpuState {
             mp_state,
-            regs: fd.get_regs().map_err(KvmError::ioctl("KVM_GET_REGS"))?,
-            sregs: fd.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))?,
+            regs,
+            sregs,
             events,
             xsave: Box::new(fd.get_xsave().map_err(KvmError::ioctl("KVM_GET_XSAVE"))?),
             xcrs: fd.get_xcrs().map_err(KvmError::ioctl("KVM_GET_XCRS"))?,
             debug_regs: fd.get_debug_regs().map_err(KvmError::ioctl("KVM_GET_DEBUGREGS"))?,
             lapic: Box::new(fd.get_lapic().map_err(KvmError::ioctl("KVM_GET_LAPIC"))?),
-            msrs: msrs(fd)?,
-            tsc: raw::tsc_offset(fd)?.wrapping_add(host_tsc),
+            msrs,
+            tsc,
         })
     }
 
-    /// Reads everything that `image` holds, as [`Self::capture`] does. The vCPU must have settled.
-    pub fn read_back(&self, image: &VcpuImage, host_tsc: u64) -> Result<VcpuState, KvmError> {
-        self.read(host_tsc, |fd| msrs::read_prepared(fd, &image.all))
+    fn mp_state(&self) -> Result<kvm_mp_state, KvmError> {
+        self.fd.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))
+    }
+
+    fn registers(&self) -> Result<Registers, KvmError> {
+        let fd = &self.fd;
+        let events = fd.get_vcpu_events().map_err(KvmError::ioctl("KVM_GET_VCPU_EVENTS"))?;
+        let regs = fd.get_regs().map_err(KvmError::ioctl("KVM_GET_REGS"))?;
+        let sregs = fd.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))?;
+        Ok((regs, sregs, events))
     }
 
     /// Whether KVM can give the guest another counter than the host's. Some accept the request and
@@ -186,9 +226,13 @@ impl Vcpu {
         self.fd.set_sync_dirty_reg(SyncReg::VcpuEvents);
     }
 
-    /// Frequency of the guest's TSC.
+    /// Frequency of the guest's TSC, asked for once: only the host could change it.
     pub fn tsc_khz(&self) -> Result<u64, KvmError> {
-        self.fd.get_tsc_khz().map(u64::from).map_err(KvmError::ioctl("KVM_GET_TSC_KHZ"))
+        if let Some(known) = self.tsc_khz.get() {
+            return Ok(*known);
+        }
+        let khz = self.fd.get_tsc_khz().map_err(KvmError::ioctl("KVM_GET_TSC_KHZ"))?;
+        Ok(*self.tsc_khz.get_or_init(|| u64::from(khz)))
     }
 
     /// Makes staged registers take effect without running guest code.
@@ -206,6 +250,44 @@ impl Vcpu {
             }),
         }
     }
+
+    /// Settles, and has KVM leave the registers it then has in `kvm_run`.
+    fn settle_and_read(&mut self) -> Result<Registers, KvmError> {
+        match self.leaves_registers {
+            Some(true) => self.settle_and_leave(),
+            Some(false) => {
+                self.settle()?;
+                self.registers()
+            }
+            None => {
+                self.settle()?;
+                // What was staged still lies there: KVM must be seen to write over it.
+                let staged = self.fd.sync_regs_mut();
+                staged.regs.rax = !staged.regs.rax;
+                staged.sregs.cr2 = !staged.sregs.cr2;
+                staged.events.flags = !staged.events.flags;
+                let left = self.settle_and_leave();
+                let read = self.registers()?;
+                self.leaves_registers = Some(left.is_ok_and(|left| left == read));
+                Ok(read)
+            }
+        }
+    }
+
+    fn settle_and_leave(&mut self) -> Result<Registers, KvmError> {
+        const ALL: [SyncReg; 3] = [SyncReg::Register, SyncReg::SystemRegister, SyncReg::VcpuEvents];
+        for part in ALL {
+            self.fd.set_sync_valid_reg(part);
+        }
+        let settled = self.settle();
+        // Every exit of a running guest would pay for it.
+        for part in ALL {
+            self.fd.clear_sync_valid_reg(part);
+        }
+        settled?;
+        let left = self.fd.sync_regs();
+        Ok((left.regs, left.sregs, left.events))
+    }
 }
 
 impl VcpuImage {
@@ -217,6 +299,8 @@ impl VcpuImage {
             .copied()
             .filter(|entry| msrs::WRITABLE.contains(&entry.index))
             .collect();
+        let mut tsc_and_all = vec![kvm_msr_entry { index: msrs::TSC, ..Default::default() }];
+        tsc_and_all.extend_from_slice(&state.msrs);
         let mut with_tsc = msrs::tsc(state.tsc).to_vec();
         with_tsc.extend_from_slice(&writable);
         let deadline = writable
@@ -226,6 +310,7 @@ impl VcpuImage {
             .transpose()?;
         Ok(Self {
             all: msrs::collection(&state.msrs)?,
+            all_and_tsc: msrs::collection(&tsc_and_all)?,
             writable: msrs::collection(&writable)?,
             writable_and_tsc: msrs::collection(&with_tsc)?,
             deadline,

@@ -63,6 +63,16 @@ impl Machine {
         }
     }
 
+    /// Writes to the disk of a paused machine as if its guest had asked the device to. For tests and
+    /// measurements with guests that have no driver.
+    #[doc(hidden)]
+    pub fn write_disk(&self, offset: u64, bytes: &[u8]) -> Result<(), MachineError> {
+        match &*self.lock() {
+            Phase::Paused(live) => live.write_disk(offset, bytes),
+            other => Err(other.wrong("write to the disk of")),
+        }
+    }
+
     /// Changes a paused machine behind its own back. For tests of its checks, and for nothing else.
     #[doc(hidden)]
     pub fn tamper(&self, tamper: Tamper) -> Result<(), MachineError> {

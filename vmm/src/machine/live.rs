@@ -180,27 +180,23 @@ impl Live {
     /// Compares the machine with its golden state. It must be parked with its socket device
     /// quiesced.
     pub fn differences(&self) -> Result<Differences, MachineError> {
-        self.settle()?;
-        let Core { rewinder, devices, vm, .. } = &*self.core;
-        let rewinder = rewinder.lock().unwrap_or_else(PoisonError::into_inner);
-        let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
-        let vcpus = self.core.parked();
-        let put_back = rewinder.put_back_between();
-        Ok(Differences::between(rewinder.golden(), vm, &vcpus, devices, put_back)?)
+        let (golden, put_back) = self.golden_and_when()?;
+        let vcpus = self.read_vcpus(&golden, put_back)?;
+        let Core { devices, vm, .. } = &*self.core;
+        Ok(Differences::between(&golden, vm, vcpus, devices, put_back)?)
     }
 
     /// Compares what KVM and the devices say with the golden state. It must be parked with its
     /// socket device quiesced.
     pub fn state_differences(&self) -> Result<Differences, MachineError> {
-        self.settle()?;
+        let (golden, put_back) = self.golden_and_when()?;
+        let vcpus = self.read_vcpus(&golden, put_back)?;
         let Core { rewinder, devices, vm, .. } = &*self.core;
+        let mut found = Differences::of_state(&golden, vm, vcpus, devices, put_back)?;
         let mut rewinder = rewinder.lock().unwrap_or_else(PoisonError::into_inner);
         let rewinder = rewinder.as_mut().ok_or(MachineError::NotCaptured)?;
-        let mut vcpus = self.core.parked();
-        let put_back = rewinder.put_back_between();
-        let golden = Arc::clone(rewinder.golden());
-        let mut found = Differences::of_state(&golden, vm, &vcpus, devices, put_back)?;
-        match rewinder.written_since(vm, &mut vcpus)?.iter().map(|run| run.count).sum() {
+        let written = rewinder.written_since(vm, &mut self.core.parked())?;
+        match written.iter().map(|run| run.count).sum() {
             0 => {}
             pages => found.0.push(Difference::Written { pages }),
         }
@@ -210,40 +206,6 @@ impl Live {
     /// SHA-256 of what the guest would read from its disk.
     pub fn disk_sha256(&self) -> Option<[u8; 32]> {
         self.core.devices.block().map(|block| block.overlay().sha256())
-    }
-
-    /// Makes registers that were put back take effect, each on its vCPU's thread: KVM lets a vCPU
-    /// change threads, and waits for every processor of the host when it does.
-    fn settle(&self) -> Result<(), MachineError> {
-        let settling: Vec<_> = self
-            .core
-            .vcpus
-            .iter()
-            .map(|control| {
-                let (result, done) = mpsc::sync_channel(1);
-                let vcpu = Arc::clone(control);
-                control.post(Box::new(move || {
-                    // Nobody waits any more when the machine is going down.
-                    let _ = result.send(vcpu.vcpu().settle());
-                }));
-                done
-            })
-            .collect();
-        for (index, done) in settling.into_iter().enumerate() {
-            match done.recv_timeout(PARK_LIMIT) {
-                Ok(result) => result?,
-                Err(RecvTimeoutError::Timeout) => {
-                    return Err(MachineError::VcpuStuck { index, limit: PARK_LIMIT });
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(MachineError::WrongState {
-                        operation: "compare",
-                        state: "stopped",
-                    });
-                }
-            }
-        }
-        Ok(())
     }
 
     /// What the machine can be put back to.

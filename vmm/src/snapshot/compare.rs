@@ -4,15 +4,14 @@ pub(crate) mod state;
 
 use std::fmt;
 use std::slice;
-use std::sync::MutexGuard;
 
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{Golden, ResetError};
 use crate::devices::{DeviceSet, DeviceStateError};
-use crate::kvm::{Vcpu, Vm};
+use crate::kvm::Vm;
 use crate::memory::PAGE_BYTES;
-use state::{PutBack, Unlike};
+use state::{PutBack, Unlike, VcpuFound};
 
 /// One thing that is not as it was captured.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -57,12 +56,12 @@ impl Differences {
         self.0.is_empty()
     }
 
-    /// Compares everything. No vCPU may run, all must have settled, and the socket device must be
-    /// quiesced.
+    /// Compares everything. No vCPU may run, and the socket device must be quiesced. `vcpus` is what
+    /// [`state::vcpu`] found, in order.
     pub(crate) fn between(
         golden: &Golden,
         vm: &Vm,
-        vcpus: &[MutexGuard<'_, Vcpu>],
+        vcpus: Vec<VcpuFound>,
         devices: &DeviceSet,
         put_back: PutBack,
     ) -> Result<Self, ResetError> {
@@ -78,19 +77,11 @@ impl Differences {
     pub(crate) fn of_state(
         golden: &Golden,
         vm: &Vm,
-        vcpus: &[MutexGuard<'_, Vcpu>],
+        vcpus: Vec<VcpuFound>,
         devices: &DeviceSet,
         put_back: PutBack,
     ) -> Result<Self, ResetError> {
-        let mut unlike = Vec::new();
-        let mut ahead = Vec::new();
-        for (index, vcpu) in vcpus.iter().enumerate() {
-            let found = state::vcpu(golden, index, vcpu, put_back)?;
-            unlike.extend(found.unlike);
-            ahead.push(found.ahead);
-        }
-        unlike.extend(state::vm(golden, vm, &ahead, put_back)?);
-        unlike.extend(state::devices(golden, devices)?);
+        let unlike = state::all(golden, vm, vcpus, devices, put_back)?;
         Ok(Self(unlike.into_iter().map(Difference::from).collect()))
     }
 

@@ -8,9 +8,9 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use super::pages::Run;
 use crate::memory::{GoldenMemory, GuestRam, PAGE_BYTES};
 
-/// From this many pages on a copy passes by the caches: 1 MiB and its source fill the second level
-/// of most processors.
-const STREAMING_FROM: usize = 256;
+/// From this many pages on a copy passes by the caches. Up to 4 MiB it is better to find in them
+/// what comes next: the comparison of what was put back, and the guest.
+const STREAMING_FROM: usize = 1024;
 
 /// How dirty pages get their golden content back. What differs is who pays: a copy costs the
 /// reset, a dropped page costs the guest a fault and a copy when it writes there again.

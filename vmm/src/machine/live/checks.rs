@@ -9,11 +9,11 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{Core, Live, PARK_LIMIT};
 use crate::integrity::{Checker, Finding, FindingSource, IntegrityPlan, IntegrityReport, Place};
-use crate::kvm::{Vcpu, VcpuControl};
+use crate::kvm::VcpuControl;
 use crate::machine::MachineError;
 use crate::memory::PAGE_BYTES;
 use crate::snapshot::state::{self, PutBack, Unlike, VcpuFound};
-use crate::snapshot::{Golden, ResetError, Rewinder};
+use crate::snapshot::{Golden, ResetError, Run};
 
 impl Live {
     /// See [`Machine::check_before_reset`](crate::Machine::check_before_reset).
@@ -23,29 +23,30 @@ impl Live {
         self.core.checker().before_discard(block.overlay_mut()).map_err(unreadable("the disk"))
     }
 
-    /// See [`Machine::check_after_reset`](crate::Machine::check_after_reset). Works on the threads
-    /// of the vCPUs: that is where KVM answers without waiting for other processors, and where what
-    /// was just put back is in the caches.
+    /// See [`Machine::check_after_reset`](crate::Machine::check_after_reset). State is read on the
+    /// threads of the vCPUs, where KVM answers without waiting for other processors, while this one
+    /// reads memory and disk.
     pub fn check_after_reset(&self, plan: &IntegrityPlan) -> Result<IntegrityReport, MachineError> {
         let (golden, put_back) = self.golden_and_when()?;
         let Some((first, others)) = self.core.vcpus.split_first() else {
             return Err(MachineError::NotCaptured);
         };
-        let asked: Vec<_> = others
-            .iter()
-            .zip(1..)
-            .map(|(control, index)| {
-                let (vcpu, golden) = (Arc::clone(control), Arc::clone(&golden));
-                ask(control, move || read_vcpu(&golden, index, &mut vcpu.vcpu(), put_back))
+        let restored = self.restored()?;
+        let others = read(others, 1, &golden, put_back)?;
+        let answer = {
+            let (core, golden) = (Arc::clone(&self.core), Arc::clone(&golden));
+            ask(first, move || {
+                let begun = Instant::now();
+                let found = core.check_state(&golden, put_back, others);
+                (found, begun.elapsed())
             })
-            .collect();
-        let mut vcpus = Vec::new();
-        for (index, answer) in (1..).zip(asked) {
-            vcpus.push(wait(others.get(index - 1), index, &answer)??);
-        }
-        let (core, plan) = (Arc::clone(&self.core), *plan);
-        let answer = ask(first, move || core.check(&golden, put_back, vcpus, &plan));
-        wait(Some(first), 0, &answer)?
+        };
+        let content = self.core.check_content(&golden, &restored, plan);
+        let (state, took) = wait(first, 0, &answer)?;
+        let mut report = content?;
+        report.took.state = took;
+        report.findings.splice(0..0, state?);
+        Ok(report)
     }
 
     /// See [`Machine::scrub`](crate::Machine::scrub). The machine may be running.
@@ -92,13 +93,45 @@ impl Live {
         Ok(())
     }
 
+    /// Writes to the disk as its device does.
+    pub fn write_disk(&self, offset: u64, bytes: &[u8]) -> Result<(), MachineError> {
+        let refused = |reason| MachineError::Unreadable { what: "the disk", reason };
+        let block = self.core.devices.block();
+        let mut block = block.ok_or_else(|| refused("there is none".into()))?;
+        block.overlay_mut().write(offset, bytes).map_err(|e| refused(e.to_string()))
+    }
+
     /// Numbers of the blocks that were written since the last reset.
     pub fn dirty_blocks(&self) -> Vec<u64> {
         let block = self.core.devices.block();
         block.map_or_else(Vec::new, |b| b.overlay().dirty_blocks().map(|n| n as u64).collect())
     }
 
-    fn golden_and_when(&self) -> Result<(Arc<Golden>, PutBack), MachineError> {
+    /// What the last reset put back.
+    pub fn restored(&self) -> Result<Vec<Run>, MachineError> {
+        let rewinder = self.core.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
+        let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
+        Ok(rewinder.restored().to_vec())
+    }
+
+    /// Compares every vCPU with the golden state.
+    pub fn read_vcpus(
+        &self,
+        golden: &Arc<Golden>,
+        put_back: PutBack,
+    ) -> Result<Vec<VcpuFound>, MachineError> {
+        read(&self.core.vcpus, 0, golden, put_back)
+    }
+
+    /// Makes registers that were put back take effect on a vCPU.
+    pub fn settle(&self, index: usize) -> Result<(), MachineError> {
+        let Some(control) = self.core.vcpus.get(index) else { return Ok(()) };
+        let vcpu = Arc::clone(control);
+        let answer = ask(control, move || vcpu.vcpu().settle());
+        Ok(wait(control, index, &answer)??)
+    }
+
+    pub fn golden_and_when(&self) -> Result<(Arc<Golden>, PutBack), MachineError> {
         let rewinder = self.core.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
         let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
         Ok((Arc::clone(rewinder.golden()), rewinder.put_back_between()))
@@ -110,30 +143,21 @@ impl Core {
         self.checker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything but the vCPUs after the first, of which `others` tells.
-    fn check(
+    /// Memory and disk.
+    fn check_content(
         &self,
         golden: &Golden,
-        put_back: PutBack,
-        others: Vec<VcpuFound>,
+        restored: &[Run],
         plan: &IntegrityPlan,
     ) -> Result<IntegrityReport, MachineError> {
-        let mut rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
-        let rewinder = rewinder.as_mut().ok_or(MachineError::NotCaptured)?;
         let mut report = IntegrityReport::default();
-
-        let begun = Instant::now();
-        report.findings = self.check_state(golden, put_back, others, rewinder)?;
-        report.took.state = begun.elapsed();
-
         let mut checker = self.checker();
         let begun = Instant::now();
         let most = (plan.copies_at_once(), plan.memory_steps());
         let found = checker
-            .memory(self.vm.ram(), &golden.memory, rewinder.restored(), most)
+            .memory(self.vm.ram(), &golden.memory, restored, most)
             .map_err(unreadable("memory"))?;
-        report.pages = found.pages;
-        report.findings.extend(found.findings);
+        (report.pages, report.findings) = (found.pages, found.findings);
         report.took.memory = begun.elapsed();
 
         let begun = Instant::now();
@@ -148,28 +172,23 @@ impl Core {
         Ok(report)
     }
 
+    /// State, on the thread of the first vCPU; `others` is what was found on the others.
     fn check_state(
         &self,
         golden: &Golden,
         put_back: PutBack,
         others: Vec<VcpuFound>,
-        rewinder: &mut Rewinder,
     ) -> Result<Vec<Finding>, MachineError> {
         let mut vcpus = self.parked();
-        let mut unlike = Vec::new();
-        let mut ahead = Vec::with_capacity(vcpus.len());
+        let mut found = Vec::with_capacity(vcpus.len());
         if let Some(first) = vcpus.first_mut() {
-            let found = read_vcpu(golden, 0, first, put_back)?;
-            unlike.extend(found.unlike);
-            ahead.push(found.ahead);
+            found.push(state::vcpu(golden, 0, first, put_back)?);
         }
-        for found in others {
-            unlike.extend(found.unlike);
-            ahead.push(found.ahead);
-        }
-        unlike.extend(state::vm(golden, &self.vm, &ahead, put_back)?);
-        unlike.extend(state::devices(golden, &self.devices)?);
+        found.extend(others);
+        let unlike = state::all(golden, &self.vm, found, &self.devices, put_back)?;
         let mut findings: Vec<Finding> = unlike.into_iter().map(Finding::from).collect();
+        let mut rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
+        let rewinder = rewinder.as_mut().ok_or(MachineError::NotCaptured)?;
         match rewinder.written_since(&self.vm, &mut vcpus) {
             Ok([]) => {}
             Ok([first, rest @ ..]) => {
@@ -196,15 +215,24 @@ impl Core {
     }
 }
 
-/// Makes registers that were put back take effect, and reads everything. On the vCPU's own thread.
-fn read_vcpu(
-    golden: &Golden,
-    index: usize,
-    vcpu: &mut Vcpu,
+/// Compares vCPUs, of which the first one has this index, each on its own thread: registers
+/// that were put back take effect, and KVM waits for every processor of the host when a vCPU
+/// changes threads for that.
+fn read(
+    vcpus: &[Arc<VcpuControl>],
+    first: usize,
+    golden: &Arc<Golden>,
     put_back: PutBack,
-) -> Result<VcpuFound, MachineError> {
-    vcpu.settle()?;
-    Ok(state::vcpu(golden, index, vcpu, put_back)?)
+) -> Result<Vec<VcpuFound>, MachineError> {
+    let asked: Vec<_> = (first..)
+        .zip(vcpus)
+        .map(|(index, control)| {
+            let (vcpu, golden) = (Arc::clone(control), Arc::clone(golden));
+            let read = move || state::vcpu(&golden, index, &mut vcpu.vcpu(), put_back);
+            (index, control, ask(control, read))
+        })
+        .collect();
+    asked.into_iter().map(|(index, control, answer)| Ok(wait(control, index, &answer)??)).collect()
 }
 
 /// Does `job` on a vCPU's thread.
@@ -220,15 +248,11 @@ fn ask<T: Send + 'static>(
     answer
 }
 
-fn wait<T>(
-    vcpu: Option<&Arc<VcpuControl>>,
-    index: usize,
-    answer: &Receiver<T>,
-) -> Result<T, MachineError> {
+fn wait<T>(vcpu: &VcpuControl, index: usize, answer: &Receiver<T>) -> Result<T, MachineError> {
     loop {
         match answer.recv_timeout(PARK_LIMIT) {
             Ok(answer) => return Ok(answer),
-            Err(RecvTimeoutError::Timeout) if vcpu.is_none_or(|vcpu| vcpu.withdraw()) => {
+            Err(RecvTimeoutError::Timeout) if vcpu.withdraw() => {
                 return Err(MachineError::VcpuStuck { index, limit: PARK_LIMIT });
             }
             // It has begun: a large memory takes its time.

@@ -1,7 +1,6 @@
 //! Changes behind a machine's back, for tests of its checks.
 
 use std::fmt::Display;
-use std::sync::PoisonError;
 
 use kvm_bindings::{KVM_IRQCHIP_IOAPIC, kvm_irqchip, kvm_msr_entry};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
@@ -82,17 +81,17 @@ impl Live {
     }
 
     fn restored_page(&self) -> Result<u64, MachineError> {
-        let rewinder = self.core.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
-        let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
+        let golden = self.golden().ok_or(MachineError::NotCaptured)?;
+        let restored = self.restored()?;
         let none = || refused("the last reset put nothing back");
-        let run = rewinder.restored().first().ok_or_else(none)?;
-        let region = rewinder.golden().memory.regions().get(run.region).ok_or_else(none)?;
+        let run = restored.first().ok_or_else(none)?;
+        let region = golden.memory.regions().get(run.region).ok_or_else(none)?;
         Ok(region.start + (run.first * PAGE_BYTES) as u64)
     }
 
     fn change_register(&self) -> Result<(), MachineError> {
         // What is staged would undo it.
-        self.settle()?;
+        self.settle(0)?;
         for vcpu in self.core.parked().iter().take(1) {
             vcpu.flip_register()?;
         }

@@ -48,11 +48,11 @@ pub struct VcpuFound {
     pub ahead: u64,
 }
 
-/// Compares a vCPU, which must be parked and have settled.
+/// Compares a vCPU, which must be parked, on its thread.
 pub fn vcpu(
     golden: &Golden,
     index: usize,
-    vcpu: &Vcpu,
+    vcpu: &mut Vcpu,
     put_back: PutBack,
 ) -> Result<VcpuFound, KvmError> {
     let Some(image) = golden.vcpus.get(index) else {
@@ -62,8 +62,8 @@ pub fn vcpu(
     };
     let before = Instant::now();
     let now = host_tsc();
+    let state = vcpu.read_back(image, now, golden.vcpus.len() == 1)?;
     let passed = Passed { put_back, read: (before, Instant::now()) };
-    let state = vcpu.read_back(image, now)?;
     let then = image.state();
     let mut unlike = Vec::new();
     vcpu_parts(then, &state, |part, was, is| {
@@ -76,18 +76,34 @@ pub fn vcpu(
     Ok(VcpuFound { unlike, ahead: state.tsc.wrapping_sub(now).wrapping_sub(then.tsc) })
 }
 
-/// Compares interrupt controllers, timer and clocks. `ahead` comes from [`vcpu`].
-pub fn vm(
+/// Compares all that is not on a vCPU, and returns it with what was found there. The socket device
+/// must be quiesced.
+pub fn all(
+    golden: &Golden,
+    vm: &Vm,
+    vcpus: Vec<VcpuFound>,
+    devices: &DeviceSet,
+    put_back: PutBack,
+) -> Result<Vec<Unlike>, ResetError> {
+    let ahead: Vec<u64> = vcpus.iter().map(|found| found.ahead).collect();
+    let mut unlike: Vec<Unlike> = vcpus.into_iter().flat_map(|found| found.unlike).collect();
+    self::vm(golden, vm, &ahead, put_back, &mut unlike)?;
+    self::devices(golden, devices, &mut unlike)?;
+    Ok(unlike)
+}
+
+/// Interrupt controllers, timer and clocks. `ahead` comes from [`vcpu`].
+fn vm(
     golden: &Golden,
     vm: &Vm,
     ahead: &[u64],
     put_back: PutBack,
-) -> Result<Vec<Unlike>, KvmError> {
-    let mut unlike = Vec::new();
+    unlike: &mut Vec<Unlike>,
+) -> Result<(), KvmError> {
     let before = Instant::now();
     let (state, tsc_is_stable) = vm.read_back()?;
     let passed = Passed { put_back, read: (before, Instant::now()) };
-    machine(&golden.vm, &state, &mut unlike);
+    machine(&golden.vm, &state, unlike);
     // Where the host's counters differ, KVM corrects a vCPU's whenever it changes processors.
     if tsc_is_stable && ahead.windows(2).any(|pair| pair.first() != pair.last()) {
         let part = Difference::Machine("TSCs, which run apart");
@@ -97,13 +113,16 @@ pub fn vm(
         let (was, is) = (passed.expected(golden.vm.clock_ns), state.clock_ns.to_string());
         unlike.push(Unlike { part: Difference::Machine("kvmclock"), was, is });
     }
-    Ok(unlike)
+    Ok(())
 }
 
-/// Compares devices: registers, queue positions, connections. The socket device must be quiesced.
-pub fn devices(golden: &Golden, devices: &DeviceSet) -> Result<Vec<Unlike>, ResetError> {
+/// Registers, queue positions, connections.
+fn devices(
+    golden: &Golden,
+    devices: &DeviceSet,
+    unlike: &mut Vec<Unlike>,
+) -> Result<(), ResetError> {
     let (then, now) = (&golden.devices, devices.capture()?);
-    let mut unlike = Vec::new();
     let mut check = |device, same: bool, was: &dyn Debug, is: &dyn Debug| {
         if !same {
             let (was, is) = fields(was, is);
@@ -116,7 +135,7 @@ pub fn devices(golden: &Golden, devices: &DeviceSet) -> Result<Vec<Unlike>, Rese
     check("block", then.block == now.block, &then.block, &now.block);
     check("entropy", then.rng == now.rng, &then.rng, &now.rng);
     check("vsock", then.vsock == now.vsock, &then.vsock, &now.vsock);
-    Ok(unlike)
+    Ok(())
 }
 
 fn machine(then: &VmState, now: &VmState, unlike: &mut Vec<Unlike>) {
