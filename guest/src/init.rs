@@ -6,6 +6,7 @@ mod census;
 mod clock;
 mod connection;
 mod console;
+mod defence;
 mod freshness;
 mod output;
 mod poller;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use guest::registry::Limits;
 
+use crate::init::defence::Defence;
 use crate::init::setup::TOOL_CGROUPS;
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -35,6 +36,9 @@ impl Cgroup {
     }
 
     fn limit(&self, limits: &Limits) -> Result<(), String> {
+        if !Defence::Limits.holds() {
+            return Ok(());
+        }
         let memory = limits.memory_mib.saturating_mul(1 << 20).to_string();
         for (file, value) in [
             ("memory.max", memory.as_str()),
@@ -55,6 +59,9 @@ impl Cgroup {
 
     /// Kills every process, including those being forked.
     pub fn kill(&self) {
+        if !Defence::Kill.holds() {
+            return;
+        }
         let _ = fs::write(self.path.join("cgroup.kill"), "1");
     }
 
