@@ -6,6 +6,7 @@
 mod build;
 mod digest;
 mod ext4;
+mod flavour;
 mod guest_program;
 mod kernel;
 mod kernel_config;
@@ -21,6 +22,7 @@ use anyhow::{Context, Result};
 
 use self::build::{Outcome, bring_up_to_date};
 use crate::workspace;
+pub use flavour::Flavour;
 
 /// Arguments of `cargo xtask image`.
 #[derive(Debug, clap::Args)]
@@ -31,7 +33,10 @@ pub struct ImageArgs {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
-    /// Directory for the image [default: image in cargo's build directory]
+    /// What the image is for
+    #[arg(long, value_enum, default_value_t = Flavour::Shipped)]
+    flavour: Flavour,
+    /// Directory for the image [default: `image` or `image-attack` in cargo's build directory]
     #[arg(long, value_name = "DIRECTORY")]
     out: Option<PathBuf>,
 }
@@ -40,9 +45,9 @@ pub struct ImageArgs {
 pub fn run(arguments: &ImageArgs) -> Result<()> {
     let directory = match &arguments.out {
         Some(path) => std::path::absolute(path).context("--out names no directory")?,
-        None => workspace::image_dir()?,
+        None => directory(arguments.flavour)?,
     };
-    let outcome = bring_up_to_date(&directory, arguments.force)?;
+    let outcome = bring_up_to_date(&directory, arguments.flavour, arguments.force)?;
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&as_json(&outcome))?);
         return Ok(());
@@ -58,9 +63,13 @@ pub fn run(arguments: &ImageArgs) -> Result<()> {
     Ok(())
 }
 
-/// Brings the image up to date and returns its directory.
-pub fn ensure() -> Result<PathBuf> {
-    Ok(bring_up_to_date(&workspace::image_dir()?, false)?.directory)
+/// Brings an image up to date and returns its directory.
+pub fn ensure(flavour: Flavour) -> Result<PathBuf> {
+    Ok(bring_up_to_date(&directory(flavour)?, flavour, false)?.directory)
+}
+
+fn directory(flavour: Flavour) -> Result<PathBuf> {
+    Ok(workspace::target_dir()?.join(flavour.directory()))
 }
 
 fn as_json(outcome: &Outcome) -> serde_json::Value {

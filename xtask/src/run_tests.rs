@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use self::executables::Executable;
 pub use self::executables::{build, cargo};
 use self::group::Report;
+use crate::image::Flavour;
 use crate::nested::job::Job;
 use crate::nested::{Choice, On, Place};
 
@@ -82,6 +83,8 @@ fn run_group(name: &'static str, choice: &Choice, limit: Duration, jobs: &[Job])
 pub struct GuestFiles {
     /// Directory of the guest image.
     pub image: PathBuf,
+    /// Directory of the image with the attacks.
+    pub attack_image: PathBuf,
     /// The `brainstorm-agent` program.
     pub agent: PathBuf,
 }
@@ -89,13 +92,14 @@ pub struct GuestFiles {
 impl GuestFiles {
     /// Builds the image, unless it is there, and the agent.
     pub fn build(workspace: &Path) -> Result<Self> {
-        let image = crate::image::ensure()?;
+        let image = crate::image::ensure(Flavour::Shipped)?;
+        let attack_image = crate::image::ensure(Flavour::Attack)?;
         let agent = build(workspace, &["build", "--package", "brainstorm-agent"])?
             .into_iter()
             .find(|executable| executable.target == "brainstorm-agent")
             .context("cargo built no brainstorm-agent")?
             .path;
-        Ok(Self { image, agent })
+        Ok(Self { image, attack_image, agent })
     }
 
     /// The variables by which programs find the files, and those meant for test programs
@@ -106,6 +110,7 @@ impl GuestFiles {
         });
         passed_on.chain([
             ("BSM_IMAGE_DIR".into(), self.image.display().to_string()),
+            ("BSM_ATTACK_IMAGE_DIR".into(), self.attack_image.display().to_string()),
             ("BSM_AGENT_BIN".into(), self.agent.display().to_string()),
         ])
     }

@@ -20,11 +20,6 @@ pub fn target_dir() -> Result<PathBuf> {
     Ok(target_from(&root()?, std::env::var_os("CARGO_TARGET_DIR")))
 }
 
-/// Where the guest image is, or will be.
-pub fn image_dir() -> Result<PathBuf> {
-    Ok(target_dir()?.join("image"))
-}
-
 /// Directory for what took long to make and serves several checkouts. May not exist yet.
 pub fn cache_dir() -> Result<PathBuf> {
     cache_from(|name| std::env::var_os(name))

@@ -9,12 +9,12 @@ use anyhow::{Context, Result};
 use guest::manifest::{Artifact, ImageManifest, Input, SCHEMA_VERSION};
 
 use super::digest::{self, Inputs};
+use super::flavour::Flavour;
 use super::kernel::{self, GuestKernel};
 use super::rootfs::{self, Parts};
 use super::{ext4, guest_program, pack, process};
 use crate::{packages, progress, workspace};
 
-const REGISTRY: &str = "guest/registry/tools.json";
 const BUSYBOX: &str = "/bin/busybox";
 const BUSYBOX_PACKAGE: &str = "busybox-static";
 /// vsock port of the guest program, which is also its own default.
@@ -39,7 +39,7 @@ pub struct Outcome {
 }
 
 /// Brings the image in `directory` up to date. With `force` even the kernel is built again.
-pub fn bring_up_to_date(directory: &Path, force: bool) -> Result<Outcome> {
+pub fn bring_up_to_date(directory: &Path, flavour: Flavour, force: bool) -> Result<Outcome> {
     let needed = [kernel::PACKAGES, ext4::PACKAGES, &[BUSYBOX_PACKAGE]].concat();
     packages::ensure(&needed)?;
     let kernels = workspace::cache_dir()?.join("kernel");
@@ -47,7 +47,7 @@ pub fn bring_up_to_date(directory: &Path, force: bool) -> Result<Outcome> {
     let _lock = lock(&kernels.join("lock"))?;
 
     let kernel = GuestKernel::find(&kernels)?;
-    let disk = DiskParts::collect()?;
+    let disk = DiskParts::collect(flavour)?;
     let mut inputs = kernel.inputs().clone();
     inputs.extend(disk.inputs()?);
     inputs.insert("cmdline".into(), digest::input(CMDLINE.as_bytes(), None));
@@ -104,18 +104,18 @@ struct DiskParts {
     busybox_list: String,
     busybox_version: String,
     registry: String,
+    programs: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl DiskParts {
-    fn collect() -> Result<Self> {
-        let registry = workspace::root()?.join(REGISTRY);
+    fn collect(flavour: Flavour) -> Result<Self> {
         Ok(Self {
-            guest_init: guest_program::build()?,
+            guest_init: guest_program::build(guest_program::GUEST_INIT)?,
             busybox: fs::read(BUSYBOX).with_context(|| format!("reading {BUSYBOX}"))?,
             busybox_list: process::run(Command::new(BUSYBOX).arg("--list"))?.stdout,
             busybox_version: packages::version(BUSYBOX_PACKAGE)?,
-            registry: fs::read_to_string(&registry)
-                .with_context(|| format!("reading {}", registry.display()))?,
+            registry: flavour.registry()?,
+            programs: flavour.programs()?,
         })
     }
 
@@ -125,6 +125,7 @@ impl DiskParts {
             busybox: &self.busybox,
             busybox_list: &self.busybox_list,
             registry: &self.registry,
+            programs: &self.programs,
         }
     }
 
@@ -138,7 +139,9 @@ impl DiskParts {
             ("e2fsprogs", digest::input(e2fsprogs.as_bytes(), Some(e2fsprogs.clone()))),
             ("rootfs-recipe", digest::input(rootfs_recipe().as_bytes(), None)),
         ];
-        Ok(named.map(|(name, input)| (name.to_owned(), input)).into())
+        let programs =
+            self.programs.iter().map(|(path, bytes)| (*path, digest::input(bytes, None)));
+        Ok(named.into_iter().chain(programs).map(|(name, i)| (name.to_owned(), i)).collect())
     }
 }
 

@@ -12,17 +12,32 @@ use crate::workspace;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 const PROFILE: &str = "guest";
-const PROGRAM: &str = "guest-init";
 /// Separates flags in `CARGO_ENCODED_RUSTFLAGS`.
 const FLAG_END: char = '\x1f';
 
+/// A program that runs in guests.
+#[derive(Debug, Clone, Copy)]
+pub struct Program {
+    pub package: &'static str,
+    pub name: &'static str,
+    pub features: &'static [&'static str],
+}
+
+/// PID 1 of every image.
+pub const GUEST_INIT: Program = Program { package: "guest", name: "guest-init", features: &[] };
+/// PID 1 that can leave out defences: for attacks only.
+pub const UNDEFENDED_INIT: Program = Program { features: &["undefended"], ..GUEST_INIT };
+/// The attacks.
+pub const ATTACK: Program = Program { package: "attack", name: "attack", features: &[] };
+
 /// Builds what is not built yet and returns the program's bytes.
-pub fn build() -> Result<Vec<u8>> {
+pub fn build(program: Program) -> Result<Vec<u8>> {
     let root = workspace::root()?;
     // Other flags than the other builds': in one directory each would undo the other's work.
     let target = workspace::target_dir()?.join("guest-build");
     let status = Command::new(cargo())
-        .args(["build", "--quiet", "--package", "guest", "--bin", PROGRAM])
+        .args(["build", "--quiet", "--package", program.package, "--bin", program.name])
+        .args(["--features", &program.features.join(",")])
         .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
         .arg(&target)
         .current_dir(&root)
@@ -32,8 +47,8 @@ pub fn build() -> Result<Vec<u8>> {
         .stdout(Stdio::null())
         .status()
         .context("starting cargo")?;
-    ensure!(status.success(), "cargo could not build the guest program");
-    let path = target.join(TARGET).join(PROFILE).join(PROGRAM);
+    ensure!(status.success(), "cargo could not build {}", program.name);
+    let path = target.join(TARGET).join(PROFILE).join(program.name);
     fs::read(&path).with_context(|| format!("reading {}", path.display()))
 }
 

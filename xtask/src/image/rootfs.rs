@@ -159,6 +159,8 @@ pub struct Parts<'a> {
     pub busybox_list: &'a str,
     /// `tools.json`.
     pub registry: &'a str,
+    /// Further programs, by their paths.
+    pub programs: &'a [(&'static str, Vec<u8>)],
 }
 
 /// Puts the tree together. Fails if a tool of the registry has no program in it.
@@ -172,6 +174,9 @@ pub fn tree(parts: &Parts) -> Result<Tree> {
     tree.file("/sbin/init", 0o755, parts.guest_init)?;
     for name in GUEST_TOOLS {
         tree.link(&format!("/usr/bin/{name}"), "/sbin/init")?;
+    }
+    for (path, program) in parts.programs {
+        tree.file(path, 0o755, program.as_slice())?;
     }
     tree.file("/bin/busybox", 0o755, parts.busybox)?;
     for name in applets(parts.busybox_list) {
@@ -221,7 +226,8 @@ mod tests {
     const REGISTRY: &str = include_str!("../../../guest/registry/tools.json");
 
     fn build(busybox_list: &str, registry: &str) -> Result<Tree> {
-        tree(&Parts { guest_init: b"init", busybox: b"busybox", busybox_list, registry })
+        let (guest_init, busybox) = (b"init", b"busybox");
+        tree(&Parts { guest_init, busybox, busybox_list, registry, programs: &[] })
     }
 
     #[test]
