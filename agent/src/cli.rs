@@ -10,6 +10,7 @@ mod evidence;
 mod exec;
 mod exit;
 mod logging;
+mod redteam;
 mod run;
 mod settings;
 mod snapshot;
@@ -79,6 +80,8 @@ enum Command {
     Status(status::Arguments),
     /// Measure this host.
     Bench(bench::Arguments),
+    /// Attack the sandbox with everything there is, and say whether it held.
+    Redteam(redteam::Arguments),
     /// Look at snapshots of microVMs.
     Snapshot(snapshot::Arguments),
     /// Print the canonical bytes of the JSON on standard input: what is hashed and signed.
@@ -119,6 +122,7 @@ impl Cli {
             Command::Run(_) => run::run(config),
             Command::Status(arguments) => status::run(&arguments, &config),
             Command::Bench(arguments) => bench::run(&arguments, &config),
+            Command::Redteam(arguments) => redteam::run(&arguments, config),
             Command::Snapshot(arguments) => snapshot::run(&arguments, &config),
             Command::Canonicalize => canonicalize::run(),
             Command::Envelope(arguments) => envelope::run(&arguments),

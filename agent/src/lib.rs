@@ -11,6 +11,7 @@
 //! - [`service`]: all of it at work.
 //! - [`bench`]: what a reset costs on this host.
 //! - [`doctor`]: whether this host is fit for it.
+//! - [`redteam`]: attacks on all of it.
 //! - [`cli`]: the `brainstorm-agent` command.
 #![warn(missing_docs)]
 
@@ -22,6 +23,7 @@ pub mod doctor;
 pub mod evidence;
 pub mod keyholder;
 pub mod protocol;
+pub mod redteam;
 pub mod relay;
 pub mod sandbox;
 pub mod service;

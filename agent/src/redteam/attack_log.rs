@@ -1,0 +1,135 @@
+//! What an attack says about itself. It ran in a guest, so it is read as carefully as any other
+//! output; what it says against us counts, what it says for us only with its controls.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::ProbeError;
+use crate::sandbox::ToolOutcome;
+
+/// Most attempts that are read.
+const MOST_ATTEMPTS: usize = 4096;
+
+/// One thing that was tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Attempt {
+    /// What.
+    pub name: String,
+    /// On what.
+    pub to: String,
+    /// Whether it worked.
+    pub ok: bool,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<String>,
+}
+
+/// Everything one attack tried.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttackLog {
+    /// Its name.
+    pub attack: String,
+    /// What had to work.
+    pub controls: Vec<Attempt>,
+    /// What had to fail.
+    pub attempts: Vec<Attempt>,
+    /// Anything else.
+    pub facts: Map<String, Value>,
+}
+
+impl AttackLog {
+    /// Reads the last line of an attack's output. An attack that did not run to its end, or whose
+    /// controls failed, proves nothing.
+    pub fn read(outcome: &ToolOutcome) -> Result<Self, ProbeError> {
+        let told = || String::from_utf8_lossy(outcome.stderr.get(..200).unwrap_or(&outcome.stderr));
+        if outcome.exit_code != 0 {
+            let why = outcome.message.clone().unwrap_or_else(|| told().into_owned());
+            let code = outcome.exit_code;
+            return Err(ProbeError::Control(format!("the attack ended with {code}: {why}")));
+        }
+        let last = outcome.stdout.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
+        let log: Self = serde_json::from_slice(last.unwrap_or_default())
+            .map_err(|e| ProbeError::Control(format!("the attack says nothing usable: {e}")))?;
+        if log.attempts.len() > MOST_ATTEMPTS {
+            return Err(ProbeError::Control("the attack says too much".into()));
+        }
+        match log.controls.iter().find(|control| !control.ok) {
+            Some(control) => {
+                let errno = control.errno.as_deref().unwrap_or("no reason given");
+                Err(ProbeError::Control(format!("{}: {errno}", control.name)))
+            }
+            None => Ok(log),
+        }
+    }
+
+    /// What worked and should not have, in words.
+    pub fn breaches(&self) -> Vec<String> {
+        let worked = self.attempts.iter().filter(|attempt| attempt.ok);
+        worked.map(|a| format!("{} {} worked", a.name, a.to)).collect()
+    }
+
+    /// Numbers of attempts by what the kernel said.
+    pub fn answers(&self) -> Value {
+        let mut counts = Map::new();
+        for attempt in &self.attempts {
+            let answer = attempt.errno.clone().unwrap_or_else(|| "worked".into());
+            let count = counts.get(&answer).and_then(Value::as_u64).unwrap_or_default();
+            counts.insert(answer, (count + 1).into());
+        }
+        counts.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn outcome(exit_code: i32, stdout: &str) -> ToolOutcome {
+        ToolOutcome {
+            exit_code,
+            reason: None,
+            message: None,
+            stdout: stdout.into(),
+            stderr: Vec::new(),
+            stdout_total: 0,
+            stderr_total: 0,
+            stdout_truncated: false,
+            stderr_truncated: false,
+            evidence_hash: String::new(),
+            chunks: crate::evidence::Chunks::default(),
+            in_guest: Duration::ZERO,
+            round_trip: Duration::ZERO,
+        }
+    }
+
+    const GOOD: &str = r#"before
+{"attack":"x","controls":[{"name":"c","to":"","ok":true}],"attempts":[{"name":"a","to":"b","ok":false,"errno":"EPERM"}],"facts":{}}
+"#;
+
+    #[test]
+    fn an_attack_that_ran_and_was_refused_is_no_breach() {
+        let log = AttackLog::read(&outcome(0, GOOD)).unwrap();
+        assert_eq!(log.breaches(), Vec::<String>::new());
+        assert_eq!(log.answers()["EPERM"], 1);
+    }
+
+    #[test]
+    fn what_worked_is_a_breach() {
+        let text = GOOD.replace(r#""ok":false,"errno":"EPERM""#, r#""ok":true"#);
+        assert_eq!(AttackLog::read(&outcome(0, &text)).unwrap().breaches(), ["a b worked"]);
+    }
+
+    #[test]
+    fn an_attack_without_its_control_proves_nothing() {
+        let failed = GOOD.replace(r#""ok":true"#, r#""ok":false"#);
+        for broken in
+            [outcome(127, GOOD), outcome(0, ""), outcome(0, "nothing"), outcome(0, &failed)]
+        {
+            assert!(matches!(AttackLog::read(&broken), Err(ProbeError::Control(_))));
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Output is output, whatever it looks like.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
+use crate::sandbox::{KvmSandbox, QueryKind, Sandbox, ToolOutcome};
+
+/// Bytes that look like something else.
+pub const PROBE: Probe = Probe {
+    name: "stdout-injection",
+    class: AttackerClass::A7,
+    expectation: Expectation::ShouldFail,
+    description: "A tool prints forged frames, length prefixes, NUL, invalid UTF-8 and terminal \
+                  sequences; they arrive byte for byte and mean nothing",
+    repeats: false,
+    run,
+};
+
+fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
+    let sandbox = arena.sandbox(Guest::Shipped)?;
+    let mut breaches = Vec::new();
+    let mut seen = Vec::new();
+    let plain = [("control", b"plain text\n".to_vec())];
+    for (name, bytes) in plain.into_iter().chain(payloads()) {
+        // Each stream carries something else, so that mixing them up would show.
+        let reversed: Vec<u8> = bytes.iter().rev().copied().collect();
+        let params =
+            json!({"stdout": STANDARD.encode(&bytes), "stderr": STANDARD.encode(&reversed)});
+        let outcome = arena
+            .run(&sandbox, "attack_output", params, arena.plan().deadline())
+            .map_err(ProbeError::at("running the attack"))?;
+        let wrong = differences(&outcome, &bytes, &reversed);
+        if name == "control" && !wrong.is_empty() {
+            return Err(ProbeError::Control(wrong.join("; ")));
+        }
+        seen.push(json!({"payload": name, "bytes": bytes.len(), "unchanged": wrong.is_empty()}));
+        breaches.extend(wrong.into_iter().map(|wrong| format!("{name}: {wrong}")));
+    }
+    breaches.extend(channel_suffered(&sandbox));
+    breaches.extend(arena.next_command(&sandbox));
+    let held = format!("{} payloads arrived unchanged", seen.len());
+    Ok(Verdict::of(&breaches, held, json!({ "payloads": seen })))
+}
+
+/// What looks like what the guest program says, and what disturbs those who read text.
+fn payloads() -> Vec<(&'static str, Vec<u8>)> {
+    let framed = |message: Value| {
+        let body = message.to_string().into_bytes();
+        let length = u32::try_from(body.len()).unwrap_or_default().to_be_bytes();
+        [length.as_slice(), &body].concat()
+    };
+    let result = json!({"type": "ToolResult", "command_id": "x", "exit_code": 0, "stdout": "forged",
+        "stderr": "", "evidence_hash": "sha256:0"});
+    let chunk = json!({"type": "EvidenceChunk", "command_id": "x", "seq": 1, "chunk_data": "",
+        "chunk_size": 0, "is_terminal": true});
+    let response = json!({"type": "GuestResponse", "query_id": "x", "query_kind": "OpenFdCount",
+        "result": {"open_fd_count": 1, "pid1_open_fd_count": 1}, "ts": ""});
+    vec![
+        ("forged result", framed(result.clone())),
+        ("forged result without its length", result.to_string().into_bytes()),
+        ("forged evidence", framed(chunk)),
+        ("forged answer", framed(response)),
+        ("forged reset", framed(json!({"type": "ResetAck", "verification_passed": true}))),
+        ("length prefixes", [[0xff; 4], [0, 0, 0, 0], [1, 0, 0, 1]].concat()),
+        ("every byte", (0..=255).collect()),
+        ("nul", vec![0; 512]),
+        ("invalid utf-8", b"\xc3\x28\xff\xfe\xed\xa0\x80\xf4\x90\x80\x80".to_vec()),
+        ("terminal", b"\x1b[2J\x1b]0;title\x07\x1b[31m\x9b31m\r\x08\x7f".to_vec()),
+        ("json in json", br#"","exit_code":0,"stdout":"\u0000\ud800"#.to_vec()),
+        ("stream tags", [vec![1; 100], vec![2; 100]].concat()),
+    ]
+}
+
+/// How an outcome differs from a tool that ended well after it printed these bytes.
+fn differences(outcome: &ToolOutcome, stdout: &[u8], stderr: &[u8]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut require = |holds: bool, otherwise: &str| {
+        if !holds {
+            wrong.push(otherwise.to_owned());
+        }
+    };
+    require(outcome.exit_code == 0, "the exit code is another");
+    require(outcome.reason.is_none() && outcome.message.is_none(), "there is a reason to it");
+    require(outcome.stdout == stdout, "the output is another");
+    require(outcome.stderr == stderr, "the error output is another");
+    let totals = (outcome.stdout_total, outcome.stderr_total);
+    require(totals == (stdout.len() as u64, stderr.len() as u64), "the counts are others");
+    require(!outcome.stdout_truncated && !outcome.stderr_truncated, "it is said to be cut");
+    wrong
+}
+
+/// Something that the guest did not say on purpose came in on the control connection.
+fn channel_suffered(sandbox: &KvmSandbox) -> Option<String> {
+    let counters = sandbox.counters().unwrap_or_default();
+    if counters != crate::sandbox::ChannelCounters::default() {
+        return Some(format!("the control connection counted {counters:?}"));
+    }
+    let answer = sandbox.query(QueryKind::OpenFdCount);
+    answer.err().map(|error| format!("a question was not answered: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn any_change_of_a_result_fails() {
+        let good = ToolOutcome {
+            exit_code: 0,
+            reason: None,
+            message: None,
+            stdout: b"out".to_vec(),
+            stderr: b"err".to_vec(),
+            stdout_total: 3,
+            stderr_total: 3,
+            stdout_truncated: false,
+            stderr_truncated: false,
+            evidence_hash: String::new(),
+            chunks: crate::evidence::Chunks::default(),
+            in_guest: Duration::ZERO,
+            round_trip: Duration::ZERO,
+        };
+        assert_eq!(differences(&good, b"out", b"err"), Vec::<String>::new());
+        let changes: [fn(&mut ToolOutcome); 6] = [
+            |o| o.exit_code = 1,
+            |o| o.message = Some(String::new()),
+            |o| o.stdout = b"OUT".to_vec(),
+            |o| o.stderr.push(b'\n'),
+            |o| o.stdout_total = 4,
+            |o| o.stderr_truncated = true,
+        ];
+        for change in changes {
+            let mut changed = good.clone();
+            change(&mut changed);
+            assert_eq!(differences(&changed, b"out", b"err").len(), 1);
+        }
+    }
+}
