@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let all = begun.elapsed();
         if cycle >= WARM_UP {
             let parts = verified.verification.parts;
-            let reset = verified.outcome.report.parts.total();
+            let reset = verified.outcome.ok_or("it was not reset")?.report.parts.total();
             let again = again.report.parts.total();
             let row = [reset, parts.disk, parts.vmm, parts.guest, again, all];
             for (samples, sample) in samples.iter_mut().zip(row) {

@@ -3,12 +3,14 @@
 mod audit;
 mod bench;
 mod canonicalize;
+mod clear;
 mod doctor;
 mod enroll;
 mod envelope;
 mod evidence;
 mod exec;
 mod exit;
+mod explain;
 mod logging;
 mod redteam;
 mod run;
@@ -37,6 +39,8 @@ Examples:
                                                 Become an endpoint of a relay
   brainstorm-agent run --relay wss://relay.example   Take its commands
   brainstorm-agent status                       How is the agent that runs?
+  brainstorm-agent explain                      Why does it take no commands?
+  brainstorm-agent clear --reason TEXT          Have it take them again
   brainstorm-agent envelope verify --public-key HEX < envelope.json
                                                 Would it be taken, and if not, why?
 
@@ -78,6 +82,10 @@ enum Command {
     Run(run::Arguments),
     /// Ask the running agent how it is; exit code 1 when it takes no commands.
     Status(status::Arguments),
+    /// Say what was found in a machine when the agent is degraded, what it means and what to do.
+    Explain(explain::Arguments),
+    /// Leave degraded mode: the reason goes into the audit log, and commands are served again.
+    Clear(clear::Arguments),
     /// Measure this host.
     Bench(bench::Arguments),
     /// Attack the sandbox with everything there is, and say whether it held.
@@ -121,6 +129,8 @@ impl Cli {
             Command::Tools(arguments) => tools::run(&arguments, &config),
             Command::Run(_) => run::run(config),
             Command::Status(arguments) => status::run(&arguments, &config),
+            Command::Explain(arguments) => explain::run(&arguments, &config),
+            Command::Clear(arguments) => clear::run(&arguments, &config),
             Command::Bench(arguments) => bench::run(&arguments, &config),
             Command::Redteam(arguments) => redteam::run(&arguments, config),
             Command::Snapshot(arguments) => snapshot::run(&arguments, &config),

@@ -20,6 +20,7 @@
 mod admission;
 mod command;
 pub mod deadline;
+mod degraded;
 mod delivery;
 pub mod executor;
 pub mod milestone;
@@ -38,6 +39,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use crate::degraded::DegradedMode;
 use crate::evidence::EvidenceStore;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::keyring::KeyRing;
@@ -53,6 +55,7 @@ use policy::Policy;
 use quota::Quota;
 use watched::Watched;
 
+pub use degraded::{Clearance, NotCleared};
 pub use recovery::RecoveryError;
 
 /// Tells the time. The system's clock, outside of tests.
@@ -81,6 +84,8 @@ pub struct Parts<E> {
     pub nonces: NonceStore,
     /// Commands and their results.
     pub journal: Journal,
+    /// Whether commands are refused because of what was found in a machine.
+    pub degraded: Arc<DegradedMode>,
     /// What happened, for those who ask later.
     pub audit: AuditLog,
     /// What commands gave, with what vouches for it.
@@ -144,6 +149,8 @@ pub struct Dispatcher<E> {
     unsigned_refusals: Mutex<Quota>,
     accepting: AtomicBool,
     stores_work: AtomicBool,
+    /// Whose turn it is to tell of incidents.
+    telling: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
 }
 
@@ -152,6 +159,9 @@ impl<E: Executor> Dispatcher<E> {
     /// first: results that say so are journalled, and go out with the first session.
     pub async fn start(parts: Parts<E>) -> Result<Arc<Self>, RecoveryError> {
         recovery::recover(&parts).await?;
+        if let Some(record) = parts.degraded.current() {
+            parts.executor.halt(&record.reason);
+        }
         let room = Arc::new(Semaphore::new(parts.executor.capacity()));
         Ok(Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
@@ -162,6 +172,7 @@ impl<E: Executor> Dispatcher<E> {
             unsigned_refusals: Mutex::new(Quota::new(100, 10)),
             accepting: AtomicBool::new(true),
             stores_work: AtomicBool::new(true),
+            telling: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
         }))
     }
@@ -214,6 +225,12 @@ impl<E: Executor> Dispatcher<E> {
     pub fn trouble(&self) -> Option<String> {
         if self.kill_switch_is_on() {
             return Some(format!("the kill switch is on: {}", self.parts.kill_switch.display()));
+        }
+        if let Some(record) = self.parts.degraded.current() {
+            return Some(format!(
+                "{}; see `brainstorm-agent explain`, then `brainstorm-agent clear`",
+                record.summary()
+            ));
         }
         if !self.stores_work.load(Ordering::Relaxed) {
             return Some("a store on disk failed; see the log".to_owned());
@@ -282,7 +299,10 @@ impl<E: Executor> Handler for Dispatcher<E> {
     fn connected(&self, session: Session) {
         *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
         let Some(dispatcher) = self.me.upgrade() else { return };
-        tokio::spawn(async move { dispatcher.send_what_is_left(&session).await });
+        tokio::spawn(async move {
+            dispatcher.tell_if_degraded().await;
+            dispatcher.send_what_is_left(&session).await;
+        });
     }
 
     async fn frame(self: &Arc<Self>, session: Session, text: String, received: Instant) {
@@ -297,6 +317,9 @@ impl<E: Executor> Handler for Dispatcher<E> {
     }
 
     fn health(&self) -> (AgentHealth, WireState) {
+        if self.parts.degraded.current().is_some() {
+            return (AgentHealth::Degraded, WireState::Failed);
+        }
         let state = self.parts.executor.state();
         let health = match self.trouble() {
             None if state != WireState::Failed => AgentHealth::Ok,

@@ -8,6 +8,7 @@
 //! - [`relay`]: enrolment and the connection to the relay.
 //! - [`dispatch`]: from envelope to result.
 //! - [`evidence`]: what a command wrote, kept so that others can check it.
+//! - [`degraded`]: no command after a machine that could not be shown to be golden.
 //! - [`service`]: all of it at work.
 //! - [`bench`]: what a reset costs on this host.
 //! - [`doctor`]: whether this host is fit for it.
@@ -18,6 +19,7 @@
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod degraded;
 pub mod dispatch;
 pub mod doctor;
 pub mod evidence;

@@ -4,6 +4,7 @@ mod call;
 mod channel;
 mod error;
 mod image;
+mod incident;
 mod kvm;
 pub mod pool;
 mod query;
@@ -14,6 +15,7 @@ pub use call::{Process, QueryAnswer, ToolCall, ToolOutcome};
 pub use channel::{ChannelCounters, ChannelError, EvidenceFault};
 pub use error::{PartialOutput, SandboxError, StoppedBy};
 pub use image::{Artifact, Image, ImageError, ImageSource};
+pub use incident::{Cause, Exhibit, Guard, Incident, Remains};
 pub use kvm::{KvmSandbox, SandboxConfig};
 #[doc(hidden)]
 pub use kvm::{Meddler, Moment};

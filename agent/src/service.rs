@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::config::RunConfig;
+use crate::degraded::DegradedMode;
 use crate::dispatch::executor::Executor;
 use crate::dispatch::milestone::{Milestone, NoObserver, Observer, Trace};
 use crate::dispatch::policy::Policy;
@@ -34,7 +35,7 @@ use crate::relay::{
 use crate::store::{AuditLog, Journal, NonceStore, StateDir, StateDirError, StoreError};
 use metrics::Metrics;
 
-pub use control::{ControlError, ask};
+pub use control::{ClearAnswer, ControlError, ask, ask_to_clear};
 pub use status::Status;
 
 /// Sent to a process that writes beyond what its files may hold (setrlimit(2)).
@@ -91,6 +92,8 @@ pub struct Groundwork {
     pub state_dir: StateDir,
     /// Signs connection proofs.
     pub key_holder: Arc<KeyHolder>,
+    /// Whether commands are refused; to be given to the sandboxes as their guard.
+    pub degraded: Arc<DegradedMode>,
     /// How the connection is kept.
     pub link: LinkConfig,
     /// Tells the time.
@@ -106,7 +109,9 @@ impl Groundwork {
         let state_dir = StateDir::open(&config.state_dir)?;
         let key_holder = Arc::new(KeyHolder::spawn(&state_dir.identity(), None)?);
         let link = LinkConfig::new(url, env!("CARGO_PKG_VERSION"));
-        Ok(Self { config, state_dir, key_holder, link, clock: Arc::new(Timestamp::now) })
+        let degraded = Arc::new(DegradedMode::open(state_dir.path()));
+        let clock: Clock = Arc::new(Timestamp::now);
+        Ok(Self { config, state_dir, key_holder, degraded, link, clock })
     }
 
     /// Serves the relay until the process is told to stop.
@@ -165,6 +170,8 @@ impl Groundwork {
         }
         let minder = Arc::clone(&dispatcher);
         tokio::spawn(async move { minder.mind_kill_switch().await });
+        let minder = Arc::clone(&dispatcher);
+        tokio::spawn(async move { minder.mind_incidents().await });
         let pruner = Arc::clone(&dispatcher);
         tokio::spawn(async move { prune(&pruner).await });
         dispatcher.note_in_audit("AgentStarted");
@@ -227,6 +234,7 @@ impl Groundwork {
             kill_switch: config.kill_switch.clone(),
             nonces: nonces(config, &self.state_dir.nonces())?,
             journal: Journal::open(&self.state_dir.journal())?,
+            degraded: Arc::clone(&self.degraded),
             audit: AuditLog::open(&self.state_dir.audit())?,
             evidence: EvidenceStore::new(self.state_dir.evidence()?, retention, executor.image()),
             executor,

@@ -25,10 +25,11 @@ pub use audit::{
 };
 pub use directory::{StateDir, StateDirError};
 pub use error::StoreError;
+pub(crate) use file::{remove_durably, replace_durably};
 pub use journal::{
     CommandState, Journal, JournalCounts, JournalEntry, JournalError, MAX_RESULT_BYTES, NewCommand,
 };
 pub use nonces::{DEFAULT_CAPACITY, NonceError, NonceStore, RETENTION, SKEW};
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;

@@ -85,7 +85,7 @@ fn a_reset_after_a_tool_passes_with_real_values() {
     for _ in 0..20 {
         let VerifiedReset { outcome, verification } = cycle(&sandbox);
         assert!(verification.passed(), "{verification:?}");
-        assert!(outcome.report.dirty_pages > 0);
+        assert!(outcome.unwrap().report.dirty_pages > 0);
         let hash = verification.fs_hash.strip_prefix("sha256:").unwrap();
         assert!(hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()));
         assert_eq!(verification.fs_hash, verification.fs_hash_baseline);
@@ -112,7 +112,7 @@ fn traces_of_a_tool_are_gone_before_the_sources_are_asked() {
         assert_eq!(outcome.stdout, b"secret\n");
         let verified = sandbox.reset_verified().unwrap();
         assert!(verified.verification.passed(), "{verified:?}");
-        assert!(verified.outcome.report.dirty_pages > 0);
+        assert!(verified.outcome.unwrap().report.dirty_pages > 0);
     }
 }
 
@@ -172,7 +172,7 @@ fn a_bit_flipped_on_the_disk_between_commands_is_caught() {
     // The other two have nothing to say against it, and are not asked for their votes.
     assert_eq!(verification.open_fd_count, verification.open_fd_count_baseline);
     assert_eq!(verification.vmm_state, "running");
-    assert_halted(&sandbox, &verification, "the disk is sha256:");
+    assert_halted(&sandbox, &verification, "the whole disk is sha256:");
     // The golden disk was out of reach: a new machine is as it should be.
     sandbox.boot().unwrap();
     assert!(cycle(&sandbox).verification.passed());
@@ -190,7 +190,7 @@ fn a_guest_with_another_number_of_open_files_is_caught() {
         assert!(verification.fs_hash_match());
         assert_eq!(verification.open_fd_count, baseline.descriptors());
         assert_eq!(verification.open_fd_count_baseline, expected);
-        assert_halted(&sandbox, &verification, "descriptors open");
+        assert_halted(&sandbox, &verification, "open descriptors is");
         sandbox.boot().unwrap();
     }
 }
@@ -202,7 +202,7 @@ fn a_machine_somebody_holds_is_caught() {
     meddle(&sandbox, Moment::Running, |machine| machine.pause().unwrap());
     let VerifiedReset { verification, .. } = cycle(&sandbox);
     assert_eq!(verification.vmm_state, "paused");
-    assert_halted(&sandbox, &verification, "the machine is paused");
+    assert_halted(&sandbox, &verification, "run state is paused");
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_machine_that_is_held_while_the_guest_should_answer_is_not_called_silent() {
     meddle(&sandbox, Moment::Asking, |machine| machine.pause().unwrap());
     let VerifiedReset { verification, .. } = cycle(&sandbox);
     assert_eq!((verification.vmm_state, verification.silent), ("paused", true));
-    assert_halted(&sandbox, &verification, "the machine is paused");
+    assert_halted(&sandbox, &verification, "run state is paused");
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn a_machine_that_is_gone_is_caught() {
     meddle(&sandbox, Moment::Running, vmm::Machine::shutdown);
     let VerifiedReset { verification, .. } = cycle(&sandbox);
     assert_eq!(verification.vmm_state, "stopped");
-    assert_halted(&sandbox, &verification, "the machine is stopped");
+    assert_halted(&sandbox, &verification, "run state is stopped");
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_guest_that_says_nothing_is_silent_and_no_divergence() {
     sandbox.let_meddle(Box::new(|moment, machine| match moment {
         Moment::Asking => machine.pause().unwrap(),
         Moment::Asked => machine.resume().unwrap(),
-        Moment::PutBack | Moment::Running => {}
+        Moment::Held | Moment::PutBack | Moment::Running => {}
     }));
     let VerifiedReset { verification, .. } = cycle(&sandbox);
     assert_eq!(verification.verdict(), Verdict::Silent, "{verification:?}");

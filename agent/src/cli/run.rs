@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{Exit, terminal};
 use crate::config::Config;
 use crate::dispatch::executor::{PoolExecutor, Tools};
-use crate::sandbox::pool::{KvmSource, Pool, PoolConfig, PoolError};
+use crate::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig, PoolError};
 use crate::sandbox::{ImageError, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
 use crate::service::{Groundwork, ServiceError};
 use guest::registry::RegistryError;
@@ -81,10 +81,13 @@ fn serve(config: Config) -> Result<(), RunError> {
     let tools = Tools::new(&manifest, &config.sandbox.enable_tools)?;
     // A result is only worth something with a verified reset.
     let sandbox = KvmSandbox::new(SandboxConfig { verify: true, ..config.sandbox });
+    sandbox.guard_with(Arc::clone(&groundwork.degraded) as _);
     let boot = sandbox.boot().map_err(RunError::Boot)?;
     info!(took_ms = boot.total.as_millis(), "the first machine is ready");
     let source = KvmSource::new(sandbox).map_err(RunError::Boot)?;
-    let pool = Pool::start(source, PoolConfig { queue, ..PoolConfig::new(machines) })?;
+    // What reached one machine may have reached others.
+    let on_fault = OnFault::Halt;
+    let pool = Pool::start(source, PoolConfig { queue, on_fault, ..PoolConfig::new(machines) })?;
     let warm = pool.wait_until_warm(Duration::from_secs(30))?;
     if warm < machines {
         warn!(warm, wanted = machines, "not all machines could be made");

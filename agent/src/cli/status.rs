@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Exit, terminal};
 use crate::config::Config;
+use crate::degraded::Record;
 use crate::service::{ask, control_socket};
 
 #[derive(Debug, Args)]
@@ -28,7 +29,12 @@ pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     let word = if arguments.metrics { "metrics" } else { "status" };
     let answer = match ask(&socket, word) {
         Ok(answer) => answer,
-        Err(error) => return terminal::complain(&error, Exit::ExecutorFailed),
+        Err(error) => {
+            if let Some(record) = Record::load(&config.run.state_dir) {
+                eprintln!("{}; see `brainstorm-agent explain`", record.summary());
+            }
+            return terminal::complain(&error, Exit::ExecutorFailed);
+        }
     };
     if arguments.metrics {
         return finish(terminal::print(answer.as_bytes()), true);
@@ -71,6 +77,7 @@ fn table(status: &Value) -> String {
         ("link", link(&status["link"])),
         ("health", health),
         ("trouble", text(&status["trouble"])),
+        ("degraded", degraded(&status["degraded"])),
         ("sandbox", text(&status["sandbox_state"])),
         (
             "machines",
@@ -109,6 +116,14 @@ fn table(status: &Value) -> String {
         let _ = writeln!(table, "{name:<11} {value}");
     }
     table
+}
+
+fn degraded(degraded: &Value) -> String {
+    let text = |field: &str| degraded[field].as_str().unwrap_or("-").to_owned();
+    if degraded.is_null() {
+        return "no".to_owned();
+    }
+    format!("since {}, {}: {}", text("since"), text("code"), text("why"))
 }
 
 fn link(link: &Value) -> String {

@@ -136,6 +136,9 @@ impl<E: Executor> Dispatcher<E> {
             let message = "the agent is stopping: send the command again later";
             return Err((ErrorCode::SandboxNotReady, message.to_owned()));
         }
+        if let Some(message) = self.refusal_while_degraded() {
+            return Err((ErrorCode::IntegrityMonitorTripped, message));
+        }
         if self.kill_switch_is_on() {
             let message = "the kill switch of this endpoint is on";
             return Err((ErrorCode::PolicyDenied, message.to_owned()));

@@ -94,6 +94,10 @@ impl<E: Executor> Dispatcher<E> {
         deadline_ms: i64,
         mut trace: Trace,
     ) -> (Executed, Trace) {
+        // Since it was admitted, another command may have left its machine in a wrong state.
+        if let Some(message) = self.refusal_while_degraded() {
+            return (Self::not_run_while_degraded(message), trace);
+        }
         let call = ToolCall {
             command_id: envelope.command_id.clone(),
             tool: envelope.tool.clone(),
@@ -180,6 +184,7 @@ impl<E: Executor> Dispatcher<E> {
         mut trace: Trace,
     ) {
         let id = &envelope.command_id;
+        self.halt_if_needed(id, &executed).await;
         let mut outcome = Outcome::judge(id, &executed);
         outcome.anchor(self.audit_head().await);
         trace.completed = outcome.verdict.is_ok();

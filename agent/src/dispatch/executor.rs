@@ -39,6 +39,13 @@ pub trait Executor: Send + Sync + 'static {
     /// Ends what runs now; the commands fail, later ones are served.
     fn abort(&self);
 
+    /// Begins no command any more until [`Executor::resume`]: those that wait fail with the code
+    /// ENDPOINT_INTEGRITY_MONITOR_TRIPPED, those that run go on.
+    fn halt(&self, _reason: &str) {}
+
+    /// Serves again after a halt, on machines made from now on.
+    fn resume(&self) {}
+
     /// Ends everything. Commands under way fail.
     fn shut_down(&self);
 }
@@ -173,6 +180,8 @@ impl<S: Sandbox + 'static> Executor for PoolExecutor<S> {
         };
         let execute = ran.result.as_ref().map_or(took, |outcome| outcome.round_trip.min(took));
         let reset = match (ran.reset, ran.verification) {
+            // The kill switch was pulled, or the agent stops: that says nothing about the machine.
+            (_, Some(Err(SandboxError::TakenAway { .. }))) => None,
             (Some(Err(error)), _) => Some(Err(error)),
             (_, verification) => verification,
         };
@@ -185,6 +194,9 @@ impl<S: Sandbox + 'static> Executor for PoolExecutor<S> {
     }
 
     fn state(&self) -> WireState {
+        if self.pool.halted().is_some() {
+            return WireState::Failed;
+        }
         let metrics = self.pool.metrics();
         let machines = metrics.machines;
         if machines.clean + machines.busy + machines.resetting > 0 {
@@ -202,6 +214,14 @@ impl<S: Sandbox + 'static> Executor for PoolExecutor<S> {
 
     fn abort(&self) {
         self.pool.abort_calls();
+    }
+
+    fn halt(&self, reason: &str) {
+        self.pool.halt(reason);
+    }
+
+    fn resume(&self) {
+        self.pool.resume();
     }
 
     fn shut_down(&self) {

@@ -86,7 +86,7 @@ impl Outcome {
     /// has completed.
     pub fn judge(command_id: &str, executed: &Executed) -> Self {
         let reset = match &executed.reset {
-            Some(Ok(verification)) => Some(reset_state(verification)),
+            Some(Ok(verification)) => Some(verification.into()),
             _ => None,
         };
         let evidence_hash = match &executed.result {
@@ -180,23 +180,25 @@ fn of_reset(reset: Option<&Result<Verification, SandboxError>>) -> Option<Proble
     Some(Problem { code, message })
 }
 
-fn reset_state(verification: &Verification) -> SandboxResetState {
-    let since_epoch = verification.reset_at.duration_since(SystemTime::UNIX_EPOCH);
-    let millis = since_epoch.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
-    SandboxResetState {
-        reset_at: Timestamp::from_millis(millis).to_string(),
-        golden_hash: verification.golden_hash.clone(),
-        verification_passed: verification.passed(),
-        verification_details: VerificationDetails {
-            fs_hash: verification.fs_hash.clone(),
-            fs_hash_baseline: verification.fs_hash_baseline.clone(),
-            fs_hash_match: verification.fs_hash_match(),
-            open_fd_count: verification.open_fd_count,
-            open_fd_count_baseline: verification.open_fd_count_baseline,
-            vmm_api_state: verification.vmm_state.to_owned(),
-            expected_vmm_api_state: verification.expected_vmm_state.to_owned(),
-            divergence_action: verification.divergence_action().to_owned(),
-        },
+impl From<&Verification> for SandboxResetState {
+    fn from(verification: &Verification) -> Self {
+        let since_epoch = verification.reset_at.duration_since(SystemTime::UNIX_EPOCH);
+        let millis = since_epoch.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+        Self {
+            reset_at: Timestamp::from_millis(millis).to_string(),
+            golden_hash: verification.golden_hash.clone(),
+            verification_passed: verification.passed(),
+            verification_details: VerificationDetails {
+                fs_hash: verification.fs_hash.clone(),
+                fs_hash_baseline: verification.fs_hash_baseline.clone(),
+                fs_hash_match: verification.fs_hash_match(),
+                open_fd_count: verification.open_fd_count,
+                open_fd_count_baseline: verification.open_fd_count_baseline,
+                vmm_api_state: verification.vmm_state.to_owned(),
+                expected_vmm_api_state: verification.expected_vmm_state.to_owned(),
+                divergence_action: verification.divergence_action().to_owned(),
+            },
+        }
     }
 }
 

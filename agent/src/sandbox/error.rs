@@ -54,6 +54,12 @@ pub enum SandboxError {
         /// What happened.
         reason: String,
     },
+    /// The machine was taken away while it was in use. That is no failure of the machine.
+    #[error("the machine was taken away: {reason}")]
+    TakenAway {
+        /// By whom.
+        reason: &'static str,
+    },
     /// The guest did not answer a query.
     #[error("the guest did not answer {query} within {limit:?}")]
     QuerySilent {
@@ -95,7 +101,7 @@ impl SandboxError {
             Self::NotAvailable { .. } | Self::QuerySilent { .. } => "SANDBOX_NOT_AVAILABLE",
             Self::BootFailed { .. } => "SANDBOX_BOOT_FAILED",
             Self::ToolTimeout { .. } => "SANDBOX_TOOL_TIMEOUT",
-            Self::MachineStopped { .. } => "SANDBOX_VSOCK_CLOSED",
+            Self::MachineStopped { .. } | Self::TakenAway { .. } => "SANDBOX_VSOCK_CLOSED",
             Self::ResetFailed { .. } => "SANDBOX_RESET_FAILED",
             Self::Channel(error) => error.code(),
         }

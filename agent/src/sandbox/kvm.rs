@@ -7,12 +7,14 @@ mod command;
 mod freshness;
 mod golden;
 mod live;
+mod observe;
 mod recover;
+mod remains;
 mod snapshot;
 mod verify;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use guest::wire::QueryKind;
 use tracing::{info, warn};
@@ -23,12 +25,12 @@ use super::error::SandboxError;
 use super::image::{Image, ImageSource};
 use super::state::{BootReport, ResetOutcome, SandboxState};
 use super::verify::{Baseline, VerifiedReset};
-use super::{QueryAnswer, Sandbox, ToolCall, ToolOutcome, query};
+use super::{Cause, Guard, Incident, QueryAnswer, Remains, Sandbox, ToolCall, ToolOutcome, query};
 use admission::{Admission, Gate};
 use golden::GoldenSandbox;
 use live::Live;
 #[doc(hidden)]
-pub use verify::{Meddler, Moment};
+pub use observe::{Meddler, Moment};
 
 /// What a sandbox is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +78,8 @@ pub struct KvmSandbox {
     /// A boot ended, one way or the other.
     settled: Condvar,
     meddler: Mutex<Option<Meddler>>,
+    /// Forks have the same.
+    guard: Mutex<Option<Arc<dyn Guard>>>,
 }
 
 struct Inner {
@@ -105,7 +109,8 @@ impl KvmSandbox {
         let phase = Phase::NotBooted;
         let (image, golden, expected) = (None, None, None);
         let inner = Mutex::new(Inner { config, image, golden, expected, phase, epoch: 0 });
-        Self { inner, settled: Condvar::new(), meddler: Mutex::default() }
+        let (settled, meddler, guard) = (Condvar::new(), Mutex::default(), Mutex::default());
+        Self { inner, settled, meddler, guard }
     }
 
     /// A sandbox with an image that is loaded already, so that several can share it.
@@ -137,12 +142,39 @@ impl KvmSandbox {
         let inner = other.lock();
         let golden = inner.golden.clone()?;
         let sandbox = Self::new(inner.config.clone());
+        *sandbox.guard.lock().unwrap_or_else(PoisonError::into_inner) = other.guard();
         {
             let mut forked = sandbox.lock();
             forked.image.clone_from(&inner.image);
             forked.golden = Some(golden);
         }
         Some(sandbox)
+    }
+
+    /// A sandbox of the same configuration and with the same guard that shares nothing with this
+    /// one: its first boot reads the image again.
+    pub fn anew(&self) -> Self {
+        let sandbox = Self::new(self.lock().config.clone());
+        *sandbox.guard.lock().unwrap_or_else(PoisonError::into_inner) = self.guard();
+        sandbox
+    }
+
+    /// Has somebody told of every machine of this sandbox, and of forks made from now on, that
+    /// does not pass a verification or cannot be put back.
+    pub fn guard_with(&self, guard: Arc<dyn Guard>) {
+        *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+    }
+
+    fn guard(&self) -> Option<Arc<dyn Guard>> {
+        self.guard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells the guard, if there is one.
+    fn tell_guard(&self, live: &Live, cause: Cause, remains: impl FnOnce() -> Remains) {
+        if let Some(guard) = self.guard() {
+            let (at, command_id) = (SystemTime::now(), live.last_command());
+            guard.tripped(Incident { at, command_id, cause, remains: remains() });
+        }
     }
 
     /// The machine behind a ready sandbox, to look at. What is done to it behind the sandbox's back
@@ -312,6 +344,10 @@ impl KvmSandbox {
                 }
             }
         }
+    }
+
+    fn is_ready_with(&self, live: &Arc<Live>) -> bool {
+        matches!(&self.lock().phase, Phase::Ready(current) if Arc::ptr_eq(current, live))
     }
 
     /// Ends a machine that must not be used again.

@@ -26,7 +26,7 @@ use worker::Shared;
 
 pub use error::PoolError;
 pub use kvm_source::KvmSource;
-pub use limits::{LimitError, MAX_MACHINES, PoolConfig};
+pub use limits::{LimitError, MAX_MACHINES, OnFault, PoolConfig};
 pub use metrics::{MachineCounts, PoolCounters, PoolMetrics, WaitMetrics};
 pub use pressure::{MemoryPressure, Pressure, PressureLevel};
 
@@ -40,6 +40,12 @@ pub trait SandboxSource: Send + Sync {
 
     /// The most memory one of them may come to use.
     fn bytes_per_machine(&self) -> u64;
+
+    /// Forgets whatever machines are made from, and begins anew: those made so far are not to be
+    /// trusted any more. Called before the first machine after [`Pool::resume`].
+    fn renew(&self) -> Result<(), SandboxError> {
+        Ok(())
+    }
 }
 
 /// How a pool treats a call.
@@ -146,7 +152,7 @@ impl<S: Sandbox + 'static> Pool<S> {
         let (reset, verification) = if options.verify {
             match lease.reset_and_verify() {
                 Ok(VerifiedReset { outcome, verification }) => {
-                    (Some(Ok(outcome)), Some(Ok(verification)))
+                    (outcome.map(Ok), Some(Ok(verification)))
                 }
                 Err(error) => (None, Some(Err(error))),
             }
@@ -181,6 +187,25 @@ impl<S: Sandbox + 'static> Pool<S> {
     /// True when there is no machine and the pool has given up making one, or was shut down.
     pub fn has_given_up(&self) -> bool {
         self.shared.lock().usable().is_err()
+    }
+
+    /// Why no machine is used any more: one could not be put back or did not pass its
+    /// verification, and the pool was set up to halt then ([`OnFault::Halt`]), or somebody called
+    /// [`Pool::halt`]. `None` while it serves.
+    pub fn halted(&self) -> Option<Arc<str>> {
+        self.shared.lock().halted.clone()
+    }
+
+    /// Uses no machine any more until [`Pool::resume`]. Calls that have a machine go on with it,
+    /// those that wait for one are refused. Does nothing the second time.
+    pub fn halt(&self, reason: &str) {
+        self.shared.halt(reason);
+    }
+
+    /// Serves again after a halt, with new machines only: all that are there end, those in use
+    /// after their calls. Does nothing unless it is halted.
+    pub fn resume(&self) {
+        self.shared.resume();
     }
 
     /// Takes the machines away from all calls under way, which fail, and makes new ones. Calls

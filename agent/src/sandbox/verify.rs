@@ -4,21 +4,28 @@
 //! The sources do not know of each other: the disk's content, the guest's own count of what it has
 //! open, and KVM. All have to agree; none outweighs another.
 
+mod account;
 mod baseline;
 mod evidence;
+mod finding;
 
 use std::time::{Duration, SystemTime};
 
 use super::ResetOutcome;
 
+pub use account::Account;
 pub use baseline::{Baseline, BaselineError, GoldenFacts};
 pub use evidence::{Descriptors, Evidence, RunState, sha256_text};
+pub use finding::{Finding, MAX_FINDINGS, Place, Source};
 
 /// In place of a number of descriptors that nobody was told.
 pub const UNKNOWN_COUNT: i64 = -1;
 
 /// In place of a hash that could not be computed: no baseline has it.
 pub const NO_HASH: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+/// Findings a message names; all of them are in [`Verification::findings`].
+const TOLD: usize = 8;
 
 /// What the sources said after a reset, and what they should have said.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +47,14 @@ pub struct Verification {
     pub vmm_state: &'static str,
     /// The same of the golden state.
     pub expected_vmm_state: &'static str,
-    /// The guest gave no answer in time.
+    /// The guest gave no answer in time, also when it was asked again.
     pub silent: bool,
-    /// What is not as it was, or missing, in words for a person.
-    pub findings: Vec<String>,
+    /// What is not as it was: one is enough for a divergence. At most [`MAX_FINDINGS`].
+    pub findings: Vec<Finding>,
+    /// Findings beyond those.
+    pub more_findings: usize,
+    /// What is odd, and no divergence by itself. At most [`MAX_FINDINGS`].
+    pub suspicions: Vec<Finding>,
     /// What each source cost.
     pub parts: VerificationParts,
 }
@@ -51,6 +62,8 @@ pub struct Verification {
 /// What each source of a verification cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct VerificationParts {
+    /// Comparing what the machine had written with the record of it, before the reset.
+    pub before: Duration,
     /// Hashing the disk.
     pub disk: Duration,
     /// Reading back what KVM and the devices hold.
@@ -73,8 +86,9 @@ pub enum Verdict {
 /// A machine that was put back, and what the sources say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedReset {
-    /// How the reset went.
-    pub outcome: ResetOutcome,
+    /// How the reset went; `None` when what was seen before it left nothing to put back: the
+    /// machine was ended as it was found.
+    pub outcome: Option<ResetOutcome>,
     /// What the sources said.
     pub verification: Verification,
 }
@@ -83,7 +97,11 @@ impl Verification {
     /// The verdict: one disagreement is enough, and silence is no agreement.
     pub fn verdict(&self) -> Verdict {
         let count_differs = !self.silent && self.open_fd_count != self.open_fd_count_baseline;
-        if !self.fs_hash_match() || self.vmm_state != self.expected_vmm_state || count_differs {
+        if !self.findings.is_empty()
+            || !self.fs_hash_match()
+            || self.vmm_state != self.expected_vmm_state
+            || count_differs
+        {
             Verdict::Diverged
         } else if self.silent {
             Verdict::Silent
@@ -114,14 +132,21 @@ impl Verification {
             Verdict::Silent => "could not be verified after its reset",
             Verdict::Diverged => "is not in its golden state after its reset",
         };
-        Some(format!("the machine {what}: {}", self.findings.join("; ")))
+        let mut reasons: Vec<_> =
+            self.findings.iter().take(TOLD).map(|finding| finding.line.as_str()).collect();
+        if self.silent {
+            reasons.push("the guest did not answer, also when it was asked again");
+        }
+        let more = self.findings.len().saturating_sub(TOLD).saturating_add(self.more_findings);
+        let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+        Some(format!("the machine {what}: {}{more}", reasons.join("; ")))
     }
 }
 
 impl VerificationParts {
     /// All parts together.
     pub fn total(&self) -> Duration {
-        self.disk + self.vmm + self.guest
+        self.before + self.disk + self.vmm + self.guest
     }
 }
 

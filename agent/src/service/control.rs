@@ -1,6 +1,7 @@
 //! The control socket: a Unix socket in the state directory. Who connects writes one word and a
 //! line feed, and reads the answer to its end: `status` (JSON), `metrics` (Prometheus's text
-//! format), `reload` (keys and policy).
+//! format), `reload` (keys and policy), `clear` and a [`Clearance`] as JSON in the same line (JSON,
+//! a [`ClearAnswer`]).
 
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -16,13 +18,26 @@ use tracing::{debug, warn};
 
 use super::ServiceError;
 use super::status::Look;
+use crate::degraded::Record;
+use crate::dispatch::Clearance;
 
-/// Longest word.
-const MAX_REQUEST: u64 = 64;
+/// Longest request.
+const MAX_REQUEST: u64 = 64 << 10;
 /// Longest answer.
 const MAX_ANSWER: u64 = 4 << 20;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for something that has to be on disk first.
+const DISK_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What came of a clearance.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct ClearAnswer {
+    /// What was cleared; nothing when the agent was not degraded, or did not clear it.
+    pub cleared: Option<Record>,
+    /// Why it was not cleared.
+    pub error: Option<String>,
+}
 
 /// Why a running agent gave no answer.
 #[derive(Debug, Error)]
@@ -69,7 +84,7 @@ pub(super) fn listen(path: &Path, look: Arc<impl Look>) -> Result<(), ServiceErr
             };
             let look = Arc::clone(&look);
             tokio::spawn(async move {
-                let answered = tokio::time::timeout(PATIENCE, answer(stream, &*look)).await;
+                let answered = tokio::time::timeout(DISK_PATIENCE, answer(stream, &*look)).await;
                 if let Ok(Err(error)) = answered {
                     debug!(%error, "a question on the control socket was not answered");
                 }
@@ -81,22 +96,36 @@ pub(super) fn listen(path: &Path, look: Arc<impl Look>) -> Result<(), ServiceErr
 
 async fn answer(mut stream: tokio::net::UnixStream, look: &impl Look) -> io::Result<()> {
     let mut request = Vec::new();
-    {
+    let read = async {
         let mut limited = (&mut stream).take(MAX_REQUEST);
         while !request.contains(&b'\n') {
             if limited.read_buf(&mut request).await? == 0 {
                 break;
             }
         }
-    }
-    let answer = match request.trim_ascii() {
+        io::Result::Ok(())
+    };
+    tokio::time::timeout(PATIENCE, read).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let request = request.trim_ascii();
+    let clearance = request.strip_prefix(b"clear ").map(serde_json::from_slice::<Clearance>);
+    let answer = match request {
+        _ if clearance.is_some() => {
+            let answer = match clearance.transpose() {
+                Ok(Some(clearance)) => look.clear(clearance).await,
+                other => {
+                    let why = other.err().map_or_else(String::new, |error| error.to_string());
+                    ClearAnswer { cleared: None, error: Some(format!("not understood: {why}")) }
+                }
+            };
+            serde_json::to_string(&answer)? + "\n"
+        }
         b"status" => serde_json::to_string_pretty(&look.status())? + "\n",
         b"metrics" => look.metrics(),
         b"reload" => {
             look.reload();
             "ok\n".to_owned()
         }
-        _ => "error: say status, metrics or reload\n".to_owned(),
+        _ => "error: say status, metrics, reload or clear\n".to_owned(),
     };
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
@@ -104,6 +133,21 @@ async fn answer(mut stream: tokio::net::UnixStream, look: &impl Look) -> io::Res
 
 /// Asks a running agent.
 pub fn ask(socket: &Path, word: &str) -> Result<String, ControlError> {
+    ask_for(socket, word, PATIENCE)
+}
+
+/// Asks a running agent to leave degraded mode.
+pub fn ask_to_clear(socket: &Path, clearance: &Clearance) -> Result<ClearAnswer, ControlError> {
+    let io = |error: serde_json::Error| ControlError::Io {
+        path: socket.to_owned(),
+        source: error.into(),
+    };
+    let request = serde_json::to_string(clearance).map_err(io)?;
+    let answer = ask_for(socket, &format!("clear {request}"), DISK_PATIENCE)?;
+    serde_json::from_str(&answer).map_err(io)
+}
+
+fn ask_for(socket: &Path, request: &str, patience: Duration) -> Result<String, ControlError> {
     let io = |source| ControlError::Io { path: socket.to_owned(), source };
     let mut stream = UnixStream::connect(socket).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -111,9 +155,9 @@ pub fn ask(socket: &Path, word: &str) -> Result<String, ControlError> {
         }
         _ => io(source),
     })?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(io)?;
-    stream.set_write_timeout(Some(PATIENCE)).map_err(io)?;
-    writeln!(stream, "{word}").map_err(io)?;
+    stream.set_read_timeout(Some(patience)).map_err(io)?;
+    stream.set_write_timeout(Some(patience)).map_err(io)?;
+    writeln!(stream, "{request}").map_err(io)?;
     let mut answer = String::new();
     stream.take(MAX_ANSWER).read_to_string(&mut answer).map_err(io)?;
     Ok(answer)

@@ -8,14 +8,17 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
+use super::control::ClearAnswer;
 use super::metrics::{Metrics, Recent, StateLabel};
-use crate::dispatch::Dispatcher;
+use crate::degraded::Record;
 use crate::dispatch::executor::Executor;
+use crate::dispatch::{Clearance, Dispatcher};
 use crate::protocol::Timestamp;
 use crate::protocol::message::AgentHealth;
 use crate::relay::{Handler, LinkStatus};
 use crate::sandbox::WireState;
 use crate::sandbox::pool::PoolMetrics;
+use crate::sandbox::verify::Finding;
 use crate::store::{AuditHead, JournalCounts};
 
 /// What the agent says about itself.
@@ -41,6 +44,8 @@ pub struct Status {
     pub agent_health: AgentHealth,
     /// Why it takes none.
     pub trouble: Option<String>,
+    /// What was found in a machine, when that is why it takes none.
+    pub degraded: Option<Degraded>,
     /// What the relay is told about the machines.
     pub sandbox_state: WireState,
     /// Commands in flight.
@@ -61,6 +66,40 @@ pub struct Status {
     pub journal: JournalCounts,
     /// Last entry of the audit log.
     pub audit_head: AuditHead,
+}
+
+/// What was found in a machine. All of it is in the state directory's `degraded.json`.
+#[derive(Debug, Serialize)]
+pub struct Degraded {
+    /// When.
+    pub since: Timestamp,
+    /// The protocol's code.
+    pub code: String,
+    /// In words.
+    pub why: String,
+    /// The command the machine ran last.
+    pub command_id: Option<String>,
+    /// What was not as it was.
+    pub findings: Vec<Finding>,
+    /// What was saved, from the state directory.
+    pub bundle: Option<String>,
+    /// Incidents since.
+    pub further_incidents: u64,
+}
+
+impl Degraded {
+    fn of(record: &Record) -> Self {
+        let record = record.clone();
+        Self {
+            since: record.since,
+            code: record.code,
+            why: record.reason,
+            command_id: record.command_id,
+            findings: record.findings,
+            bundle: record.bundle,
+            further_incidents: record.further_incidents,
+        }
+    }
 }
 
 /// The connection to the relay.
@@ -120,6 +159,7 @@ pub(super) trait Look: Send + Sync + 'static {
     fn status(&self) -> Status;
     fn metrics(&self) -> String;
     fn reload(&self);
+    fn clear(&self, clearance: Clearance) -> impl Future<Output = ClearAnswer> + Send;
 }
 
 impl<E: Executor> Look for View<E> {
@@ -139,6 +179,7 @@ impl<E: Executor> Look for View<E> {
             link: Link::of(&self.link.borrow()),
             agent_health,
             trouble: dispatcher.trouble(),
+            degraded: dispatcher.degraded().current().map(|record| Degraded::of(&record)),
             sandbox_state,
             in_flight: dispatcher.in_flight(),
             capacity: dispatcher.executor().capacity(),
@@ -179,5 +220,19 @@ impl<E: Executor> Look for View<E> {
 
     fn reload(&self) {
         self.dispatcher.reload();
+    }
+
+    async fn clear(&self, clearance: Clearance) -> ClearAnswer {
+        let dispatcher = Arc::clone(&self.dispatcher);
+        // It goes on when whoever asked is gone.
+        let cleared = tokio::spawn(async move { dispatcher.clear(&clearance).await }).await;
+        match cleared {
+            Ok(Ok(record)) => {
+                let cleared = record.map(|record| Record::clone(&record));
+                ClearAnswer { cleared, error: None }
+            }
+            Ok(Err(error)) => ClearAnswer { cleared: None, error: Some(error.to_string()) },
+            Err(error) => ClearAnswer { cleared: None, error: Some(error.to_string()) },
+        }
     }
 }

@@ -77,6 +77,18 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     take_place(&aside, path)
 }
 
+/// [`replace`], with an error that says what to do.
+pub fn replace_durably(path: &Path, content: &[u8]) -> Result<(), StoreError> {
+    replace(path, content).map_err(|error| StoreError::of_io(path, &error))
+}
+
+/// Removes a file that need not exist; it is gone from the disk when this returns `Ok`.
+pub fn remove_durably(path: &Path) -> Result<(), StoreError> {
+    remove(path)
+        .and_then(|()| sync_directory_of(path))
+        .map_err(|error| StoreError::of_io(path, &error))
+}
+
 /// Renames a file that is on disk already; the new name is on disk afterwards.
 pub(super) fn take_place(aside: &Path, path: &Path) -> io::Result<()> {
     fs::rename(aside, path)?;

@@ -2,8 +2,10 @@
 //! connections and to stores, which need no guest.
 //!
 //! `agent-under-test CONFIG DIR`. In DIR it looks for files that a test may change at any time:
-//! `kill_at` (a milestone at which the process kills itself), `clock_offset_ms`; and it appends to
-//! `runs.log` the id of every command it runs.
+//! `kill_at` (a milestone at which the process kills itself), `clock_offset_ms`, `diverge_next` (what
+//! is wrong with the machine of the next command that ends: `disk`, `silent` or `reset`; the file is
+//! removed then); and it appends to `runs.log` the id of every command it runs, and to `machines.log`
+//! a line when its machines are halted or made anew.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's tool says so by failing")]
 
 use std::fs;
@@ -19,8 +21,9 @@ use brainstorm_agent::dispatch::executor::{Executed, Executor, Failure, ToolFact
 use brainstorm_agent::dispatch::milestone::{Milestone, Observer};
 use brainstorm_agent::evidence::Chunks;
 use brainstorm_agent::protocol::timestamp::Timestamp;
+use brainstorm_agent::sandbox::verify::{Finding, Place, Source};
 use brainstorm_agent::sandbox::{
-    PartialOutput, ToolCall, ToolOutcome, Verification, VerificationParts, WireState,
+    PartialOutput, SandboxError, ToolCall, ToolOutcome, Verification, VerificationParts, WireState,
 };
 use brainstorm_agent::service::Groundwork;
 use guest::registry::{CallError, Track};
@@ -157,7 +160,7 @@ impl Executor for Tools {
                 in_guest: Duration::ZERO,
                 round_trip: begun.elapsed(),
             }),
-            reset: Some(Ok(verified())),
+            reset: Some(self.reset()),
             execute: begun.elapsed(),
             reset_took: Duration::ZERO,
         }
@@ -165,6 +168,14 @@ impl Executor for Tools {
 
     fn state(&self) -> WireState {
         WireState::Ready
+    }
+
+    fn halt(&self, reason: &str) {
+        self.note(&format!("halted: {reason}"));
+    }
+
+    fn resume(&self) {
+        self.note("made anew");
     }
 
     fn abort(&self) {
@@ -175,6 +186,34 @@ impl Executor for Tools {
 
     fn shut_down(&self) {
         self.ended.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Tools {
+    fn note(&self, line: &str) {
+        let path = self.dir.join("machines.log");
+        let mut log = fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+        log.write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+
+    /// What is seen of the machine of a command that has ended.
+    fn reset(&self) -> Result<Verification, SandboxError> {
+        let order = self.dir.join("diverge_next");
+        let wrong = fs::read_to_string(&order).unwrap_or_default();
+        let _ = fs::remove_file(order);
+        let silent = Verification { silent: true, open_fd_count: -1, ..verified() };
+        match wrong.trim() {
+            "" => Ok(verified()),
+            "disk" => {
+                let place = Place::Block { number: 17 };
+                let finding = Finding::new(Source::Disk, place, "sha256:11", "sha256:22");
+                let fs_hash = format!("sha256:{}", "cd".repeat(32));
+                Ok(Verification { fs_hash, findings: vec![finding], ..verified() })
+            }
+            "silent" => Ok(silent),
+            "reset" => Err(SandboxError::ResetFailed { reason: "it stays as it is".to_owned() }),
+            other => panic!("a machine cannot be {other}"),
+        }
     }
 }
 
@@ -192,6 +231,8 @@ fn verified() -> Verification {
         expected_vmm_state: "running",
         silent: false,
         findings: Vec::new(),
+        more_findings: 0,
+        suspicions: Vec::new(),
         parts: VerificationParts::default(),
     }
 }

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::evidence::Chunks;
+use crate::sandbox::verify::{Finding, Place, Source};
 use crate::sandbox::{PartialOutput, StoppedBy, VerificationParts};
 
 const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
@@ -36,8 +37,14 @@ fn verified() -> Verification {
         expected_vmm_state: "running",
         silent: false,
         findings: Vec::new(),
+        more_findings: 0,
+        suspicions: Vec::new(),
         parts: VerificationParts::default(),
     }
+}
+
+fn finding() -> Finding {
+    Finding::new(Source::Guest, Place::Descriptors, 6, 9)
 }
 
 fn judge(
@@ -101,12 +108,12 @@ fn a_source_that_disagrees_fails_the_command_and_is_named() {
         Verification { vmm_state: "paused", ..verified() },
     ];
     for verification in cases {
-        let findings = vec!["what was found".to_owned()];
+        let findings = vec![finding()];
         let outcome =
             judge(Ok(ran(0, b"", b"")), Some(Ok(Verification { findings, ..verification })));
         let (code, message) = problem(&outcome);
         assert_eq!(code, "ENDPOINT_RESET_VERIFICATION_DIVERGENCE");
-        assert!(message.contains("what was found"), "{message}");
+        assert!(message.contains("open descriptors is 9, was 6"), "{message}");
         let reset = outcome.reset.as_ref().unwrap();
         assert!(!reset.verification_passed);
         assert_eq!(reset.verification_details.divergence_action, "halt");
@@ -145,12 +152,12 @@ fn a_deadline_is_a_timeout_whoever_enforced_it() {
 
 #[test]
 fn the_reset_speaks_first_when_both_failed() {
-    let findings = vec!["9 descriptors".to_owned()];
+    let findings = vec![finding()];
     let bad = Verification { open_fd_count: 9, findings, ..verified() };
     let outcome = judge(Ok(ran(3, b"", b"oops")), Some(Ok(bad)));
     let (code, message) = problem(&outcome);
     assert_eq!(code, "ENDPOINT_RESET_VERIFICATION_DIVERGENCE");
-    assert!(message.contains("9 descriptors") && message.contains("exited with 3"), "{message}");
+    assert!(message.contains("descriptors is 9") && message.contains("exited with 3"), "{message}");
 }
 
 #[test]

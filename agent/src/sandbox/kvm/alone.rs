@@ -10,6 +10,7 @@ use super::live::Live;
 use super::{KvmSandbox, Phase, not_available};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::state::ResetOutcome;
+use crate::sandbox::{Cause, Remains};
 
 /// Looks at a machine that has been put back and has not run yet.
 pub type Inspection<'a> = dyn FnMut(&Machine) -> Result<(), MachineError> + 'a;
@@ -56,6 +57,12 @@ impl<'a> Alone<'a> {
         ResetOutcome { report, took: self.begun.elapsed() }
     }
 
+    /// False when somebody has ended the machine meanwhile: what goes wrong then is no incident.
+    pub fn still_wanted(&self) -> bool {
+        let inner = self.sandbox.lock();
+        matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.live))
+    }
+
     /// Gives the machine back to everybody, or ends it for the reason given.
     pub fn end(mut self, result: Result<(), &str>) {
         self.decide(result);
@@ -82,6 +89,10 @@ impl<'a> Alone<'a> {
 
 impl Drop for Alone<'_> {
     fn drop(&mut self) {
+        if self.excluded.is_some() && self.still_wanted() {
+            let cause = Cause::ResetFailed("its reset was not finished".to_owned());
+            self.sandbox.tell_guard(self.live, cause, Remains::default);
+        }
         self.decide(Err("its reset was not finished"));
     }
 }
@@ -94,11 +105,15 @@ pub fn put_back(
     strategy: Strategy,
     inspect: Option<&mut Inspection<'_>>,
 ) -> Result<ResetReport, SandboxError> {
-    let report = reset(&live.machine, strategy, inspect)
-        .map_err(|error| SandboxError::ResetFailed { reason: error.to_string() })?;
+    let report = reset(&live.machine, strategy, inspect).map_err(reset_failed)?;
     live.renew_channel()?;
     debug!(took = ?report.parts.total(), pages = report.dirty_pages, "reset");
     Ok(report)
+}
+
+/// The error of a machine that cannot be put back.
+pub fn reset_failed(error: MachineError) -> SandboxError {
+    SandboxError::ResetFailed { reason: error.to_string() }
 }
 
 fn reset(

@@ -26,6 +26,7 @@ impl KvmSandbox {
         begun: Instant,
     ) -> Result<ToolOutcome, SandboxError> {
         let fence = begun + admitted.deadline() + GRACE;
+        live.begins(&call.command_id);
         let dispatch = ToolDispatch {
             command_id: call.command_id,
             tool: call.tool,

@@ -25,6 +25,8 @@ pub struct Live {
     channel: Mutex<Arc<Channel>>,
     /// Calls hold it shared, a reset alone.
     calls: RwLock<()>,
+    /// Id of the command that began last.
+    last_command: Mutex<Option<String>>,
 }
 
 impl Live {
@@ -36,7 +38,19 @@ impl Live {
         report: BootReport,
     ) -> Result<Self, SandboxError> {
         let channel = Mutex::new(Arc::new(channel_on(&control)?));
-        Ok(Self { machine, gate, report, control, channel, calls: RwLock::new(()) })
+        let (calls, last_command) = (RwLock::new(()), Mutex::default());
+        Ok(Self { machine, gate, report, control, channel, calls, last_command })
+    }
+
+    /// Notes that a command is about to run.
+    pub fn begins(&self, command_id: &str) {
+        *self.last_command.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(command_id.to_owned());
+    }
+
+    /// Id of the command that began last.
+    pub fn last_command(&self) -> Option<String> {
+        self.last_command.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The channel of the present run of the machine.

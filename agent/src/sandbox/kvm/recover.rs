@@ -7,6 +7,8 @@ use tracing::warn;
 use super::KvmSandbox;
 use super::alone::{Alone, Inspection, put_back};
 use super::live::Live;
+use super::remains;
+use crate::sandbox::Cause;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::state::ResetOutcome;
 
@@ -28,6 +30,10 @@ impl KvmSandbox {
                 Ok(outcome)
             }
             Err(error) => {
+                if alone.still_wanted() {
+                    let cause = Cause::ResetFailed(error.to_string());
+                    self.tell_guard(live, cause, || remains::of_failed(&live.machine));
+                }
                 alone.end(Err(&error.to_string()));
                 Err(error)
             }
@@ -43,6 +49,10 @@ impl KvmSandbox {
             // A failure is noted in the sandbox's state.
             let _ = self.rewind(live, None);
         } else {
+            if self.is_ready_with(live) {
+                let cause = Cause::ResetFailed(reason.to_owned());
+                self.tell_guard(live, cause, || remains::of_failed(&live.machine));
+            }
             self.condemn(live, reason);
         }
     }

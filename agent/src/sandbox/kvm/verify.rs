@@ -1,47 +1,23 @@
-//! What the three sources say about a machine that has just been put back.
+//! Verified resets of a sandbox, and what they compare with.
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use guest::wire::QueryKind;
 use tracing::{debug, error};
-use vmm::{Golden, Machine, MachineState, MpState, ResetReport, Strategy};
+use vmm::{Golden, Strategy};
 
 use super::alone::{Alone, put_back};
 use super::golden::{GoldenSandbox, capture_failed};
 use super::live::Live;
-use super::{KvmSandbox, SandboxConfig, not_available};
-use crate::sandbox::channel::ChannelError;
+use super::observe::{Meddler, Observed, Patience, observe};
+use super::{KvmSandbox, SandboxConfig, not_available, remains};
+use crate::sandbox::Cause;
 use crate::sandbox::error::SandboxError;
-use crate::sandbox::verify::{
-    Baseline, Descriptors, Evidence, GoldenFacts, RunState, VerificationParts, VerifiedReset,
-};
-use crate::sandbox::{QueryAnswer, query};
+use crate::sandbox::verify::{Baseline, GoldenFacts, VerifiedReset};
 
-/// For the count that others are compared with: the first time, a busy host may take its time.
-const BASELINE_LIMIT: Duration = Duration::from_secs(10);
-/// Most differences that are told one by one.
-const TOLD: usize = 20;
-/// Most characters of something the guest had a say in.
-const QUOTED: usize = 300;
-
-/// A moment of a verified reset.
-#[doc(hidden)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
-    /// The machine has been put back and stands still. Nobody has looked at it.
-    PutBack,
-    /// It runs again.
-    Running,
-    /// The guest is about to be asked.
-    Asking,
-    /// The guest has answered or not.
-    Asked,
-}
-
-/// Does to a machine what an attacker on the host would do.
-#[doc(hidden)]
-pub type Meddler = Box<dyn FnMut(Moment, &Machine) + Send>;
+/// For the answers that others are compared with: the first time, a busy host may take its time.
+const BASELINE_PATIENCE: Patience =
+    Patience { answer: Duration::from_secs(10), settling: Duration::from_secs(20) };
 
 impl KvmSandbox {
     /// What machines of the golden state are compared with, once it has been measured.
@@ -77,29 +53,38 @@ impl KvmSandbox {
         };
         let alone = Alone::with(self, live)?;
         let mut meddler = self.meddler.lock().unwrap_or_else(PoisonError::into_inner);
-        let limit = query::limit(QueryKind::OpenFdCount);
-        let observed = observe(live, &golden, alone.strategy(), limit, |moment, machine| {
-            if let Some(meddler) = meddler.as_mut() {
-                meddler(moment, machine);
-            }
-        });
+        let observed =
+            observe(live, &golden, alone.strategy(), Patience::USUAL, |moment, machine| {
+                if let Some(meddler) = meddler.as_mut() {
+                    meddler(moment, machine);
+                }
+            });
         drop(meddler);
-        let (report, evidence) = match observed {
+        let Observed { report, evidence } = match observed {
             Ok(observed) => observed,
             Err(error) => {
+                if alone.still_wanted() {
+                    let cause = Cause::ResetFailed(error.to_string());
+                    self.tell_guard(live, cause, || remains::of_failed(&live.machine));
+                }
                 alone.end(Err(&error.to_string()));
                 return Err(error);
             }
         };
         let verification = baseline.judge(evidence);
-        let outcome = alone.outcome(report);
+        let outcome = report.map(|report| alone.outcome(report));
         match verification.failure() {
             None => {
-                debug!(parts = ?verification.parts, "verified");
+                debug!(parts = ?verification.parts, suspicions = ?verification.suspicions, "verified");
                 alone.end(Ok(()));
             }
             Some(reason) => {
                 error!(?verification, "a machine did not pass its verification");
+                if alone.still_wanted() {
+                    let cause = Cause::Verification(Box::new(verification.clone()));
+                    let save = || remains::of_diverged(&live.machine, &verification);
+                    self.tell_guard(live, cause, save);
+                }
                 alone.end(Err(&reason));
             }
         }
@@ -128,8 +113,8 @@ fn measure(live: &Live, golden: &Golden, strategy: Strategy) -> Result<Baseline,
     let failed = |reason: &dyn std::fmt::Display| {
         capture_failed(live, &format!("measuring what to verify resets against: {reason}"))
     };
-    let (_, evidence) =
-        observe(live, golden, strategy, BASELINE_LIMIT, |_, _| ()).map_err(|e| failed(&e))?;
+    let Observed { evidence, .. } =
+        observe(live, golden, strategy, BASELINE_PATIENCE, |_, _| ()).map_err(|e| failed(&e))?;
     let hash = golden.hash().map_err(|e| failed(&e))?;
     let disk = golden.disk_sha256().map_err(|e| failed(&e))?.zip(golden.disk_bytes());
     let Some((disk_hash, disk_bytes)) = disk else { return Err(failed(&"it has no disk")) };
@@ -138,127 +123,4 @@ fn measure(live: &Live, golden: &Golden, strategy: Strategy) -> Result<Baseline,
     // The guest has been asked.
     put_back(live, strategy, None)?;
     Ok(baseline)
-}
-
-/// Puts the machine back and hears every source; the guest has until `limit` to answer. Nobody else
-/// may use the machine.
-fn observe(
-    live: &Live,
-    golden: &Golden,
-    strategy: Strategy,
-    limit: Duration,
-    mut moment: impl FnMut(Moment, &Machine),
-) -> Result<(ResetReport, Evidence), SandboxError> {
-    let mut parts = VerificationParts::default();
-    let mut reset_at = SystemTime::now();
-    let (mut differences, mut disk) = (Vec::new(), Err("nobody looked".to_owned()));
-    let mut inspect = |machine: &Machine| {
-        reset_at = SystemTime::now();
-        moment(Moment::PutBack, machine);
-        let begun = Instant::now();
-        // First: clocks run on.
-        differences = state_differences(machine);
-        parts.vmm = begun.elapsed();
-        let begun = Instant::now();
-        disk = match machine.disk_sha256() {
-            Ok(Some(hash)) => Ok(hash),
-            Ok(None) => Err("there is none".to_owned()),
-            Err(error) => Err(error.to_string()),
-        };
-        parts.disk = begun.elapsed();
-        Ok(())
-    };
-    let report = put_back(live, strategy, Some(&mut inspect))?;
-
-    let machine = &live.machine;
-    moment(Moment::Running, machine);
-    let begun = Instant::now();
-    let mut run_state = read_run_state(machine, golden);
-    parts.vmm += begun.elapsed();
-    let descriptors = if run_state == RunState::Running {
-        moment(Moment::Asking, machine);
-        let begun = Instant::now();
-        let descriptors = count_descriptors(live, limit);
-        parts.guest = begun.elapsed();
-        moment(Moment::Asked, machine);
-        descriptors
-    } else {
-        Descriptors::Unusable(format!("a machine that is {run_state} cannot be asked"))
-    };
-    if !matches!(descriptors, Descriptors::Count(_)) && run_state == RunState::Running {
-        // Silence may be that of a machine that was stopped.
-        run_state = read_run_state(machine, golden);
-    }
-    Ok((report, Evidence { reset_at, disk, descriptors, run_state, differences, parts }))
-}
-
-/// What KVM and the devices hold that is not as it was captured. The machine must stand still.
-fn state_differences(machine: &Machine) -> Vec<String> {
-    match machine.state_differences() {
-        Ok(differences) => {
-            let mut told: Vec<_> =
-                differences.0.iter().take(TOLD).map(ToString::to_string).collect();
-            if let Some(more) = differences.0.len().checked_sub(TOLD + 1) {
-                told.push(format!("and {} more", more + 1));
-            }
-            told
-        }
-        Err(error) => vec![format!("its state cannot be read back: {error}")],
-    }
-}
-
-/// What KVM says the machine is doing, beside what it did in its golden state.
-fn read_run_state(machine: &Machine, golden: &Golden) -> RunState {
-    match machine.state() {
-        Ok(MachineState::Running(vcpus)) => {
-            let then = golden.run_states();
-            let as_then = then.len() == vcpus.len()
-                && then.iter().zip(&vcpus).all(|(then, now)| fits(*then, now.mp_state));
-            if as_then { RunState::Running } else { RunState::Error }
-        }
-        Ok(MachineState::Paused(_)) => RunState::Paused,
-        Ok(MachineState::Stopped(_)) => RunState::Stopped,
-        Ok(MachineState::Created | MachineState::Poisoned(_)) | Err(_) => RunState::Error,
-    }
-}
-
-/// A processor that waited may have been woken since; one that was never started may not.
-fn fits(then: MpState, now: MpState) -> bool {
-    let started = |state| matches!(state, MpState::Runnable | MpState::Halted);
-    then == now || started(then) && started(now)
-}
-
-fn count_descriptors(live: &Live, limit: Duration) -> Descriptors {
-    match live.query(QueryKind::OpenFdCount, limit) {
-        Ok(QueryAnswer::OpenFdCount { open_fd_count, .. }) => Descriptors::Count(open_fd_count),
-        Ok(_) => Descriptors::Unusable("it answered another question".to_owned()),
-        Err(
-            ChannelError::TimedOut { .. }
-            | ChannelError::Stalled { .. }
-            | ChannelError::WriteStalled { .. },
-        ) => Descriptors::Silent,
-        Err(error) => Descriptors::Unusable(error.to_string().chars().take(QUOTED).collect()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_processor_must_do_what_it_did() {
-        use MpState::*;
-        for (then, now) in [(Halted, Halted), (Halted, Runnable), (Runnable, Halted)] {
-            assert!(fits(then, now));
-        }
-        assert!(fits(Uninitialized, Uninitialized));
-        for (then, now) in [
-            (Halted, Uninitialized),
-            (Uninitialized, Runnable),
-            (Halted, Starting),
-            (Halted, Other(9)),
-        ] {
-            assert!(!fits(then, now), "{then:?}, {now:?}");
-        }
-    }
 }

@@ -38,6 +38,12 @@ pub enum PoolError {
         /// What happened at the last attempt.
         reason: String,
     },
+    /// A machine could not be shown to be clean, and no other is used since.
+    #[error("no machine is used since one could not be shown to be clean: {reason}")]
+    Halted {
+        /// What was wrong with it.
+        reason: String,
+    },
     /// The pool was shut down.
     #[error("the pool was shut down")]
     ShutDown,
@@ -48,6 +54,7 @@ impl PoolError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::QueueFull { .. } => "ENDPOINT_SANDBOX_NOT_READY",
+            Self::Halted { .. } => "ENDPOINT_INTEGRITY_MONITOR_TRIPPED",
             Self::DeadlinePassed { .. } => "SANDBOX_TOOL_TIMEOUT",
             Self::Limits(_) | Self::Threads(_) | Self::NoMachine { .. } | Self::ShutDown => {
                 "SANDBOX_NOT_AVAILABLE"

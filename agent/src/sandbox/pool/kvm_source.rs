@@ -1,6 +1,6 @@
 //! KVM machines for a pool: forks of one that was booted.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
@@ -10,7 +10,7 @@ use crate::sandbox::{KvmSandbox, Sandbox, SandboxError};
 /// Makes machines that share the golden state of one sandbox.
 pub struct KvmSource {
     /// Never booted: it only keeps the golden state.
-    template: KvmSandbox,
+    template: Mutex<KvmSandbox>,
     /// The sandbox it came from, until it is a machine of the pool.
     first: Mutex<Option<KvmSandbox>>,
     bytes_per_machine: u64,
@@ -28,7 +28,11 @@ impl KvmSource {
         let template = KvmSandbox::fork_of(booted).ok_or_else(no_golden_state)?;
         let golden = template.golden().ok_or_else(no_golden_state)?;
         let bytes_per_machine = u64::from(golden.memory_mib()) << 20;
-        Ok(Self { template, first: Mutex::new(None), bytes_per_machine })
+        Ok(Self { template: Mutex::new(template), first: Mutex::new(None), bytes_per_machine })
+    }
+
+    fn template(&self) -> MutexGuard<'_, KvmSandbox> {
+        self.template.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -46,9 +50,19 @@ impl SandboxSource for KvmSource {
                 }
             }
         }
-        let fork = KvmSandbox::fork_of(&self.template).ok_or_else(no_golden_state)?;
+        let fork = KvmSandbox::fork_of(&self.template()).ok_or_else(no_golden_state)?;
         fork.boot()?;
         Ok(fork)
+    }
+
+    /// Boots the image as it is on disk, whatever the golden state came from.
+    fn renew(&self) -> Result<(), SandboxError> {
+        let anew = self.template().anew();
+        anew.boot()?;
+        let template = KvmSandbox::fork_of(&anew).ok_or_else(no_golden_state)?;
+        *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(anew);
+        *self.template() = template;
+        Ok(())
     }
 
     /// All of its RAM: a guest that writes everywhere shares nothing any more.

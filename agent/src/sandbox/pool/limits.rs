@@ -27,10 +27,28 @@ pub struct PoolConfig {
     pub refill_retries: u32,
     /// Pause before the first such attempt; every later one is twice as long.
     pub refill_backoff: Duration,
+    /// What follows when a machine cannot be put back or does not pass its verification.
+    pub on_fault: OnFault,
+}
+
+/// What a pool does when a machine cannot be put back or does not pass its verification. Whatever
+/// it is, that machine is ended and never used again.
+///
+/// Who also wants to know what was wrong, or to keep it on disk, gives the sandboxes a
+/// [`Guard`](crate::sandbox::Guard).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnFault {
+    /// The machine gets a successor and the pool serves on: for those who look at every result
+    /// themselves.
+    #[default]
+    Replace,
+    /// No machine is used any more, see [`Pool::halted`](super::Pool::halted): what reached one
+    /// may have reached others.
+    Halt,
 }
 
 impl PoolConfig {
-    /// A pool of that many machines, all of them kept warm.
+    /// A pool of that many machines, all of them kept warm, that replaces one that fails.
     pub fn new(machines: usize) -> Self {
         Self {
             machines,
@@ -40,6 +58,7 @@ impl PoolConfig {
             spare: machines,
             refill_retries: 5,
             refill_backoff: Duration::from_millis(100),
+            on_fault: OnFault::default(),
         }
     }
 

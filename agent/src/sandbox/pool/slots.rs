@@ -28,14 +28,17 @@ pub struct Slots<S> {
     counts: MachineCounts,
     /// Busy machines of each tenant that has any.
     tenants: BTreeMap<Arc<str>, usize>,
+    /// Places whose machines are not to be used again after the present call.
+    distrusted: Vec<bool>,
 }
 
 impl<S> Slots<S> {
     /// Empty places.
     pub fn new(places: usize) -> Self {
         let counts = MachineCounts { gone: places, ..MachineCounts::default() };
+        let distrusted = vec![false; places];
         let places = (0..places).map(|_| Slot::Gone).collect();
-        Self { places, counts, tenants: BTreeMap::new() }
+        Self { places, counts, tenants: BTreeMap::new(), distrusted }
     }
 
     /// Machines by state.
@@ -135,6 +138,18 @@ impl<S> Slots<S> {
         Some(machine)
     }
 
+    /// Uses no machine that is there again: those in use end after their calls.
+    pub fn distrust(&mut self) {
+        for (distrusted, slot) in self.distrusted.iter_mut().zip(&self.places) {
+            *distrusted = matches!(slot, Slot::Busy { .. } | Slot::Resetting(_));
+        }
+    }
+
+    /// The machine there is not to be used again.
+    pub fn is_distrusted(&self, index: usize) -> bool {
+        self.distrusted.get(index).copied().unwrap_or_default()
+    }
+
     /// Takes an idle machine out of use, so that its memory can be given back.
     pub fn end_clean(&mut self) -> Option<(usize, Arc<S>)> {
         let index = self.places.iter().rposition(|slot| matches!(slot, Slot::Clean(_)))?;
@@ -182,6 +197,9 @@ impl<S> Slots<S> {
             return Err(machine);
         };
         *slot = Slot::Clean(Arc::new(machine));
+        if let Some(distrusted) = self.distrusted.get_mut(index) {
+            *distrusted = false;
+        }
         self.counts.gone -= 1;
         self.counts.clean += 1;
         Ok(index)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::error::PoolError;
-use super::limits::PoolConfig;
+use super::limits::{OnFault, PoolConfig};
 use super::metrics::{PoolCounters, PoolMetrics};
 use super::pressure::PressureLevel;
 use super::queue::{Queue, Waiter};
@@ -24,6 +24,12 @@ pub struct State<S> {
     pub dirty: VecDeque<usize>,
     /// The pool was shut down.
     pub closed: bool,
+    /// Why no machine is used any more.
+    pub halted: Option<Arc<str>>,
+    /// Machines are to be made from something new.
+    pub renew: bool,
+    /// How often the pool has begun anew.
+    pub generation: u64,
     /// Machines for calls that have not come to take them yet, by the number of the call.
     granted: HashMap<u64, (usize, Arc<S>)>,
     refill: Refill,
@@ -65,6 +71,9 @@ impl<S> State<S> {
             counters: PoolCounters::default(),
             dirty: VecDeque::new(),
             closed: false,
+            halted: None,
+            renew: false,
+            generation: 0,
             granted: HashMap::new(),
             refill: Refill::default(),
             under_pressure: false,
@@ -78,6 +87,9 @@ impl<S> State<S> {
     pub fn usable(&self) -> Result<(), PoolError> {
         if self.closed {
             return Err(PoolError::ShutDown);
+        }
+        if let Some(reason) = &self.halted {
+            return Err(PoolError::Halted { reason: reason.to_string() });
         }
         match &self.refill.gave_up {
             Some(reason) if self.slots.existing() == 0 => {
@@ -110,6 +122,9 @@ impl<S> State<S> {
     /// Gives clean machines to those who wait. To be called whenever there may be more of them, or
     /// a tenant may have more.
     fn serve(&mut self) {
+        if self.halted.is_some() {
+            return;
+        }
         while self.slots.counts().clean > 0 {
             let Some(waiter) = self.queue.first(|tenant| self.may_have(tenant)).cloned() else {
                 return;
@@ -128,21 +143,48 @@ impl<S> State<S> {
         begun
     }
 
-    /// A machine is back in its golden state.
-    pub fn finish_reset(&mut self, index: usize, now: Instant) {
+    /// A machine is back in its golden state. Given back when it is not to be used again.
+    pub fn finish_reset(&mut self, index: usize, now: Instant) -> Option<Arc<S>> {
         self.counters.resets += 1;
+        let unwanted = self.slots.is_distrusted(index).then(|| self.slots.fail_reset(index));
         self.slots.finish_reset(index);
         self.serve();
         let looked = self.looked_at_memory;
         if looked.is_none_or(|then| now.saturating_duration_since(then) >= PRESSURE_INTERVAL) {
             self.look_at_memory = true;
         }
+        unwanted.flatten()
     }
 
-    /// A machine could not be put back. It gets a successor, whatever happened to earlier ones.
-    pub fn fail_reset(&mut self, index: usize) -> Option<Arc<S>> {
+    /// A machine could not be put back, or did not pass. Either it gets a successor, whatever
+    /// happened to earlier ones, or no machine is used any more.
+    pub fn fail_reset(&mut self, index: usize, reason: &str) -> Option<Arc<S>> {
+        let lost = self.slots.fail_reset(index)?;
         self.refill = Refill::default();
-        self.slots.fail_reset(index)
+        if self.config.on_fault == OnFault::Halt {
+            self.halt(reason);
+        }
+        Some(lost)
+    }
+
+    /// Uses no machine any more. The first reason stays.
+    pub fn halt(&mut self, reason: &str) {
+        if self.halted.is_none() && !self.closed {
+            self.halted = Some(Arc::from(reason));
+            self.queue.wake_all();
+        }
+    }
+
+    /// Serves again, with machines that are made from now on. Gives back those nobody uses.
+    pub fn resume(&mut self) -> Vec<(usize, Arc<S>)> {
+        if self.halted.take().is_none() {
+            return Vec::new();
+        }
+        self.refill = Refill::default();
+        self.renew = true;
+        self.generation += 1;
+        self.slots.distrust();
+        std::iter::from_fn(|| self.slots.end_clean()).collect()
     }
 
     /// The shutdown of a machine is over.
@@ -151,9 +193,10 @@ impl<S> State<S> {
         self.tell_if_unusable();
     }
 
-    /// A new machine is there. Gives it back when it is not wanted any more.
-    pub fn made(&mut self, machine: S) -> Result<(), S> {
-        if self.closed {
+    /// A new machine is there, whose making began in that generation. Gives it back when it is not
+    /// wanted any more.
+    pub fn made(&mut self, machine: S, generation: u64) -> Result<(), S> {
+        if self.closed || generation != self.generation {
             return Err(machine);
         }
         self.slots.install(machine)?;
@@ -267,7 +310,8 @@ impl<S> State<S> {
             self.slots.counts().clean < self.config.spare
                 || self.queue.first(|tenant| self.may_have(tenant)).is_some()
         };
-        !self.closed && self.slots.existing() < self.ceiling() && needed()
+        let serves = !self.closed && self.halted.is_none();
+        serves && self.slots.existing() < self.ceiling() && needed()
     }
 
     fn may_have(&self, tenant: &str) -> bool {
@@ -286,6 +330,7 @@ impl<S> State<S> {
             assert!(self.config.per_tenant == 0 || *busy <= self.config.per_tenant, "{tenant}");
         }
         let served = self.queue.first(|tenant| self.may_have(tenant)).is_none();
-        assert!(counts.clean == 0 || served || self.closed, "a call waits for no reason");
+        let idle = self.closed || self.halted.is_some();
+        assert!(counts.clean == 0 || served || idle, "a call waits for no reason");
     }
 }

@@ -1,6 +1,7 @@
 //! Pools of fake machines. Pools of real ones are tested in the crate `integration-tests`.
 
 mod fake;
+mod halted;
 mod lifecycle;
 mod random;
 mod verified;

@@ -77,10 +77,18 @@ impl<S: Sandbox> Shared<S> {
             if state.closed {
                 break Err(PoolError::ShutDown);
             }
+            let usable = state.usable();
             if let Some(taken) = state.collect(waiter.id) {
+                if let Err(error) = usable {
+                    // Nobody has used it: it goes back like any other.
+                    drop(state);
+                    drop(Lease::new(self, taken));
+                    state = self.lock();
+                    break Err(error);
+                }
                 break Ok(taken);
             }
-            if let Err(error) = state.usable() {
+            if let Err(error) = usable {
                 break Err(error);
             }
             if until.is_some_and(|until| until <= Instant::now()) {
@@ -123,13 +131,16 @@ impl<S: Sandbox> Shared<S> {
         match &result {
             Ok(_) => {
                 let mut state = self.lock();
-                state.finish_reset(index, Instant::now());
+                let unwanted = state.finish_reset(index, Instant::now());
                 self.tell_all(state);
+                if let Some(machine) = unwanted {
+                    self.end_at(index, machine);
+                }
             }
             Err(error) => {
                 warn!(code = error.code(), %error, "a machine of the pool could not be reset");
                 self.lock().counters.failed_resets += 1;
-                self.give_up(index);
+                self.give_up(index, &error.to_string());
             }
         }
         result
@@ -151,30 +162,62 @@ impl<S: Sandbox> Shared<S> {
                 drop(state);
                 self.dirty.notify_one();
             }
-            Ok(_) => {
+            Ok(verified) => {
                 self.lock().counters.failed_verifications += 1;
-                self.give_up(index);
+                self.give_up(index, &verified.verification.failure().unwrap_or_default());
             }
             Err(error) => {
                 warn!(code = error.code(), %error, "a machine of the pool could not be verified");
                 self.lock().counters.failed_resets += 1;
-                self.give_up(index);
+                self.give_up(index, &error.to_string());
             }
         }
-        result
+        self.unless_taken_away(result)
+    }
+
+    /// A machine that was ended by its owner while it was put back has not failed.
+    fn unless_taken_away(
+        &self,
+        result: Result<VerifiedReset, SandboxError>,
+    ) -> Result<VerifiedReset, SandboxError> {
+        let closed = self.lock().closed;
+        let passed = result.as_ref().is_ok_and(|verified| verified.verification.passed());
+        if closed && !passed { Err(taken_away()) } else { result }
     }
 
     /// Ends a machine that was being reset.
-    fn give_up(&self, index: usize) {
-        let lost = self.lock().fail_reset(index);
+    fn give_up(&self, index: usize, reason: &str) {
+        let lost = self.lock().fail_reset(index, reason);
         // There may be room for another one before this one has ended.
         self.wake_keeper();
-        if let Some(machine) = lost {
-            end(&*machine);
+        match lost {
+            Some(machine) => self.end_at(index, machine),
+            None => self.tell_all(self.lock()),
         }
+    }
+
+    /// Ends a machine that nobody uses any more; its place is free then.
+    fn end_at(&self, index: usize, machine: Arc<S>) {
+        end(&*machine);
+        drop(machine);
         let mut state = self.lock();
         state.ended(index);
         self.tell_all(state);
+    }
+
+    /// Uses no machine any more.
+    pub fn halt(&self, reason: &str) {
+        self.lock().halt(reason);
+        self.settled.notify_all();
+    }
+
+    /// Serves again, with new machines.
+    pub fn resume(&self) {
+        let unwanted = self.lock().resume();
+        for (index, machine) in unwanted {
+            self.end_at(index, machine);
+        }
+        self.wake_keeper();
     }
 
     /// Lets those look who wait for machines to change their states.
@@ -253,11 +296,24 @@ impl<S: Sandbox> Shared<S> {
     }
 
     fn make(&self) {
-        let made = shielded(|| self.source.make())
-            .and_then(|made| made.map_err(|error| error.to_string()));
-        match made {
+        let (generation, renew) = {
+            let state = self.lock();
+            (state.generation, state.renew)
+        };
+        let made = shielded(|| {
+            if renew {
+                self.source.renew()?;
+            }
+            self.source.make()
+        });
+        match made.and_then(|made| made.map_err(|error| error.to_string())) {
             Ok(machine) => {
-                let unwanted = self.lock().made(machine).err();
+                let mut state = self.lock();
+                if state.generation == generation {
+                    state.renew = false;
+                }
+                let unwanted = state.made(machine, generation).err();
+                drop(state);
                 if let Some(machine) = unwanted {
                     end(&machine);
                 }
@@ -361,7 +417,7 @@ impl<S: Sandbox> Drop for Place<'_, S> {
 }
 
 fn taken_away() -> SandboxError {
-    SandboxError::ResetFailed { reason: "the pool was shut down".to_owned() }
+    SandboxError::TakenAway { reason: "its call was ended, or the pool was shut down" }
 }
 
 fn end(machine: &impl Sandbox) {

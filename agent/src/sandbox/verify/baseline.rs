@@ -3,7 +3,9 @@
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use super::account::Account;
 use super::evidence::{Descriptors, Evidence, RunState, sha256_text};
+use super::finding::{self, Finding, Place, Source};
 use super::{NO_HASH, UNKNOWN_COUNT, Verification};
 
 /// More descriptors than any guest can have open, and few enough to be exact in JSON (RFC 7493 2.2).
@@ -18,6 +20,7 @@ pub struct Baseline {
     golden: [u8; 32],
     disk: [u8; 32],
     descriptors: i64,
+    account: Account,
 }
 
 /// Why nothing can be compared with what was measured.
@@ -78,7 +81,7 @@ impl Baseline {
         if evidence.run_state != RunState::Running || !evidence.differences.is_empty() {
             return Err(BaselineError::NotGolden {
                 run_state: evidence.run_state,
-                differences: evidence.differences.clone(),
+                differences: evidence.differences.iter().map(ToString::to_string).collect(),
             });
         }
         let descriptors = match &evidence.descriptors {
@@ -89,8 +92,11 @@ impl Baseline {
             Descriptors::Unusable(reason) => {
                 return Err(BaselineError::NoDescriptors(reason.clone()));
             }
+            Descriptors::NotAsked => {
+                return Err(BaselineError::NoDescriptors("nobody asked it".to_owned()));
+            }
         };
-        Ok(Self { golden: golden.hash, disk, descriptors })
+        Ok(Self { golden: golden.hash, disk, descriptors, account: evidence.account.clone() })
     }
 
     /// SHA-256 of the golden state.
@@ -108,6 +114,18 @@ impl Baseline {
         self.descriptors
     }
 
+    /// What its guest says of its processes and its memory.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// The same baseline with another account, for tests that want to see one caught.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn with_account(self, account: Account) -> Self {
+        Self { account, ..self }
+    }
+
     /// The same baseline with another number of descriptors, for tests that want to see one caught.
     #[doc(hidden)]
     #[must_use]
@@ -117,58 +135,89 @@ impl Baseline {
 
     /// Puts what the sources said beside what they should have said.
     pub fn judge(&self, evidence: Evidence) -> Verification {
-        let Evidence { reset_at, disk, descriptors, run_state, differences, parts } = evidence;
+        let Evidence {
+            reset_at, disk, descriptors, account, run_state, differences, parts, ..
+        } = evidence;
+        // Anything but the disk speaks of the machine: one that runs on from another state than the
+        // golden one is no running machine.
+        let machine_differs =
+            differences.iter().any(|f| matches!(f.source, Source::Vmm | Source::Memory));
         let mut findings = Vec::new();
-        let fs_hash_baseline = sha256_text(&self.disk);
-        let fs_hash = match disk {
-            Ok(hash) => sha256_text(&hash),
-            Err(reason) => {
-                findings.push(format!("the disk could not be hashed: {reason}"));
-                NO_HASH.to_owned()
-            }
-        };
-        if fs_hash != fs_hash_baseline && findings.is_empty() {
-            findings.push(format!("the disk is {fs_hash}, was {fs_hash_baseline}"));
+        let (fs_hash, of_disk) = self.judge_disk(disk, &differences);
+        findings.extend(of_disk);
+        let (open_fd_count, silent, of_guest) = self.judge_descriptors(descriptors);
+        findings.extend(of_guest);
+        let (of_account, odd) = account.compare(&self.account);
+        findings.extend(of_account);
+        if run_state != RunState::Running {
+            findings.push(Finding::new(Source::Vmm, Place::RunState, RunState::Running, run_state));
         }
-        let (open_fd_count, silent) = match descriptors {
-            Descriptors::Count(count) => {
-                let count = i64::try_from(count).map_or(MAX_COUNT, |count| count.min(MAX_COUNT));
-                if count != self.descriptors {
-                    let then = self.descriptors;
-                    findings.push(format!("the guest has {count} descriptors open, had {then}"));
-                }
-                (count, false)
-            }
-            Descriptors::Silent => {
-                findings.push("the guest did not answer".to_owned());
-                (UNKNOWN_COUNT, true)
-            }
-            Descriptors::Unusable(reason) => {
-                findings.push(format!("the guest did not count its descriptors: {reason}"));
-                (UNKNOWN_COUNT, false)
-            }
-        };
-        // A machine that runs on from another state than the golden one is no running machine.
+        findings.extend(differences);
         let vmm_state = match run_state {
-            RunState::Running if !differences.is_empty() => RunState::Error,
+            RunState::Running if machine_differs => RunState::Error,
             state => state,
         };
-        if run_state != RunState::Running {
-            findings.push(format!("the machine is {run_state}"));
-        }
-        findings.extend(differences.into_iter().map(|what| format!("not as captured: {what}")));
+        let more_findings = finding::bound(&mut findings);
+        let mut suspicions = evidence.suspicions;
+        suspicions.extend(odd);
+        finding::bound(&mut suspicions);
         Verification {
             reset_at,
             golden_hash: sha256_text(&self.golden),
             fs_hash,
-            fs_hash_baseline,
+            fs_hash_baseline: sha256_text(&self.disk),
             open_fd_count,
             open_fd_count_baseline: self.descriptors,
             vmm_state: vmm_state.name(),
             expected_vmm_state: RunState::Running.name(),
             silent,
             findings,
+            more_findings,
+            suspicions,
             parts,
+        }
+    }
+
+    /// The hash to tell, and what is wrong with it. Blocks that were found say more than a root
+    /// that differs.
+    fn judge_disk(
+        &self,
+        disk: Result<[u8; 32], String>,
+        differences: &[Finding],
+    ) -> (String, Option<Finding>) {
+        let was = sha256_text(&self.disk);
+        let named = differences.iter().any(|f| f.source == Source::Disk);
+        match disk {
+            Ok(hash) if hash == self.disk => (was, None),
+            Ok(hash) => {
+                let is = sha256_text(&hash);
+                let finding = Finding::new(Source::Disk, Place::WholeDisk, was, &is);
+                (is, (!named).then_some(finding))
+            }
+            Err(reason) => {
+                let is = format!("not hashed ({reason})");
+                let finding = Finding::new(Source::Disk, Place::WholeDisk, was, is);
+                (NO_HASH.to_owned(), (!named).then_some(finding))
+            }
+        }
+    }
+
+    /// The count to tell, whether the guest was silent, and what is wrong with its answer.
+    fn judge_descriptors(&self, descriptors: Descriptors) -> (i64, bool, Option<Finding>) {
+        let then = self.descriptors;
+        let finding = |is: &dyn std::fmt::Display| {
+            Some(Finding::new(Source::Guest, Place::Descriptors, then, is))
+        };
+        match descriptors {
+            Descriptors::Count(count) => {
+                let count = i64::try_from(count).map_or(MAX_COUNT, |count| count.min(MAX_COUNT));
+                (count, false, if count == then { None } else { finding(&count) })
+            }
+            Descriptors::Silent => (UNKNOWN_COUNT, true, None),
+            Descriptors::Unusable(reason) => {
+                (UNKNOWN_COUNT, false, finding(&format!("not counted ({reason})")))
+            }
+            Descriptors::NotAsked => (UNKNOWN_COUNT, false, None),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use super::VerificationParts;
+use super::{Account, Finding, VerificationParts};
 
 /// What the sources said about a machine that had been put back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,10 +14,14 @@ pub struct Evidence {
     pub disk: Result<[u8; 32], String>,
     /// The guest's count.
     pub descriptors: Descriptors,
+    /// What the guest says of its processes and its memory.
+    pub account: Account,
     /// What KVM says the machine is doing.
     pub run_state: RunState,
-    /// What of the state in KVM and the devices is not as it was, in words.
-    pub differences: Vec<String>,
+    /// What was seen of disk, memory, processors and devices that is not as it was.
+    pub differences: Vec<Finding>,
+    /// What is odd, and no difference by itself.
+    pub suspicions: Vec<Finding>,
     /// What each source cost.
     pub parts: VerificationParts,
 }
@@ -29,8 +33,10 @@ pub enum Descriptors {
     Count(u64),
     /// The guest was asked and said nothing in time.
     Silent,
-    /// There is no answer to go by: the guest could not be asked, or broke the protocol.
+    /// There is no answer to go by: the guest broke the protocol.
     Unusable(String),
+    /// Nobody asked: another source had disagreed, or the machine did not run.
+    NotAsked,
 }
 
 /// What a machine is doing, in the protocol's terms.

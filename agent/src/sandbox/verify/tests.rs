@@ -3,6 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::*;
+use crate::sandbox::Process;
 
 const DISK_BYTES: u64 = 5 << 16;
 const GOLDEN: &str = "sha256:dd56de4137951d9c92681b03416ec15f886b4482a27e3a517d32f085244cbe5d";
@@ -25,9 +26,20 @@ fn good() -> Evidence {
         disk: Ok(of(b"disk")),
         descriptors: Descriptors::Count(7),
         run_state: RunState::Running,
+        account: account(&["init"]),
         differences: Vec::new(),
+        suspicions: Vec::new(),
         parts: VerificationParts::default(),
     }
+}
+
+fn account(names: &[&str]) -> Account {
+    let processes = names.iter().zip(1..).map(|(name, pid)| Process { name: (*name).into(), pid });
+    Account { processes: Some(processes.collect()), memory_used: Some(1 << 20) }
+}
+
+fn difference(source: Source, name: &str) -> Finding {
+    Finding::new(source, Place::State { name: name.into() }, "as captured", "something else")
 }
 
 fn judge(change: impl FnOnce(&mut Evidence)) -> Verification {
@@ -56,38 +68,74 @@ fn three_sources_that_agree_pass() {
 
 #[test]
 fn any_one_source_that_disagrees_is_enough() {
-    let disagreements: [(Change, &str); 10] = [
-        (|e| e.disk = Ok(of(b"other")), "the disk is sha256:"),
-        (|e| e.disk = Err("no disk".into()), "could not be hashed: no disk"),
-        (|e| e.descriptors = Descriptors::Count(8), "has 8 descriptors open, had 7"),
-        (|e| e.descriptors = Descriptors::Count(6), "has 6 descriptors open, had 7"),
-        (|e| e.descriptors = Descriptors::Count(u64::MAX), "9007199254740991 descriptors"),
-        (|e| e.descriptors = Descriptors::Unusable("lies".into()), "descriptors: lies"),
-        (|e| e.run_state = RunState::Paused, "the machine is paused"),
-        (|e| e.run_state = RunState::Stopped, "the machine is stopped"),
-        (|e| e.run_state = RunState::Error, "the machine is error"),
-        (|e| e.differences = vec!["vCPU 0: registers".into()], "not as captured: vCPU 0"),
+    let disagreements: [(Change, Source, &str); 13] = [
+        (|e| e.disk = Ok(of(b"other")), Source::Disk, "the whole disk is sha256:"),
+        (|e| e.disk = Err("no disk".into()), Source::Disk, "not hashed (no disk)"),
+        (|e| e.descriptors = Descriptors::Count(8), Source::Guest, "descriptors is 8, was 7"),
+        (|e| e.descriptors = Descriptors::Count(6), Source::Guest, "descriptors is 6, was 7"),
+        (|e| e.descriptors = Descriptors::Count(u64::MAX), Source::Guest, "9007199254740991"),
+        (|e| e.descriptors = Descriptors::Unusable("lies".into()), Source::Guest, "(lies)"),
+        (|e| e.account = account(&["init", "sleep"]), Source::Guest, "process 2 (sleep)"),
+        (|e| e.run_state = RunState::Paused, Source::Vmm, "run state is paused"),
+        (|e| e.run_state = RunState::Stopped, Source::Vmm, "run state is stopped"),
+        (|e| e.run_state = RunState::Error, Source::Vmm, "run state is error"),
+        (|e| e.differences = vec![difference(Source::Vmm, "PIT")], Source::Vmm, "PIT is"),
+        (|e| e.differences = vec![difference(Source::Memory, "page")], Source::Memory, "page is"),
+        (|e| e.differences = vec![difference(Source::Disk, "block")], Source::Disk, "block is"),
     ];
-    for (change, says) in disagreements {
+    for (change, source, says) in disagreements {
         let found = judge(change);
         assert_eq!((found.verdict(), found.divergence_action()), (Verdict::Diverged, "halt"));
         assert!(!found.passed() && !found.silent);
         assert_eq!(found.findings.len(), 1, "{:?}", found.findings);
+        assert_eq!(found.findings[0].source, source, "{says}");
         assert!(found.failure().unwrap().contains(says), "{:?}", found.failure());
     }
     assert_eq!(judge(|e| e.disk = Err(String::new())).fs_hash, NO_HASH);
     assert_eq!(judge(|e| e.run_state = RunState::Paused).vmm_state, "paused");
     assert_eq!(judge(|e| e.run_state = RunState::Stopped).vmm_state, "stopped");
-    assert_eq!(judge(|e| e.differences = vec![String::new()]).vmm_state, "error");
+    for source in [Source::Vmm, Source::Memory] {
+        assert_eq!(judge(|e| e.differences = vec![difference(source, "")]).vmm_state, "error");
+    }
+    let disk = judge(|e| e.differences = vec![difference(Source::Disk, "")]);
+    assert_eq!(disk.vmm_state, "running");
     let unusable = judge(|e| e.descriptors = Descriptors::Unusable(String::new()));
     assert_eq!(unusable.open_fd_count, UNKNOWN_COUNT);
+}
+
+#[test]
+fn a_block_that_is_named_says_more_than_the_whole_disk() {
+    let found = judge(|e| {
+        e.disk = Ok(of(b"other"));
+        e.differences = vec![difference(Source::Disk, "block 17")];
+    });
+    assert_eq!(found.findings, [difference(Source::Disk, "block 17")]);
+    assert!(!found.fs_hash_match());
+}
+
+#[test]
+fn what_is_only_odd_passes_and_is_told() {
+    let found = judge(|e| {
+        e.suspicions = vec![difference(Source::Guest, "late")];
+        e.account = Account { memory_used: Some(1 << 30), ..account(&["init"]) };
+    });
+    assert_eq!((found.verdict(), found.failure()), (Verdict::Passed, None));
+    assert_eq!(found.suspicions.len(), 2, "{:?}", found.suspicions);
+}
+
+#[test]
+fn so_many_findings_are_told_and_the_others_counted() {
+    let found = judge(|e| e.differences = vec![difference(Source::Vmm, "PIT"); 100]);
+    assert_eq!((found.findings.len(), found.more_findings), (MAX_FINDINGS, 36));
+    let failure = found.failure().unwrap();
+    assert!(failure.ends_with("; and 92 more") && failure.len() < 1000, "{failure}");
 }
 
 #[test]
 fn silence_is_neither_agreement_nor_disagreement() {
     let silent = judge(|e| e.descriptors = Descriptors::Silent);
     assert_eq!(silent.verdict(), Verdict::Silent);
-    assert!(silent.silent && !silent.passed());
+    assert!(silent.silent && !silent.passed() && silent.findings.is_empty());
     assert_eq!((silent.open_fd_count, silent.divergence_action()), (UNKNOWN_COUNT, "halt"));
     assert!(silent.failure().unwrap().contains("did not answer"));
 }
@@ -97,7 +145,7 @@ fn silence_hides_no_disagreement() {
     let disagreements: [Change; 3] = [
         |e| e.disk = Ok(of(b"other")),
         |e| e.run_state = RunState::Paused,
-        |e| e.differences = vec!["PIT".into()],
+        |e| e.differences = vec![difference(Source::Vmm, "PIT")],
     ];
     for change in disagreements {
         let found = judge(|evidence| {
@@ -105,7 +153,9 @@ fn silence_hides_no_disagreement() {
             change(evidence);
         });
         assert_eq!(found.verdict(), Verdict::Diverged);
-        assert!(found.silent && found.findings.len() == 2);
+        assert!(found.silent && found.findings.len() == 1);
+        let failure = found.failure().unwrap();
+        assert!(failure.contains("did not answer"), "{failure}");
     }
 }
 
@@ -113,7 +163,7 @@ fn silence_hides_no_disagreement() {
 fn a_state_that_is_not_running_is_not_called_running_because_of_a_difference() {
     let found = judge(|e| {
         e.run_state = RunState::Paused;
-        e.differences = vec!["PIT".into()];
+        e.differences = vec![difference(Source::Vmm, "PIT")];
     });
     assert_eq!(found.vmm_state, "paused");
 }
@@ -154,9 +204,12 @@ fn a_baseline_of_a_machine_that_is_not_well_is_refused() {
     assert!(matches!(silent, BaselineError::NoDescriptors(_)));
     let broken = refused(|_, e| e.descriptors = Descriptors::Unusable("lies".into()));
     assert!(broken.to_string().contains("lies"), "{broken}");
+    let unasked = refused(|_, evidence| evidence.descriptors = Descriptors::NotAsked);
+    assert!(unasked.to_string().contains("nobody asked"), "{unasked}");
     let paused = refused(|_, evidence| evidence.run_state = RunState::Paused);
     assert!(paused.to_string().contains("paused"), "{paused}");
-    let different = refused(|_, evidence| evidence.differences = vec!["PIT".into()]);
+    let different =
+        refused(|_, evidence| evidence.differences = vec![difference(Source::Vmm, "PIT")]);
     assert!(different.to_string().contains("PIT"), "{different}");
 }
 

@@ -28,6 +28,7 @@ pub struct Facts {
     pub made: usize,
     pub tried: usize,
     pub ended: usize,
+    pub renewed: usize,
     /// What must never happen, in words.
     pub violations: Vec<String>,
     /// The next ones fail.
@@ -137,6 +138,11 @@ impl SandboxSource for FakeSource {
 
     fn bytes_per_machine(&self) -> u64 {
         1 << 20
+    }
+
+    fn renew(&self) -> Result<(), SandboxError> {
+        self.0.change(|facts| facts.renewed += 1);
+        Ok(())
     }
 }
 
@@ -286,9 +292,11 @@ impl Sandbox for Fake {
             expected_vmm_state: "running",
             silent,
             findings: Vec::new(),
+            more_findings: 0,
+            suspicions: Vec::new(),
             parts: VerificationParts::default(),
         };
-        Ok(VerifiedReset { outcome, verification })
+        Ok(VerifiedReset { outcome: Some(outcome), verification })
     }
 
     fn query(&self, _: QueryKind) -> Result<QueryAnswer, SandboxError> {

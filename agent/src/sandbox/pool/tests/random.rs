@@ -26,6 +26,8 @@ enum Event {
     Pressure(u8),
     Time(u16),
     TryAgain,
+    Halt,
+    Resume,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -42,6 +44,8 @@ fn event() -> impl Strategy<Value = Event> {
         1 => (0u8..3).prop_map(Pressure),
         1 => (0u16..3000).prop_map(Time),
         1 => Just(TryAgain),
+        1 => Just(Halt),
+        2 => Just(Resume),
     ]
 }
 
@@ -110,9 +114,10 @@ impl Model {
                     let machine = self.state.slots.resetting(index).unwrap();
                     machine.reset().unwrap();
                     drop(machine);
-                    self.state.finish_reset(index, self.now);
+                    let unwanted = self.state.finish_reset(index, self.now);
+                    self.ending.extend(unwanted.map(|machine| (index, machine)));
                 } else {
-                    let machine = self.state.fail_reset(index).unwrap();
+                    let machine = self.state.fail_reset(index, "no").unwrap();
                     self.ending.push((index, machine));
                 }
             }
@@ -129,6 +134,14 @@ impl Model {
             }
             Event::Time(ms) => self.now += Duration::from_millis(ms.into()),
             Event::TryAgain => self.state.try_again(),
+            Event::Halt => {
+                self.state.halt("as the test wanted");
+                assert!(self.state.usable().is_err());
+            }
+            Event::Resume => {
+                let unwanted = self.state.resume();
+                self.ending.extend(unwanted);
+            }
         }
     }
 
@@ -136,7 +149,10 @@ impl Model {
         match self.state.chore(self.now) {
             Chore::Make if make_succeeds => {
                 let machine = FakeSource(Arc::clone(&self.world)).make().unwrap();
-                assert!(self.state.made(machine).is_ok(), "made without a place for it");
+                assert!(
+                    self.state.made(machine, self.state.generation).is_ok(),
+                    "made without a place for it"
+                );
             }
             Chore::Make => self.state.not_made("no".into(), self.now),
             Chore::End(index, machine) => self.ending.push((index, machine)),
@@ -157,6 +173,7 @@ impl Model {
 
     /// Lets everything come to its end, without anything failing any more.
     fn settle(&mut self) {
+        self.happen(&Event::Resume);
         self.state.try_again();
         self.state.saw_memory(PressureLevel::None, self.now);
         for turn in 0..1000 {

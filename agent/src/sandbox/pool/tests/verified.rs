@@ -114,7 +114,8 @@ fn a_shutdown_meets_a_verification() {
         drop(world.until(|facts| facts.resetting == 1));
         pool.shutdown();
         let outcome = sent.join().unwrap().unwrap();
-        assert_eq!(outcome.verification.unwrap().unwrap_err().code(), "SANDBOX_RESET_FAILED");
+        let error = outcome.verification.unwrap().unwrap_err();
+        assert!(matches!(error, SandboxError::TakenAway { .. }), "{error}");
     });
     assert_eq!(world.facts().ended, 1);
     world.assert_clean();

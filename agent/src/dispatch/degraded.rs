@@ -1,0 +1,197 @@
+//! What the dispatcher does about machines that could not be shown to be golden: it halts, tells
+//! the audit log and the relay, and takes no command until a person has cleared it.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::json;
+use thiserror::Error;
+use tracing::{error, info, warn};
+
+use super::Dispatcher;
+use super::executor::{Executed, Executor, Failure};
+use crate::degraded::{ClearError, DegradedMode, Record};
+use crate::protocol::code::ErrorCode;
+use crate::sandbox::{Cause, Incident, PartialOutput, Remains, SandboxError};
+use crate::store::{AuditEntry, Channel, StoreError};
+
+/// Kind of the audit entry of an incident.
+pub(super) const INCIDENT: &str = "IntegrityIncident";
+
+/// Why the agent stays degraded.
+#[derive(Debug, Error)]
+pub enum NotCleared {
+    /// The reason could not be written down, so nothing was changed.
+    #[error("the audit log does not take the reason, so the agent stays degraded: {0}")]
+    Audit(#[source] StoreError),
+    /// The latch stays.
+    #[error(transparent)]
+    Latch(#[from] ClearError),
+}
+
+/// Who clears degraded mode, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize)]
+pub struct Clearance {
+    /// Why it may go on.
+    pub reason: String,
+    /// The person.
+    pub operator: String,
+}
+
+impl Clearance {
+    /// Kind of the audit entry.
+    pub const KIND: &str = "DegradedCleared";
+
+    /// The payload of the audit entry.
+    pub fn payload(&self, cleared: &Record) -> Vec<u8> {
+        json!({"reason": self.reason, "operator": self.operator, "cleared": cleared})
+            .to_string()
+            .into_bytes()
+    }
+}
+
+impl<E: Executor> Dispatcher<E> {
+    /// Whether commands are refused, and since when and why.
+    pub fn degraded(&self) -> &Arc<DegradedMode> {
+        &self.parts.degraded
+    }
+
+    /// What a command is refused with while the agent is degraded.
+    pub(super) fn refusal_while_degraded(&self) -> Option<String> {
+        let record = self.parts.degraded.current()?;
+        Some(format!(
+            "{}; somebody has to look at it and clear it on this endpoint",
+            record.summary()
+        ))
+    }
+
+    /// In place of running a command.
+    pub(super) fn not_run_while_degraded(message: String) -> Executed {
+        Executed {
+            result: Err(Failure {
+                code: ErrorCode::IntegrityMonitorTripped.as_str(),
+                message,
+                partial: PartialOutput::default(),
+            }),
+            reset: None,
+            execute: std::time::Duration::ZERO,
+            reset_took: std::time::Duration::ZERO,
+        }
+    }
+
+    /// Halts when the machine of a command is not what it should be. Degraded mode is on disk, and
+    /// audit log and relay have been told, when this returns.
+    pub(super) async fn halt_if_needed(&self, command_id: &str, executed: &Executed) {
+        if let Some(incident) = incident(command_id, executed) {
+            let degraded = Arc::clone(&self.parts.degraded);
+            let written = tokio::task::spawn_blocking(move || degraded.trip(&incident));
+            if let Err(error) = written.await {
+                error!(%error, "degraded mode was not entered as it should be");
+            }
+        }
+        self.tell_of_incidents().await;
+    }
+
+    /// Stops the machines, and tells of incidents outside of commands. Runs for ever.
+    pub async fn mind_incidents(&self) {
+        loop {
+            let news = self.parts.degraded.wait_for_news();
+            // From time to time without news: a latch that is not on disk is written then.
+            let _ = tokio::time::timeout(std::time::Duration::from_secs(5), news).await;
+            self.tell_of_incidents().await;
+        }
+    }
+
+    /// Tells whoever should know of what nobody knows yet. One at a time: who waits for this can
+    /// rely on it.
+    async fn tell_of_incidents(&self) {
+        let _turn = self.telling.lock().await;
+        let degraded = Arc::clone(&self.parts.degraded);
+        // It may write the latch once more.
+        let news = tokio::task::spawn_blocking(move || degraded.take_news()).await;
+        for record in news.unwrap_or_default() {
+            self.parts.executor.halt(&record.reason);
+            let entry = AuditEntry {
+                command_id: record.command_id.clone(),
+                code: Some(record.code.clone()),
+                payload: record.to_bytes(),
+                ..self.parts.audit_entry(Channel::Endpoint, INCIDENT)
+            };
+            if let Err(error) = self.parts.audit.append_durable(entry).await {
+                error!(%error, "an incident is not in the audit log");
+            }
+            self.send_incident(&record.code, &record).await;
+        }
+    }
+
+    /// An error event that names no command: one that did would be taken for the command's result,
+    /// and the result that says what happened for a late one.
+    async fn send_incident(&self, code: &str, record: &Record) {
+        let Some(session) = self.session() else { return };
+        let of =
+            record.command_id.as_deref().map_or_else(String::new, |id| format!("command {id}: "));
+        let code = match code {
+            code if code == ErrorCode::ResetVerificationTimeout.as_str() => {
+                ErrorCode::ResetVerificationTimeout
+            }
+            code if code == ErrorCode::ResetFailed.as_str() => ErrorCode::ResetFailed,
+            code if code == ErrorCode::ResetVerificationDivergence.as_str() => {
+                ErrorCode::ResetVerificationDivergence
+            }
+            _ => ErrorCode::IntegrityMonitorTripped,
+        };
+        let nil = uuid::Uuid::nil().to_string();
+        let message = format!("{of}{}", record.reason);
+        let event = self.parts.error_event(Some(&nil), &session.id, code, &message);
+        // A relay that is not there is told with its next session.
+        let _ = session.send(event).await;
+    }
+
+    /// Tells a relay that has just connected.
+    pub(super) async fn tell_if_degraded(&self) {
+        if let Some(record) = self.parts.degraded.current() {
+            self.send_incident(ErrorCode::IntegrityMonitorTripped.as_str(), &record).await;
+        }
+    }
+
+    /// Leaves degraded mode: the reason is in the audit log before anything else changes, and new
+    /// machines serve from then on. `None` when the agent is not degraded.
+    pub async fn clear(&self, clearance: &Clearance) -> Result<Option<Arc<Record>>, NotCleared> {
+        let Some(record) = self.parts.degraded.current() else { return Ok(None) };
+        let entry = AuditEntry {
+            command_id: record.command_id.clone(),
+            operator_id: Some(clearance.operator.clone()),
+            code: Some(record.code.clone()),
+            payload: clearance.payload(&record),
+            ..self.parts.audit_entry(Channel::Endpoint, Clearance::KIND)
+        };
+        self.parts.audit.append_durable(entry).await.map_err(NotCleared::Audit)?;
+        let (degraded, seen) = (Arc::clone(&self.parts.degraded), Arc::clone(&record));
+        let cleared = tokio::task::spawn_blocking(move || degraded.clear(&seen)).await;
+        cleared.unwrap_or(Err(ClearError::Changed))?;
+        warn!(operator = clearance.operator, reason = clearance.reason, "cleared: serving again");
+        let executor = Arc::clone(&self.parts.executor);
+        let resumed = tokio::task::spawn_blocking(move || executor.resume());
+        if resumed.await.is_ok() {
+            info!("new machines are made");
+        }
+        Ok(Some(record))
+    }
+}
+
+/// What a command's machine has come to, when it must not be used again.
+fn incident(command_id: &str, executed: &Executed) -> Option<Incident> {
+    let cause = match executed.reset.as_ref()? {
+        Ok(verification) if verification.passed() => return None,
+        Ok(verification) => Cause::Verification(Box::new(verification.clone())),
+        // Its owner has ended it.
+        Err(SandboxError::TakenAway { .. }) => return None,
+        Err(error) => Cause::ResetFailed(error.to_string()),
+    };
+    Some(Incident {
+        at: std::time::SystemTime::now(),
+        command_id: Some(command_id.to_owned()),
+        cause,
+        remains: Remains::default(),
+    })
+}

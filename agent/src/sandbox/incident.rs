@@ -1,0 +1,69 @@
+//! A machine that could not be shown to be golden, and who is told before it is ended.
+
+use std::time::SystemTime;
+
+use super::Verification;
+
+/// What happened to a machine, and what is left of it.
+#[derive(Debug, Clone)]
+pub struct Incident {
+    /// When it was noticed.
+    pub at: SystemTime,
+    /// The last command the machine ran; `None` when it ran none.
+    pub command_id: Option<String>,
+    /// What is wrong with it.
+    pub cause: Cause,
+    /// What was saved of it.
+    pub remains: Remains,
+}
+
+/// What is wrong with a machine.
+#[derive(Debug, Clone)]
+pub enum Cause {
+    /// It did not pass this verification.
+    Verification(Box<Verification>),
+    /// It could not be put back, for this reason.
+    ResetFailed(String),
+}
+
+impl Cause {
+    /// In words.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Verification(verification) => verification.failure().unwrap_or_default(),
+            Self::ResetFailed(reason) => reason.clone(),
+        }
+    }
+}
+
+/// What was saved of a machine before it was ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Blocks of its disk that are not as they were.
+    pub blocks: Vec<Exhibit>,
+    /// Pages of its RAM that are not as they were.
+    pub pages: Vec<Exhibit>,
+    /// What the guest wrote to its console, the end of it.
+    pub console: String,
+    /// Processors and devices, in words.
+    pub state: String,
+}
+
+/// 4096 bytes as they were found, and as they were in the golden state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exhibit {
+    /// Number of the block, or guest-physical address of the page.
+    pub place: u64,
+    /// What was found.
+    pub found: Vec<u8>,
+    /// What was there; `None` when it could not be read.
+    pub golden: Option<Vec<u8>>,
+}
+
+/// Told of every incident of a sandbox, before its machine is ended and before the one who asked
+/// for the reset hears of it.
+pub trait Guard: Send + Sync {
+    /// Blocks the reset until it returns: when it has written something to disk, that is there
+    /// before anything else happens.
+    fn tripped(&self, incident: Incident);
+}
