@@ -151,10 +151,8 @@ fn size(directory: &Path) -> io::Result<u64> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let found = entry.metadata()?;
-        bytes = bytes.saturating_add(match found.is_dir() {
-            true => size(&entry.path())?,
-            false => found.len(),
-        });
+        let more = if found.is_dir() { size(&entry.path())? } else { found.len() };
+        bytes = bytes.saturating_add(more);
     }
     Ok(bytes)
 }

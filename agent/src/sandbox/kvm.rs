@@ -153,6 +153,7 @@ impl KvmSandbox {
 
     /// A sandbox of the same configuration and with the same guard that shares nothing with this
     /// one: its first boot reads the image again.
+    #[must_use]
     pub fn anew(&self) -> Self {
         let sandbox = Self::new(self.lock().config.clone());
         *sandbox.guard.lock().unwrap_or_else(PoisonError::into_inner) = self.guard();

@@ -6,7 +6,12 @@
 //! is wrong with the machine of the next command that ends: `disk`, `silent` or `reset`; the file is
 //! removed then); and it appends to `runs.log` the id of every command it runs, and to `machines.log`
 //! a line when its machines are halted or made anew.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test's tool says so by failing")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's tool fails loudly"
+)]
 
 use std::fs;
 use std::io::Write;

@@ -105,14 +105,14 @@ pub fn put_back(
     strategy: Strategy,
     inspect: Option<&mut Inspection<'_>>,
 ) -> Result<ResetReport, SandboxError> {
-    let report = reset(&live.machine, strategy, inspect).map_err(reset_failed)?;
+    let report = reset(&live.machine, strategy, inspect).map_err(|error| reset_failed(&error))?;
     live.renew_channel()?;
     debug!(took = ?report.parts.total(), pages = report.dirty_pages, "reset");
     Ok(report)
 }
 
 /// The error of a machine that cannot be put back.
-pub fn reset_failed(error: MachineError) -> SandboxError {
+pub fn reset_failed(error: &MachineError) -> SandboxError {
     SandboxError::ResetFailed { reason: error.to_string() }
 }
 

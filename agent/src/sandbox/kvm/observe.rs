@@ -77,7 +77,7 @@ pub fn observe(
     let mut parts = VerificationParts::default();
     // Also when somebody else has paused it.
     if !machine.is_paused() {
-        machine.pause().map_err(reset_failed)?;
+        machine.pause().map_err(|error| reset_failed(&error))?;
     }
     moment(Moment::Held, machine);
     let begun = Instant::now();

@@ -1,5 +1,7 @@
 //! What is saved of a machine before it is ended.
 
+use std::fmt::Write;
+
 use vmm::Machine;
 
 use crate::sandbox::{Remains, Verification};
@@ -30,7 +32,8 @@ fn state(machine: &Machine) -> String {
     };
     if let Ok(differences) = machine.state_differences() {
         for difference in &differences.0 {
-            text.push_str(&format!("{difference}\n"));
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{difference}");
         }
     }
     text
