@@ -1,6 +1,7 @@
 //! The command line. Each subcommand is one file here and keeps to parsing, calling and printing.
 
 mod audit;
+mod baselines;
 mod bench;
 mod canonicalize;
 mod clear;
@@ -11,6 +12,7 @@ mod evidence;
 mod exec;
 mod exit;
 mod explain;
+mod install;
 mod logging;
 mod redteam;
 mod run;
@@ -37,6 +39,7 @@ Examples:
   brainstorm-agent exec cat --params '{\"path\":\"/etc/hostname\"}' --json
   brainstorm-agent enroll --relay https://relay.example --token-file token --tenant-key HEX
                                                 Become an endpoint of a relay
+  brainstorm-agent install                      Measure what every start is compared with
   brainstorm-agent run --relay wss://relay.example   Take its commands
   brainstorm-agent status                       How is the agent that runs?
   brainstorm-agent explain                      Why does it take no commands?
@@ -98,6 +101,11 @@ enum Command {
     Envelope(envelope::Arguments),
     /// Make this host an endpoint of a relay, with a one-time token.
     Enroll(enroll::Arguments),
+    /// Boot, capture, restore, and measure what every later start is compared with. Exit codes: 1 boot,
+    /// 2 snapshot, 3 usage or environment, 4 baselines.
+    Install(install::Arguments),
+    /// Look at what `install` measured.
+    Baselines(baselines::Arguments),
     /// Look at the log of what was asked of this endpoint and what came of it.
     Audit(audit::Arguments),
     /// Look at what commands gave, and hand it to others so that they can check it.
@@ -108,6 +116,20 @@ enum Command {
 }
 
 impl Cli {
+    /// Understands the process's arguments, or ends the process with what is wrong with them.
+    pub fn from_arguments() -> Self {
+        Self::try_parse().unwrap_or_else(|error| {
+            // `install` has an exit code of its own for this; asking for help is no mistake.
+            let installs = std::env::args_os().any(|word| word == "install");
+            if installs && error.use_stderr() {
+                // Nobody to tell, when this fails.
+                let _ = error.print();
+                std::process::exit(install::USAGE.into());
+            }
+            error.exit()
+        })
+    }
+
     /// Does what the command line says.
     pub fn run(self) -> ExitCode {
         // Before anything that opens files or starts threads.
@@ -121,6 +143,10 @@ impl Cli {
         }
         let config = match self.settings.load(flags) {
             Ok(config) => config,
+            Err(error) if matches!(self.command, Command::Install(_)) => {
+                terminal::complain(&error, Exit::Usage);
+                return install::USAGE.into();
+            }
             Err(error) => return terminal::complain(&error, Exit::Usage),
         };
         match self.command {
@@ -136,6 +162,8 @@ impl Cli {
             Command::Snapshot(arguments) => snapshot::run(&arguments, &config),
             Command::Canonicalize => canonicalize::run(),
             Command::Envelope(arguments) => envelope::run(&arguments),
+            Command::Install(arguments) => install::run(&arguments, &config),
+            Command::Baselines(arguments) => baselines::run(&arguments, &config),
             Command::Evidence(arguments) => evidence::run(&arguments, &config),
             Command::Audit(arguments) => audit::run(&arguments, &config),
             Command::Enroll(arguments) => enroll::run(arguments, &config),

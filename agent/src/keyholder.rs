@@ -21,6 +21,8 @@ mod mac;
 mod wire;
 
 pub use child::serve;
+#[cfg(test)]
+pub(crate) use mac::of_baselines as mac_of_baselines;
 
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;

@@ -7,6 +7,7 @@
 //! - [`keyholder`]: the private key, in a process of its own.
 //! - [`relay`]: enrolment and the connection to the relay.
 //! - [`dispatch`]: from envelope to result.
+//! - [`baselines`]: what was measured when the agent was installed.
 //! - [`evidence`]: what a command wrote, kept so that others can check it.
 //! - [`degraded`]: no command after a machine that could not be shown to be golden.
 //! - [`service`]: all of it at work.
@@ -16,6 +17,7 @@
 //! - [`cli`]: the `brainstorm-agent` command.
 #![warn(missing_docs)]
 
+pub mod baselines;
 pub mod bench;
 pub mod cli;
 pub mod config;

@@ -3,8 +3,7 @@
 use std::process::ExitCode;
 
 use brainstorm_agent::cli::Cli;
-use clap::Parser;
 
 fn main() -> ExitCode {
-    Cli::parse().run()
+    Cli::from_arguments().run()
 }

@@ -17,6 +17,8 @@ mod file;
 pub mod identity;
 mod journal;
 mod nonces;
+pub mod note;
+pub(crate) mod sealed;
 mod writer;
 
 pub use audit::{

@@ -2,19 +2,23 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use thiserror::Error;
 use tracing::{info, warn};
 
 use super::{Exit, terminal};
+use crate::baselines::machine::restore_installed;
+use crate::baselines::{self, BaselineStore, StartError, Started};
 use crate::config::Config;
 use crate::dispatch::executor::{PoolExecutor, Tools};
 use crate::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig, PoolError};
 use crate::sandbox::{ImageError, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
 use crate::service::{Groundwork, ServiceError};
+use crate::store::note::note_in_audit;
 use guest::registry::RegistryError;
+use serde_json::json;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -57,6 +61,8 @@ enum RunError {
     #[error(transparent)]
     Boot(SandboxError),
     #[error(transparent)]
+    Baselines(#[from] StartError),
+    #[error(transparent)]
     Pool(#[from] PoolError),
 }
 
@@ -74,16 +80,39 @@ pub fn run(config: Config) -> ExitCode {
     }
 }
 
+/// The first machine: restored from what is installed and compared with it, or booted where nothing
+/// is installed.
+fn first_machine(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSandbox, RunError> {
+    let begun = Instant::now();
+    let store = BaselineStore::new(groundwork.state_dir.path(), &*groundwork.key_holder);
+    let started = baselines::start(&store, |record| restore_installed(&config, record))?;
+    let Some(Started { made, slot, rolled_back }) = started else {
+        info!("nothing is installed: resets are compared with what is measured now");
+        // A result is only worth something with a verified reset.
+        let sandbox = KvmSandbox::new(SandboxConfig { verify: true, ..config });
+        sandbox.guard_with(Arc::clone(&groundwork.degraded) as _);
+        let boot = sandbox.boot().map_err(RunError::Boot)?;
+        info!(took_ms = boot.total.as_millis(), "the first machine is ready");
+        return Ok(sandbox);
+    };
+    made.guard_with(Arc::clone(&groundwork.degraded) as _);
+    if let Some(reason) = rolled_back {
+        let payload = json!({"slot": slot.name(), "reason": reason});
+        if let Err(error) = note_in_audit(&groundwork.state_dir, "BaselinesRolledBack", &payload) {
+            warn!(%error, "the audit log does not say that the agent went back to another slot");
+        }
+    }
+    let took_ms = begun.elapsed().as_millis();
+    info!(slot = slot.name(), took_ms, "the first machine is as it was installed");
+    Ok(made)
+}
+
 fn serve(config: Config) -> Result<(), RunError> {
     let (machines, queue) = (config.run.machines, config.run.queue);
     let groundwork = Groundwork::lay(config.run)?;
     let manifest = config.sandbox.image.manifest()?.ok_or(RunError::NoManifest)?;
     let tools = Tools::new(&manifest, &config.sandbox.enable_tools)?;
-    // A result is only worth something with a verified reset.
-    let sandbox = KvmSandbox::new(SandboxConfig { verify: true, ..config.sandbox });
-    sandbox.guard_with(Arc::clone(&groundwork.degraded) as _);
-    let boot = sandbox.boot().map_err(RunError::Boot)?;
-    info!(took_ms = boot.total.as_millis(), "the first machine is ready");
+    let sandbox = first_machine(&groundwork, config.sandbox)?;
     let source = KvmSource::new(sandbox).map_err(RunError::Boot)?;
     // What reached one machine may have reached others.
     let on_fault = OnFault::Halt;

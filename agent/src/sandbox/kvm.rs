@@ -70,6 +70,11 @@ impl SandboxConfig {
             verify: false,
         }
     }
+
+    /// Kernel command line of a machine of this image, without the devices that the machine appends.
+    pub fn cmdline(&self, image: &Image) -> String {
+        boot::cmdline(self, image)
+    }
 }
 
 /// A sandbox in a KVM machine.

@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SMALLEST: u64 = 512;
 
 /// What SQLite keeps beside a file.
-const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+pub(super) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// What a file has to be to be a certain store.
 pub(super) struct Kind {
@@ -100,7 +100,7 @@ fn prepare(database: &Connection, path: &Path, kind: &Kind) -> Result<(), StoreE
 }
 
 /// Makes a file that somebody else may have written harmless to open.
-pub(super) fn distrust(database: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn distrust(database: &Connection) -> rusqlite::Result<()> {
     database.busy_timeout(PATIENCE)?;
     database.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     database.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;

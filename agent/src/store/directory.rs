@@ -41,7 +41,7 @@ pub enum StateDirError {
     /// The record of stores is gone, so nobody can tell whether a store is missing.
     #[error(
         "{} is gone, though {} is in use; put it back from a backup, or write one with a line \
-         for each of nonces.db, journal.db and audit.db that is there",
+         for each of nonces.db, journal.db, audit.db and baselines.db that is there",
         record.display(), path.display()
     )]
     NoRecord {

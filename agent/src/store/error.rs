@@ -168,7 +168,7 @@ impl StoreError {
     }
 
     /// From an error of the system.
-    pub(super) fn of_io(path: &Path, error: &io::Error) -> Self {
+    pub(crate) fn of_io(path: &Path, error: &io::Error) -> Self {
         let path = path.to_path_buf();
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path },

@@ -1,0 +1,87 @@
+//! Restoring a machine from a snapshot, and measuring it.
+
+use std::path::Path;
+
+use guest::evidence::format_sha256;
+use vmm::snapshot::file::Info;
+
+use super::record::{Record, VERSION, check};
+use super::start::StartError;
+use crate::protocol::Timestamp;
+use crate::sandbox::{KvmSandbox, Sandbox, SandboxConfig};
+
+/// Restores a machine from a snapshot, lets its baseline be measured, and puts it through a first
+/// verified reset. Gives what was measured, bound to what the snapshot is made of.
+pub fn restore(
+    config: &SandboxConfig,
+    snapshot: &Path,
+) -> Result<(KvmSandbox, Record), StartError> {
+    let failed = |error: &dyn std::fmt::Display| StartError::Machine(error.to_string());
+    let config = SandboxConfig { verify: true, ..config.clone() };
+    let sandbox = KvmSandbox::from_snapshot(config, snapshot).map_err(|e| failed(&e))?;
+    sandbox.boot().map_err(|e| failed(&e))?;
+    let record = measured(&sandbox, snapshot)?;
+    let reset = sandbox.reset_and_verify().map_err(|e| failed(&e))?;
+    match reset.verification.failure() {
+        None => Ok((sandbox, record)),
+        Some(reason) => Err(StartError::Machine(reason)),
+    }
+}
+
+/// [`restore`] from what is installed, refusing everything that differs from it.
+pub fn restore_installed(
+    config: &SandboxConfig,
+    installed: &Record,
+) -> Result<KvmSandbox, StartError> {
+    same_settings(config, installed)?;
+    let (sandbox, found) = restore(config, &installed.snapshot)?;
+    check(installed, &found)?;
+    Ok(sandbox)
+}
+
+/// What is known before anything is restored, so that a change of settings is named as such.
+fn same_settings(config: &SandboxConfig, installed: &Record) -> Result<(), StartError> {
+    let image = crate::sandbox::Image::open(&config.image)
+        .map_err(|error| StartError::Machine(error.to_string()))?;
+    let rootfs = image.rootfs().sha256().map_err(|e| StartError::Machine(e.to_string()))?;
+    let found = Record {
+        // All crates of this program have one version.
+        vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel_sha256: format_sha256(&image.kernel().sha256()),
+        rootfs_sha256: format_sha256(&rootfs),
+        cmdline: config.cmdline(&image),
+        memory_mib: config.memory_mib,
+        vcpus: config.vcpus,
+        ..installed.clone()
+    };
+    Ok(check(installed, &found)?)
+}
+
+fn measured(sandbox: &KvmSandbox, snapshot: &Path) -> Result<Record, StartError> {
+    let failed = |what: &str| StartError::Machine(what.to_owned());
+    let info = Info::read(snapshot).map_err(|error| StartError::Machine(error.to_string()))?;
+    let baseline = sandbox.baseline().ok_or_else(|| failed("no baseline was measured"))?;
+    let golden_hash = format_sha256(&baseline.golden_hash());
+    // The file's own list has bare digits.
+    let sha256 = |digits: &str| format!("sha256:{digits}");
+    if sha256(&info.golden_hash) != golden_hash {
+        return Err(failed("the snapshot was replaced while it was read"));
+    }
+    Ok(Record {
+        version: VERSION,
+        measured_at: Timestamp::now(),
+        snapshot: snapshot.to_path_buf(),
+        vmm_version: info.vmm_version,
+        kernel_sha256: sha256(&info.kernel_sha256),
+        rootfs_sha256: sha256(&info.rootfs_sha256.unwrap_or_default()),
+        cmdline: info.cmdline,
+        memory_mib: info.memory_mib,
+        vcpus: info.vcpus,
+        cpu_template: sha256(&info.cpuid_sha256),
+        disk_bytes: info.disk_bytes,
+        golden_hash,
+        fs_hash: format_sha256(&baseline.disk_hash()),
+        open_fd_count: baseline.descriptors(),
+        expected_vmm_api_state: super::record::RUNNING.to_owned(),
+    })
+}
