@@ -34,11 +34,11 @@ impl Checker {
         }
     }
 
-    /// Looks up of which of its pages this private mapping has copies.
-    pub(super) fn find_copies(&mut self, mapping: &[u8]) -> io::Result<()> {
-        self.copies.clear();
+    /// Looks up of which of these pages this private mapping has copies, and adds them to
+    /// `self.copies`.
+    pub(super) fn find_copies(&mut self, mapping: &[u8], pages: Range<usize>) -> io::Result<()> {
         match &mut self.table {
-            Some(table) => table.copies(mapping.as_ptr() as usize, mapping.len(), &mut self.copies),
+            Some(table) => table.copies(mapping.as_ptr() as usize, pages, &mut self.copies),
             None => Ok(()),
         }
     }

@@ -126,7 +126,8 @@ impl Checker {
     }
 
     fn copies_of(&mut self, overlay: &Overlay) -> io::Result<()> {
-        self.find_copies(overlay.mapping().bytes())
+        self.copies.clear();
+        self.find_copies(overlay.mapping().bytes(), 0..overlay.blocks())
     }
 }
 

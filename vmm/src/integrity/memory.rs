@@ -11,6 +11,9 @@ use super::{Checker, Finding, FindingSource, MOST_FINDINGS, Place};
 use crate::memory::{GoldenMemory, GuestRam, PAGE_BYTES, leaf_of};
 use crate::snapshot::Run;
 
+/// Pages in a row that take longer to find in the page tables than to leave out there.
+const WORTH_LEAVING_OUT: usize = 64;
+
 /// What was found in memory.
 #[derive(Debug, Default)]
 pub struct MemoryFound {
@@ -90,8 +93,14 @@ impl Checker {
         // As if all regions were one, so that the place to go on is one number.
         let mut unnamed: Vec<(usize, Range<usize>)> = Vec::new();
         for (region, pair) in pairs.iter().enumerate() {
-            self.find_copies(pair.now)?;
             let named = restored.iter().filter(|run| run.region == region);
+            self.copies.clear();
+            let mut at = 0;
+            for run in named.clone().filter(|run| run.count >= WORTH_LEAVING_OUT) {
+                self.find_copies(pair.now, at..run.first.max(at))?;
+                at = at.max(run.first + run.count);
+            }
+            self.find_copies(pair.now, at.min(pair.pages())..pair.pages())?;
             without(&self.copies, named, |pages| unnamed.push((region, pages)));
         }
         let total: usize = unnamed.iter().map(|(_, pages)| pages.len()).sum();

@@ -71,7 +71,7 @@ impl PageTable {
         let mut table = Self { file, searches: true, regions: Vec::new(), entries: Vec::new() };
         let page = [0_u8; 1];
         let address = page.as_ptr() as usize / PAGE_BYTES * PAGE_BYTES;
-        table.searches = table.search(address, PAGE_BYTES, &mut Vec::new()).is_ok();
+        table.searches = table.search(address, 0..1, &mut Vec::new()).is_ok();
         Ok(table)
     }
 
@@ -80,33 +80,34 @@ impl PageTable {
         self.searches
     }
 
-    /// Adds to `found` the pages, counted from `address`, that the private mapping of `length`
-    /// bytes there has copies of, in memory or swapped out, ascending. The content of the mapping
-    /// is not touched.
+    /// Adds to `found` those of `pages`, counted from `address`, that the private mapping there has
+    /// copies of, in memory or swapped out, ascending. The content of the mapping is not touched.
     pub fn copies(
         &mut self,
         address: usize,
-        length: usize,
+        pages: Range<usize>,
         found: &mut Vec<Range<usize>>,
     ) -> io::Result<()> {
-        if self.searches {
-            self.search(address, length, found)
+        if pages.is_empty() {
+            Ok(())
+        } else if self.searches {
+            self.search(address, pages, found)
         } else {
-            self.read_entries(address, length, found)
+            self.read_entries(address, pages, found)
         }
     }
 
     fn search(
         &mut self,
         address: usize,
-        length: usize,
+        pages: Range<usize>,
         found: &mut Vec<Range<usize>>,
     ) -> io::Result<()> {
         self.regions.resize(REGIONS, Region::default());
-        let end = (address + length.next_multiple_of(PAGE_BYTES)) as u64;
+        let end = (address + pages.end * PAGE_BYTES) as u64;
         let mut arguments = ScanArguments {
             size: mem::size_of::<ScanArguments>() as u64,
-            start: address as u64,
+            start: (address + pages.start * PAGE_BYTES) as u64,
             end,
             vec: self.regions.as_mut_ptr() as u64,
             vec_len: self.regions.len() as u64,
@@ -138,14 +139,13 @@ impl PageTable {
     fn read_entries(
         &mut self,
         address: usize,
-        length: usize,
+        pages: Range<usize>,
         found: &mut Vec<Range<usize>>,
     ) -> io::Result<()> {
         const ENTRY_BYTES: usize = mem::size_of::<u64>();
-        let pages = length.div_ceil(PAGE_BYTES);
-        let mut first = 0;
-        while first < pages {
-            let count = ENTRIES.min(pages - first);
+        let mut first = pages.start;
+        while first < pages.end {
+            let count = ENTRIES.min(pages.end - first);
             self.entries.resize(count * ENTRY_BYTES, 0);
             let at = (address / PAGE_BYTES + first) * ENTRY_BYTES;
             self.file.read_exact_at(&mut self.entries, at as u64)?;
@@ -194,7 +194,11 @@ mod tests {
         for mut table in tables() {
             let mut copies = |mapping: &PrivateMapping| {
                 let mut found = Vec::new();
-                table.copies(address, mapping.bytes().len(), &mut found).unwrap();
+                // In one go and in two are the same.
+                let middle = mapping.bytes().len() / PAGE_BYTES / 3;
+                table.copies(address, 0..middle, &mut found).unwrap();
+                table.copies(address, middle..PAGES, &mut found).unwrap();
+                table.copies(address, 7..7, &mut found).unwrap();
                 found
             };
             assert_eq!(copies(&mapping), []);

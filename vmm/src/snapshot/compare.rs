@@ -81,7 +81,8 @@ impl Differences {
         devices: &DeviceSet,
         put_back: PutBack,
     ) -> Result<Self, ResetError> {
-        let unlike = state::all(golden, vm, vcpus, devices, put_back)?;
+        let mut unlike = state::kvm(golden, vm, vcpus, put_back)?;
+        unlike.extend(state::devices(golden, devices)?);
         Ok(Self(unlike.into_iter().map(Difference::from).collect()))
     }
 

@@ -143,21 +143,24 @@ impl Core {
         self.checker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory and disk.
+    /// Memory and disk, and the devices, which are not to wait for the disk.
     fn check_content(
         &self,
         golden: &Golden,
         restored: &[Run],
         plan: &IntegrityPlan,
     ) -> Result<IntegrityReport, MachineError> {
+        let devices = state::devices(golden, &self.devices)?;
         let mut report = IntegrityReport::default();
+        report.findings.extend(devices.into_iter().map(Finding::from));
         let mut checker = self.checker();
         let begun = Instant::now();
         let most = (plan.copies_at_once(), plan.memory_steps());
         let found = checker
             .memory(self.vm.ram(), &golden.memory, restored, most)
             .map_err(unreadable("memory"))?;
-        (report.pages, report.findings) = (found.pages, found.findings);
+        report.pages = found.pages;
+        report.findings.extend(found.findings);
         report.took.memory = begun.elapsed();
 
         let begun = Instant::now();
@@ -172,7 +175,7 @@ impl Core {
         Ok(report)
     }
 
-    /// State, on the thread of the first vCPU; `others` is what was found on the others.
+    /// State in KVM, on the thread of the first vCPU; `others` is what was found on the others.
     fn check_state(
         &self,
         golden: &Golden,
@@ -185,7 +188,7 @@ impl Core {
             found.push(state::vcpu(golden, 0, first, put_back)?);
         }
         found.extend(others);
-        let unlike = state::all(golden, &self.vm, found, &self.devices, put_back)?;
+        let unlike = state::kvm(golden, &self.vm, found, put_back)?;
         let mut findings: Vec<Finding> = unlike.into_iter().map(Finding::from).collect();
         let mut rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
         let rewinder = rewinder.as_mut().ok_or(MachineError::NotCaptured)?;

@@ -76,19 +76,17 @@ pub fn vcpu(
     Ok(VcpuFound { unlike, ahead: state.tsc.wrapping_sub(now).wrapping_sub(then.tsc) })
 }
 
-/// Compares all that is not on a vCPU, and returns it with what was found there. The socket device
-/// must be quiesced.
-pub fn all(
+/// Compares vCPUs, of which `vcpus` tells, and the machine they belong to: interrupt controllers,
+/// timer, clocks.
+pub fn kvm(
     golden: &Golden,
     vm: &Vm,
     vcpus: Vec<VcpuFound>,
-    devices: &DeviceSet,
     put_back: PutBack,
-) -> Result<Vec<Unlike>, ResetError> {
+) -> Result<Vec<Unlike>, KvmError> {
     let ahead: Vec<u64> = vcpus.iter().map(|found| found.ahead).collect();
     let mut unlike: Vec<Unlike> = vcpus.into_iter().flat_map(|found| found.unlike).collect();
     self::vm(golden, vm, &ahead, put_back, &mut unlike)?;
-    self::devices(golden, devices, &mut unlike)?;
     Ok(unlike)
 }
 
@@ -116,13 +114,10 @@ fn vm(
     Ok(())
 }
 
-/// Registers, queue positions, connections.
-fn devices(
-    golden: &Golden,
-    devices: &DeviceSet,
-    unlike: &mut Vec<Unlike>,
-) -> Result<(), ResetError> {
+/// Compares devices: registers, queue positions, connections. The socket device must be quiesced.
+pub fn devices(golden: &Golden, devices: &DeviceSet) -> Result<Vec<Unlike>, ResetError> {
     let (then, now) = (&golden.devices, devices.capture()?);
+    let mut unlike = Vec::new();
     let mut check = |device, same: bool, was: &dyn Debug, is: &dyn Debug| {
         if !same {
             let (was, is) = fields(was, is);
@@ -135,7 +130,7 @@ fn devices(
     check("block", then.block == now.block, &then.block, &now.block);
     check("entropy", then.rng == now.rng, &then.rng, &now.rng);
     check("vsock", then.vsock == now.vsock, &then.vsock, &now.vsock);
-    Ok(())
+    Ok(unlike)
 }
 
 fn machine(then: &VmState, now: &VmState, unlike: &mut Vec<Unlike>) {
