@@ -27,6 +27,12 @@ fn check(machine: &Machine) -> IntegrityReport {
     machine.check_after_reset(&IntegrityPlan::default()).unwrap()
 }
 
+fn run_for(machine: &Machine, time: Duration) {
+    machine.resume().unwrap();
+    sleep(time);
+    machine.pause().unwrap();
+}
+
 fn reset(machine: &Machine) {
     machine.reset(Strategy::CopyBack).unwrap();
 }
@@ -72,9 +78,7 @@ fn nothing_is_found_where_nothing_is_wrong() {
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     for (cycle, strategy) in STRATEGIES.into_iter().cycle().take(400).enumerate() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        machine.resume().unwrap();
-        sleep(Duration::from_micros(seed >> 54));
-        machine.pause().unwrap();
+        run_for(&machine, Duration::from_micros(seed >> 54));
         {
             let phase = machine.lock();
             let Phase::Paused(live) = &*phase else { panic!() };
@@ -92,6 +96,9 @@ fn nothing_is_found_where_nothing_is_wrong() {
         assert_eq!(report.findings, [], "{} cycle {cycle}", strategy.name());
         assert_eq!(report.disk_root, root);
         assert_eq!(machine.scrub(&plan).unwrap().findings, []);
+        run_for(&machine, Duration::from_micros(seed >> 56));
+        let (_, report) = machine.reset_and_check(strategy, &plan).unwrap();
+        assert_eq!(report.findings, [], "{} cycle {cycle}", strategy.name());
     }
     assert_eq!(machine.differences().unwrap().0, []);
 }
@@ -322,6 +329,38 @@ fn a_moved_queue_is_seen() {
     assert!(findings.iter().all(|finding| finding.source == FindingSource::Vmm));
     reset(&machine);
     assert_eq!(check(&machine).findings, []);
+}
+
+#[test]
+fn a_reset_and_its_check_in_one_see_what_they_see_apart() {
+    for vcpus in [1, 2] {
+        let machine = captured(MachineConfig { vcpus, ..with_disk() });
+        let with = |strategy| machine.reset_and_check(strategy, &IntegrityPlan::default());
+        let together = || with(Strategy::CopyBack);
+        for how in [
+            Sabotage::SkipVcpus,
+            Sabotage::SkipDevices,
+            Sabotage::SkipVm,
+            Sabotage::SkipDisk,
+            Sabotage::SkipPage,
+        ] {
+            run_a_while(&machine);
+            write_disk(&machine);
+            super::reset_tests::disturb(&machine);
+            sabotage(&machine, Some(how));
+            assert!(!together().unwrap().1.findings.is_empty(), "{how:?}");
+            sabotage(&machine, None);
+            // A page that was skipped is in no log any more.
+            assert_eq!(with(Strategy::FullCopy).unwrap().1.findings, []);
+        }
+        sabotage(&machine, Some(Sabotage::Fail));
+        assert!(matches!(together(), Err(MachineError::Reset(_))));
+        assert!(matches!(machine.state().unwrap(), MachineState::Poisoned(_)));
+        assert!(matches!(together(), Err(MachineError::WrongState { .. })));
+        sabotage(&machine, None);
+        reset(&machine);
+        assert_eq!(together().unwrap().1.findings, []);
+    }
 }
 
 #[test]

@@ -49,7 +49,7 @@ const ENTRY_SWAPPED: u64 = 1 << 62;
 const ENTRY_PRESENT: u64 = 1 << 63;
 
 /// Ranges that one call can return.
-const REGIONS: usize = 512;
+const REGIONS: usize = 128;
 /// Entries read in one go where there is no `PAGEMAP_SCAN`.
 const ENTRIES: usize = 4096;
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -13,7 +13,7 @@ use crate::kvm::VcpuControl;
 use crate::machine::MachineError;
 use crate::memory::PAGE_BYTES;
 use crate::snapshot::state::{self, PutBack, Unlike, VcpuFound};
-use crate::snapshot::{Golden, ResetError, Run};
+use crate::snapshot::{Golden, ResetError, ResetReport, Run, Strategy};
 
 impl Live {
     /// See [`Machine::check_before_reset`](crate::Machine::check_before_reset).
@@ -47,6 +47,47 @@ impl Live {
         report.took.state = took;
         report.findings.splice(0..0, state?);
         Ok(report)
+    }
+
+    /// A reset of a parked machine and the check after it, without a pause between the two: the
+    /// vCPU's thread goes on with the state that it has just put back.
+    pub fn rewind_and_check(
+        &self,
+        strategy: Strategy,
+        plan: &IntegrityPlan,
+    ) -> (Result<ResetReport, MachineError>, Result<IntegrityReport, MachineError>) {
+        let [only] = self.core.vcpus.as_slice() else {
+            let reset = self.rewind(strategy, false);
+            let check = if reset.is_ok() { self.check_after_reset(plan) } else { Err(unchecked()) };
+            return (reset, check);
+        };
+        let (reset_done, reset) = mpsc::sync_channel(1);
+        let (state_read, state) = mpsc::sync_channel(1);
+        let core = Arc::clone(&self.core);
+        only.post(Box::new(move || {
+            let report = core.rewind(strategy, Duration::ZERO, false);
+            let worked = report.is_ok();
+            // Nobody waits any more when the machine is going down.
+            let _ = reset_done.send(report);
+            if worked {
+                let begun = Instant::now();
+                let _ = state_read.send((core.check_own_state(), begun.elapsed()));
+            }
+        }));
+        let reset = wait(only, 0, &reset).and_then(|report| report);
+        if reset.is_err() {
+            self.core.devices.vsock.quiesce();
+            return (reset, Err(unchecked()));
+        }
+        let check = self.golden_and_when().and_then(|(golden, _)| {
+            let content = self.core.check_content(&golden, &self.restored()?, plan);
+            let (state, took) = wait(only, 0, &state)?;
+            let mut report = content?;
+            report.took.state = took;
+            report.findings.splice(0..0, state?);
+            Ok(report)
+        });
+        (reset, check)
     }
 
     /// See [`Machine::scrub`](crate::Machine::scrub). The machine may be running.
@@ -175,6 +216,16 @@ impl Core {
         Ok(report)
     }
 
+    /// State in KVM of a machine that has no other vCPU than the one this thread belongs to.
+    fn check_own_state(&self) -> Result<Vec<Finding>, MachineError> {
+        let (golden, put_back) = {
+            let rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
+            let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
+            (Arc::clone(rewinder.golden()), rewinder.put_back_between())
+        };
+        self.check_state(&golden, put_back, Vec::new())
+    }
+
     /// State in KVM, on the thread of the first vCPU; `others` is what was found on the others.
     fn check_state(
         &self,
@@ -265,6 +316,10 @@ fn wait<T>(vcpu: &VcpuControl, index: usize, answer: &Receiver<T>) -> Result<T, 
             }
         }
     }
+}
+
+fn unchecked() -> MachineError {
+    MachineError::WrongState { operation: "check", state: "not reset" }
 }
 
 fn unreadable(what: &'static str) -> impl Fn(std::io::Error) -> MachineError {
