@@ -15,6 +15,8 @@ pub struct Checker {
     pub(super) memory: Rotation,
     /// Blocks of the disk that are mapped because they were checked last.
     pub(super) mapped: Vec<Range<usize>>,
+    /// Where to go on in the page tables of the disk, where they are read entry by entry.
+    pub(super) next_entry: usize,
     /// Where to go on among pages that no log named, when there are too many for one check.
     pub(super) next_copy: usize,
     /// Reused.
@@ -29,9 +31,22 @@ impl Checker {
             disk: Rotation::default(),
             memory: Rotation::default(),
             mapped: Vec::new(),
+            next_entry: 0,
             next_copy: 0,
             copies: Vec::new(),
         }
+    }
+
+    /// True where the kernel searches page tables for us, which costs what is mapped and not what
+    /// could be.
+    pub(super) fn searches(&self) -> bool {
+        self.table.as_ref().is_some_and(PageTable::searches)
+    }
+
+    /// As on a kernel that does not search.
+    #[cfg(test)]
+    pub(super) fn read_entries_only(&mut self) {
+        self.table = PageTable::open().ok().map(PageTable::without_search);
     }
 
     /// Looks up of which of these pages this private mapping has copies, and adds them to

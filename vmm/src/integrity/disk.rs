@@ -12,6 +12,10 @@ use crate::devices::block::{Damage, Overlay};
 /// Blocks that the kernel maps together when one of them is read.
 const NEIGHBOURS: usize = 16;
 
+/// Page table entries that are read for one check, where they have to be read one by one: those of
+/// a disk of 64 MiB.
+const MOST_ENTRIES: usize = 16_384;
+
 /// What was found on a disk.
 #[derive(Debug, Default)]
 pub struct DiskFound {
@@ -116,7 +120,7 @@ impl Checker {
         // What was only read to be checked need not stay mapped: searching for copies would take
         // longer with every round. The last of it is where the next call goes on.
         let current = read.pop();
-        if damages.is_empty() {
+        if damages.is_empty() && self.sees_all_copies(overlay) {
             for blocks in read {
                 overlay.forget_clean(blocks)?;
             }
@@ -125,9 +129,23 @@ impl Checker {
         Ok(blocks)
     }
 
+    fn sees_all_copies(&self, overlay: &Overlay) -> bool {
+        self.searches() || overlay.blocks() <= MOST_ENTRIES
+    }
+
+    /// Finds private copies: all, or the next part of a large disk where the kernel does not search
+    /// for us.
     fn copies_of(&mut self, overlay: &Overlay) -> io::Result<()> {
         self.copies.clear();
-        self.find_copies(overlay.mapping().bytes(), 0..overlay.blocks())
+        let bytes = overlay.mapping().bytes();
+        let count = overlay.blocks();
+        if self.sees_all_copies(overlay) {
+            return self.find_copies(bytes, 0..count);
+        }
+        let start = if self.next_entry < count { self.next_entry } else { 0 };
+        let end = (start + MOST_ENTRIES).min(count);
+        self.next_entry = end;
+        self.find_copies(bytes, start..end)
     }
 }
 
@@ -153,5 +171,26 @@ fn finding(damage: &Damage) -> Finding {
         place: Place::Block(damage.block as u64),
         was: super::sha256_text(&damage.was),
         is: super::sha256_text(&damage.is),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::block::{BLOCK_BYTES, DiskImage};
+
+    /// A disk that is larger than what is read at once, on a kernel that does not search.
+    #[test]
+    fn a_copy_on_a_large_disk_is_found_part_by_part() {
+        let blocks = 2 * MOST_ENTRIES + 10;
+        let image = DiskImage::from_bytes(&vec![0; blocks * BLOCK_BYTES]).unwrap();
+        let mut overlay = Overlay::new(Arc::new(image)).unwrap();
+        let mut checker = Checker::new();
+        checker.read_entries_only();
+        let last = blocks - 1;
+        overlay.mapping_mut().bytes_mut()[last * BLOCK_BYTES] = 1;
+        let found: Vec<usize> =
+            (0..6).map(|_| checker.before_discard(&mut overlay).unwrap().len()).collect();
+        assert_eq!(found, [0, 0, 1, 0, 0, 1]);
     }
 }

@@ -75,6 +75,13 @@ impl PageTable {
         Ok(table)
     }
 
+    /// As on a kernel that does not search.
+    #[cfg(test)]
+    #[must_use]
+    pub fn without_search(self) -> Self {
+        Self { searches: false, ..self }
+    }
+
     /// True where the kernel searches for us (`PAGEMAP_SCAN`).
     pub fn searches(&self) -> bool {
         self.searches
@@ -179,7 +186,7 @@ mod tests {
 
     /// The same answers from a kernel that searches and from one that does not.
     fn tables() -> Vec<PageTable> {
-        let without = PageTable { searches: false, ..PageTable::open().unwrap() };
+        let without = PageTable::open().unwrap().without_search();
         let table = PageTable::open().unwrap();
         if table.searches { vec![table, without] } else { vec![without] }
     }
