@@ -5,7 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Output;
 
+use brainstorm_agent::baselines::machine::restore;
+use brainstorm_agent::sandbox::pool::{KvmSource, SandboxSource};
+use brainstorm_agent::sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig};
 use dev_relay::{Config, DevRelay, DispatchOptions};
+use guest::evidence::format_sha256;
 use integration_tests::{LIMIT, ServedAgent, damage, image_dir};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -167,4 +171,31 @@ async fn every_stage_that_fails_has_its_exit_code() {
     assert_eq!(output.status.code(), Some(2), "{}", said(&output));
     fs::remove_file(snapshots).unwrap();
     assert_eq!(agent.command(&["baselines", "show"]).status.code(), Some(1));
+}
+
+#[test]
+fn machines_are_renewed_from_what_was_installed_and_not_from_the_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let snapshot = dir.path().join("golden.snapshot");
+    let config = SandboxConfig::new(ImageSource::directory(image_dir()));
+    let booted = KvmSandbox::new(config.clone());
+    booted.boot().unwrap();
+    booted.save_snapshot(&snapshot).unwrap();
+    booted.shutdown();
+    let restored = || restore(&config, &snapshot).unwrap();
+    let (sandbox, record) = restored();
+    let golden = |source: &KvmSource| {
+        source.renew().unwrap();
+        let machine = source.make().unwrap();
+        format_sha256(&machine.golden().unwrap().hash().unwrap())
+    };
+    // Every boot is another golden state.
+    let source = KvmSource::new(sandbox).unwrap();
+    assert_ne!(golden(&source), record.golden_hash);
+    let origin = {
+        let (config, snapshot) = (config.clone(), snapshot.clone());
+        move || Ok(restore(&config, &snapshot).unwrap().0)
+    };
+    let source = source.renewed_by(Box::new(origin));
+    assert_eq!(golden(&source), record.golden_hash);
 }

@@ -80,22 +80,25 @@ pub fn run(config: Config) -> ExitCode {
     }
 }
 
-/// The first machine: restored from what is installed and compared with it, or booted where nothing
-/// is installed.
-fn first_machine(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSandbox, RunError> {
+/// The machines: restored from what is installed and compared with it, also when they are renewed; or
+/// booted where nothing is installed.
+fn machines(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSource, RunError> {
     let begun = Instant::now();
+    let guard = &groundwork.degraded;
     let store = BaselineStore::new(groundwork.state_dir.path(), &*groundwork.key_holder);
-    let started = baselines::start(&store, |record| restore_installed(&config, record))?;
-    let Some(Started { made, slot, rolled_back }) = started else {
+    let started = baselines::start(&store, |record| {
+        Ok((restore_installed(&config, record)?, record.clone()))
+    })?;
+    let Some(Started { made: (sandbox, record), slot, rolled_back }) = started else {
         info!("nothing is installed: resets are compared with what is measured now");
         // A result is only worth something with a verified reset.
         let sandbox = KvmSandbox::new(SandboxConfig { verify: true, ..config });
-        sandbox.guard_with(Arc::clone(&groundwork.degraded) as _);
+        sandbox.guard_with(Arc::clone(guard) as _);
         let boot = sandbox.boot().map_err(RunError::Boot)?;
         info!(took_ms = boot.total.as_millis(), "the first machine is ready");
-        return Ok(sandbox);
+        return KvmSource::new(sandbox).map_err(RunError::Boot);
     };
-    made.guard_with(Arc::clone(&groundwork.degraded) as _);
+    sandbox.guard_with(Arc::clone(guard) as _);
     if let Some(reason) = rolled_back {
         let payload = json!({"slot": slot.name(), "reason": reason});
         if let Err(error) = note_in_audit(&groundwork.state_dir, "BaselinesRolledBack", &payload) {
@@ -104,22 +107,29 @@ fn first_machine(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSa
     }
     let took_ms = begun.elapsed().as_millis();
     info!(slot = slot.name(), took_ms, "the first machine is as it was installed");
-    Ok(made)
+    let guard = Arc::clone(guard);
+    let origin = move || {
+        let sandbox = restore_installed(&config, &record).map_err(|error| {
+            SandboxError::BootFailed { reason: error.to_string(), console: Vec::new() }
+        })?;
+        sandbox.guard_with(Arc::clone(&guard) as _);
+        Ok(sandbox)
+    };
+    Ok(KvmSource::new(sandbox).map_err(RunError::Boot)?.renewed_by(Box::new(origin)))
 }
 
 fn serve(config: Config) -> Result<(), RunError> {
-    let (machines, queue) = (config.run.machines, config.run.queue);
+    let (wanted, queue) = (config.run.machines, config.run.queue);
     let groundwork = Groundwork::lay(config.run)?;
     let manifest = config.sandbox.image.manifest()?.ok_or(RunError::NoManifest)?;
     let tools = Tools::new(&manifest, &config.sandbox.enable_tools)?;
-    let sandbox = first_machine(&groundwork, config.sandbox)?;
-    let source = KvmSource::new(sandbox).map_err(RunError::Boot)?;
+    let source = machines(&groundwork, config.sandbox)?;
     // What reached one machine may have reached others.
     let on_fault = OnFault::Halt;
-    let pool = Pool::start(source, PoolConfig { queue, on_fault, ..PoolConfig::new(machines) })?;
+    let pool = Pool::start(source, PoolConfig { queue, on_fault, ..PoolConfig::new(wanted) })?;
     let warm = pool.wait_until_warm(Duration::from_secs(30))?;
-    if warm < machines {
-        warn!(warm, wanted = machines, "not all machines could be made");
+    if warm < wanted {
+        warn!(warm, wanted, "not all machines could be made");
     }
     let executor = Arc::new(PoolExecutor::new(pool, tools));
     Ok(groundwork.serve(executor, None)?)

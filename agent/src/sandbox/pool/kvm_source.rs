@@ -7,6 +7,9 @@ use tracing::warn;
 use super::SandboxSource;
 use crate::sandbox::{KvmSandbox, Sandbox, SandboxError};
 
+/// Makes a first sandbox once more, when nothing that came of the one before can be trusted.
+pub type Origin = Box<dyn Fn() -> Result<KvmSandbox, SandboxError> + Send + Sync>;
+
 /// Makes machines that share the golden state of one sandbox.
 pub struct KvmSource {
     /// Never booted: it only keeps the golden state.
@@ -14,6 +17,8 @@ pub struct KvmSource {
     /// The sandbox it came from, until it is a machine of the pool.
     first: Mutex<Option<KvmSandbox>>,
     bytes_per_machine: u64,
+    /// `None` boots the image.
+    origin: Option<Origin>,
 }
 
 impl KvmSource {
@@ -28,7 +33,18 @@ impl KvmSource {
         let template = KvmSandbox::fork_of(booted).ok_or_else(no_golden_state)?;
         let golden = template.golden().ok_or_else(no_golden_state)?;
         let bytes_per_machine = u64::from(golden.memory_mib()) << 20;
-        Ok(Self { template: Mutex::new(template), first: Mutex::new(None), bytes_per_machine })
+        Ok(Self {
+            template: Mutex::new(template),
+            first: Mutex::new(None),
+            bytes_per_machine,
+            origin: None,
+        })
+    }
+
+    /// Renews the golden state this way, instead of by booting the image as it is on disk.
+    #[must_use]
+    pub fn renewed_by(self, origin: Origin) -> Self {
+        Self { origin: Some(origin), ..self }
     }
 
     fn template(&self) -> MutexGuard<'_, KvmSandbox> {
@@ -55,10 +71,17 @@ impl SandboxSource for KvmSource {
         Ok(fork)
     }
 
-    /// Boots the image as it is on disk, whatever the golden state came from.
+    /// Boots the image as it is on disk, whatever the golden state came from, unless there is another
+    /// way.
     fn renew(&self) -> Result<(), SandboxError> {
-        let anew = self.template().anew();
-        anew.boot()?;
+        let anew = match &self.origin {
+            Some(origin) => origin()?,
+            None => {
+                let anew = self.template().anew();
+                anew.boot()?;
+                anew
+            }
+        };
         let template = KvmSandbox::fork_of(&anew).ok_or_else(no_golden_state)?;
         *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(anew);
         *self.template() = template;
