@@ -21,6 +21,7 @@ pub mod baselines;
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod degraded;
 pub mod dispatch;
 pub mod doctor;

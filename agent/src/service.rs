@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::config::RunConfig;
+use crate::confine::InForce;
 use crate::degraded::DegradedMode;
 use crate::dispatch::executor::Executor;
 use crate::dispatch::milestone::{Milestone, NoObserver, Observer, Trace};
@@ -98,6 +99,8 @@ pub struct Groundwork {
     pub link: LinkConfig,
     /// Tells the time.
     pub clock: Clock,
+    /// What the process has given up, if it has.
+    pub confinement: Option<InForce>,
 }
 
 impl Groundwork {
@@ -111,7 +114,8 @@ impl Groundwork {
         let link = LinkConfig::new(url, env!("CARGO_PKG_VERSION"));
         let degraded = Arc::new(DegradedMode::open(state_dir.path()));
         let clock: Clock = Arc::new(Timestamp::now);
-        Ok(Self { config, state_dir, key_holder, degraded, link, clock })
+        let confinement = None;
+        Ok(Self { config, state_dir, key_holder, degraded, link, clock, confinement })
     }
 
     /// Serves the relay until the process is told to stop.
@@ -162,6 +166,7 @@ impl Groundwork {
             dispatcher: Arc::clone(&dispatcher),
             link: link_seen,
             metrics,
+            confinement: self.confinement.clone(),
         };
         let view = Arc::new(view);
         control::listen(&self.state_dir.control_socket(), Arc::clone(&view))?;

@@ -53,6 +53,12 @@ async fn signed_commands_run_in_guests_whose_resets_are_verified() {
     assert_eq!(failed.frame()["sandbox_reset_state"]["verification_passed"], true);
     let unknown = run(&relay, &agent, "rm", json!({})).await;
     assert_eq!(unknown.code(), Some("ENDPOINT_TOOL_NOT_REGISTERED"));
+    let status = agent.command(&["status", "--json"]).stdout;
+    let status: Value = serde_json::from_slice(&status).unwrap();
+    let confinement = &status["confinement"];
+    assert_eq!(confinement["capabilities"], 0, "{status}");
+    assert_eq!(confinement["system_calls"], true, "{status}");
+    assert_eq!(confinement["vcpu_threads"], true, "{status}");
     let bad = run(&relay, &agent, "echo", json!({"massage": "x"})).await;
     assert_eq!(bad.code(), Some("ENDPOINT_SCHEMA_INVALID"));
     assert_clean(&relay);

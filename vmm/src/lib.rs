@@ -53,7 +53,8 @@ pub use integrity::{
     Finding, FindingSource, IntegrityParts, IntegrityPlan, IntegrityReport, Place, Tamper,
 };
 pub use kvm::{
-    Capability, DirtyTracking, HostProbe, KvmError, KvmKind, MpState, VcpuStatus, probe,
+    Capability, DirtyTracking, HostProbe, KvmError, KvmKind, MpState, VcpuStatus,
+    at_vcpu_thread_start, probe,
 };
 pub use machine::{
     BootTimings, ConfigError, Machine, MachineConfig, MachineError, MachineState, StopReason,

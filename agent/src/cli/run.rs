@@ -12,6 +12,7 @@ use super::{Exit, terminal};
 use crate::baselines::machine::restore_installed;
 use crate::baselines::{self, BaselineStore, StartError, Started};
 use crate::config::Config;
+use crate::confine::{ConfineError, Files, confine, directory_of};
 use crate::dispatch::executor::{PoolExecutor, Tools};
 use crate::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig, PoolError};
 use crate::sandbox::{ImageError, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
@@ -49,6 +50,8 @@ impl Arguments {
 enum RunError {
     #[error(transparent)]
     Service(#[from] ServiceError),
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error(
@@ -118,9 +121,22 @@ fn machines(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSource,
     Ok(KvmSource::new(sandbox).map_err(RunError::Boot)?.renewed_by(Box::new(origin)))
 }
 
+/// Everything the agent reads and writes while it serves. Some of it need not exist yet.
+fn files_of(config: &Config) -> Files {
+    let (run, image) = (&config.run, &config.sandbox.image);
+    let watched = [&run.keys_file, &run.policy_file, &run.kill_switch];
+    let mut read: Vec<_> = watched.into_iter().map(|file| directory_of(file)).collect();
+    read.push(image.dir.clone());
+    read.extend([&image.kernel, &image.rootfs, &run.ca_file].into_iter().flatten().cloned());
+    Files { written: vec![run.state_dir.clone()], read }
+}
+
 fn serve(config: Config) -> Result<(), RunError> {
     let (wanted, queue) = (config.run.machines, config.run.queue);
-    let groundwork = Groundwork::lay(config.run)?;
+    let files = files_of(&config);
+    let mut groundwork = Groundwork::lay(config.run)?;
+    // The process that holds the key runs; nothing else has to be started.
+    groundwork.confinement = Some(confine(&files)?);
     let manifest = config.sandbox.image.manifest()?.ok_or(RunError::NoManifest)?;
     let tools = Tools::new(&manifest, &config.sandbox.enable_tools)?;
     let source = machines(&groundwork, config.sandbox)?;

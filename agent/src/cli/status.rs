@@ -79,6 +79,7 @@ fn table(status: &Value) -> String {
         ("trouble", text(&status["trouble"])),
         ("degraded", degraded(&status["degraded"])),
         ("sandbox", text(&status["sandbox_state"])),
+        ("confined", confinement(&status["confinement"])),
         (
             "machines",
             format!(
@@ -116,6 +117,15 @@ fn table(status: &Value) -> String {
         let _ = writeln!(table, "{name:<11} {value}");
     }
     table
+}
+
+fn confinement(confinement: &Value) -> String {
+    if confinement.is_null() {
+        return "no".to_owned();
+    }
+    let files = confinement["landlock"].as_str().unwrap_or_default();
+    let threads = if confinement["vcpu_threads"] == true { "yes" } else { "no" };
+    format!("system calls yes, vCPU threads {threads}, files (Landlock) {files}")
 }
 
 fn degraded(degraded: &Value) -> String {

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::control::ClearAnswer;
 use super::metrics::{Metrics, Recent, StateLabel};
+use crate::confine::InForce;
 use crate::degraded::Record;
 use crate::dispatch::executor::Executor;
 use crate::dispatch::{Clearance, Dispatcher};
@@ -46,6 +47,8 @@ pub struct Status {
     pub trouble: Option<String>,
     /// What was found in a machine, when that is why it takes none.
     pub degraded: Option<Degraded>,
+    /// What the process has given up; `None` when nothing.
+    pub confinement: Option<InForce>,
     /// What the relay is told about the machines.
     pub sandbox_state: WireState,
     /// Commands in flight.
@@ -152,6 +155,7 @@ pub(super) struct View<E> {
     pub dispatcher: Arc<Dispatcher<E>>,
     pub link: watch::Receiver<LinkStatus>,
     pub metrics: Arc<Metrics>,
+    pub confinement: Option<InForce>,
 }
 
 /// The same without knowing what runs the commands.
@@ -180,6 +184,7 @@ impl<E: Executor> Look for View<E> {
             agent_health,
             trouble: dispatcher.trouble(),
             degraded: dispatcher.degraded().current().map(|record| Degraded::of(&record)),
+            confinement: self.confinement.clone(),
             sandbox_state,
             in_flight: dispatcher.in_flight(),
             capacity: dispatcher.executor().capacity(),

@@ -227,6 +227,7 @@ impl VcpuThread {
         install_kick_handler()?;
         let worker = Arc::clone(&control);
         let body = move || {
+            super::thread_start::run();
             worker.lock().thread = Some(current_thread());
             while worker.wait_for_work() {
                 let mut vcpu = worker.vcpu();

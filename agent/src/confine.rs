@@ -1,0 +1,81 @@
+//! What the serving agent gives up once it has what it needs, so that somebody who breaks out of a
+//! machine into this process finds little to use: no new program, no process, no other process's
+//! memory, no privileges, no files but its own.
+//!
+//! Four layers, from the kernel's point of view independent of each other:
+//!
+//! - *rights*: no new privileges, no capabilities, no core dump, no dump by a debugger.
+//! - *files*: Landlock, where the kernel has it: the state directory may be written, the image and
+//!   the system's configuration read, and nothing else exists.
+//! - *calls*: system calls that a serving agent never makes end the process.
+//! - *vCPU threads*: what runs beside a guest may call KVM, handle memory and wake threads; all else
+//!   is refused.
+//!
+//! Everything here holds for the calling thread and those it starts later: call [`confine`] before
+//! there are others.
+
+mod calls;
+mod files;
+mod rights;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+use thiserror::Error;
+
+pub use files::{Files, Landlock};
+
+/// Why the agent could not be confined. It does not serve then.
+#[derive(Debug, Error)]
+#[error("the agent could not confine itself ({step}: {detail}); its kernel must have seccomp")]
+pub struct ConfineError {
+    step: &'static str,
+    detail: String,
+}
+
+/// What is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InForce {
+    /// No program can give this process more rights than it has.
+    pub no_new_privileges: bool,
+    /// Capabilities that are left; none.
+    pub capabilities: u64,
+    /// How far files are out of reach.
+    pub landlock: Landlock,
+    /// Dangerous system calls end the process.
+    pub system_calls: bool,
+    /// Threads of vCPUs have a filter of their own.
+    pub vcpu_threads: bool,
+}
+
+/// Gives up what a serving agent does not need. `files` are the only ones it will reach.
+pub fn confine(files: &Files) -> Result<InForce, ConfineError> {
+    rights::limit()?;
+    let landlock = files::restrict(files)?;
+    let capabilities = rights::drop_capabilities()?;
+    calls::install(&calls::process()?)?;
+    // Compiled here, so that a thread has nothing left to fail at.
+    let vcpu_threads = calls::guard_vcpu_threads()?;
+    Ok(InForce {
+        no_new_privileges: true,
+        capabilities,
+        landlock,
+        system_calls: true,
+        vcpu_threads,
+    })
+}
+
+/// The directory in which a file is, which need not exist yet.
+pub fn directory_of(file: &std::path::Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn step<T, E: ToString>(step: &'static str, done: Result<T, E>) -> Result<T, ConfineError> {
+    done.map_err(|error| ConfineError { step, detail: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use super::*;
+
+/// How a child ended that confined itself and then did something.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// It came to its end and said this.
+    Said(u8),
+    /// A signal ended it.
+    Signal(i32),
+}
+
+/// Runs `task` in a child process, because what is given up cannot be had back.
+fn in_child(task: impl FnOnce() -> u8) -> End {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    // SAFETY: the child uses nothing that another thread may have held locked but the allocator,
+    // which glibc unlocks in it, and ends without unwinding.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let said = std::panic::catch_unwind(std::panic::AssertUnwindSafe(task)).unwrap_or(255);
+        let _ = rustix::io::write(&writer, &[said]);
+        // SAFETY: ends the process.
+        unsafe { libc::_exit(0) };
+    }
+    drop(writer);
+    let mut said = Vec::new();
+    reader.read_to_end(&mut said).unwrap();
+    let mut status = 0;
+    // SAFETY: waits for a child of this process.
+    assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+    if libc::WIFSIGNALED(status) {
+        return End::Signal(libc::WTERMSIG(status));
+    }
+    End::Said(said[0])
+}
+
+fn call(number: libc::c_long) -> i32 {
+    // SAFETY: the calls made here fail for their arguments where they are let through.
+    match unsafe { libc::syscall(number, -1_i64, 0_i64, 0_i64, 0_i64) } {
+        -1 => std::io::Error::last_os_error().raw_os_error().unwrap_or_default(),
+        _ => 0,
+    }
+}
+
+fn confined(task: impl FnOnce() -> u8) -> End {
+    in_child(|| {
+        confine(&Files::default()).unwrap();
+        task()
+    })
+}
+
+#[test]
+fn what_no_agent_does_ends_it() {
+    let calls = [
+        libc::SYS_execve,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_bpf,
+        libc::SYS_mount,
+        libc::SYS_unshare,
+        libc::SYS_init_module,
+        libc::SYS_keyctl,
+        libc::SYS_io_uring_setup,
+        libc::SYS_fork,
+    ];
+    for number in calls {
+        let end = confined(|| u8::from(call(number) == 0));
+        assert_eq!(end, End::Signal(libc::SIGSYS), "call {number}");
+    }
+    // The same without the filter: it is the filter that ends it.
+    assert_eq!(in_child(|| u8::from(call(libc::SYS_ptrace) == 0)), End::Said(0));
+}
+
+#[test]
+fn a_process_is_refused_and_a_thread_is_not() {
+    let process = confined(|| {
+        // SAFETY: as in `in_child`; the filter is expected to end this process.
+        let pid = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+        u8::from(pid > 0)
+    });
+    assert_eq!(process, End::Signal(libc::SIGSYS));
+    let thread = confined(|| std::thread::spawn(|| 7).join().unwrap());
+    assert_eq!(thread, End::Said(7));
+}
+
+#[test]
+fn files_of_others_are_out_of_reach() {
+    let directory = tempfile::tempdir().unwrap();
+    let (own, other) = (directory.path().join("own"), directory.path().join("other"));
+    for place in [&own, &other] {
+        std::fs::create_dir(place).unwrap();
+        std::fs::write(place.join("file"), "x").unwrap();
+    }
+    let files = Files { written: vec![own.clone()], read: Vec::new() };
+    let can = |place: &Path| {
+        u8::from(std::fs::write(place.join("new"), "y").is_ok())
+            | u8::from(File::open(place.join("file")).is_ok()) << 1
+    };
+    let end = in_child(|| match confine(&files).unwrap().landlock {
+        Landlock::Absent => 0xf0,
+        Landlock::Full | Landlock::Partial => can(&own) | can(&other) << 2,
+    });
+    // Where the kernel has no Landlock there is nothing to see; `status` says so.
+    assert!(matches!(end, End::Said(0b0011 | 0xf0)), "{end:?}");
+    assert_eq!(in_child(|| can(&own) | can(&other) << 2), End::Said(0b1111));
+}
+
+#[test]
+fn nothing_is_left_of_capabilities() {
+    let left = in_child(|| {
+        let in_force = confine(&Files::default()).unwrap();
+        u8::from(in_force.capabilities == 0 && in_force.no_new_privileges)
+    });
+    assert_eq!(left, End::Said(1));
+}
+
+#[test]
+fn a_vcpu_thread_may_little() {
+    let end = in_child(|| {
+        calls::install(&[calls::vcpu().unwrap()]).unwrap();
+        let refused = |errno: i32| u8::from(errno == libc::EPERM);
+        let socket = refused(call(libc::SYS_socket));
+        let kill = refused(call(libc::SYS_kill)) << 1;
+        let write = u8::from(File::create("/tmp/never").is_err()) << 2;
+        // Let through: there is no such descriptor.
+        let ioctl = |request: libc::Ioctl| {
+            // SAFETY: no descriptor, no effect.
+            let result = unsafe { libc::ioctl(-1, request, 0) };
+            (result, std::io::Error::last_os_error().raw_os_error().unwrap_or_default())
+        };
+        let kvm = u8::from(ioctl(0xae80) == (-1, libc::EBADF)) << 3;
+        let terminal = u8::from(ioctl(0x5412) == (-1, libc::EPERM)) << 4;
+        socket | kill | write | kvm | terminal
+    });
+    assert_eq!(end, End::Said(0b1_1111));
+}
