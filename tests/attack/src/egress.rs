@@ -6,9 +6,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::ExitCode;
 
 use nix::errno::Errno;
+use nix::sys::wait::WaitStatus;
 
 use crate::log::Log;
-use crate::system::{Answer, address, call, call_32, close, exit_now, fork};
+use crate::system::{Answer, address, call, call_32, close, exit_now, fork, length, wait};
 
 const AF_VSOCK: u16 = 40;
 /// One past the last family that Linux knows.
@@ -170,7 +171,7 @@ fn abstract_names(log: &mut Log) {
             to[2] = 0;
         }
         let answer = call(libc::SYS_socket, [libc::AF_UNIX.into(), libc::SOCK_STREAM.into(), 0])
-            .and_then(|s| call(libc::SYS_connect, [s, address(&to), 2 + kept as i64]));
+            .and_then(|s| call(libc::SYS_connect, [s, address(&to), length(2 + kept)]));
         log.attempt("unix", name, answer);
     }
 }
@@ -187,9 +188,11 @@ fn around_the_filter(log: &mut Log) {
             let answer = call_32(102, 1, 0);
             exit_now(i64::from(answer == -libc::EFAULT));
         };
-        let mut status = 0_i32;
-        call(libc::SYS_wait4, [child, address(&mut status), 0])?;
-        if status == 1 << 8 { Ok(0) } else { Err(Errno::EPERM) }
+        // Whoever may not even try is killed.
+        match wait(child)? {
+            WaitStatus::Exited(_, 1) => Ok(0),
+            _ => Err(Errno::EPERM),
+        }
     });
     log.attempt("32-bit socketcall", "", in_child);
 }

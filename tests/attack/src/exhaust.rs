@@ -100,16 +100,16 @@ fn inodes() -> (u64, String) {
     (MOST, String::new())
 }
 
-/// Until its deadline, or 64 MiB: what is kept of it is not up to the tool.
+/// Until its deadline, or 16 MiB: what is kept of it is not up to the tool.
 fn output() -> (u64, String) {
     let piece = vec![b'x'; PIECE];
-    for count in 0..64 {
+    for count in 0..16 {
         if let Err(e) = std::io::stdout().write_all(&piece) {
             return (count, e.to_string());
         }
     }
     println!();
-    (64, String::new())
+    (16, String::new())
 }
 
 /// Where tools may write to it at all.

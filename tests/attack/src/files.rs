@@ -1,7 +1,7 @@
 //! Ways to files of the host, and to bytes outside of the disk.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ const SECTOR: u64 = 512;
 pub fn run(host_file: &str, secret: &str) -> ExitCode {
     let mut log = Log::new("files");
     let own = "/work/secret";
-    log.control("write its own file", told(fs::write(own, secret)));
+    log.control("write its own file", told(write(own, secret)));
     log.control("read its own file", read(own));
     let relative = host_file.trim_start_matches('/');
     for path in [
@@ -67,6 +67,13 @@ fn outside_the_disk(log: &mut Log) {
         let answer = disk.read_exact_at(&mut sector, offset);
         log.attempt("read beyond the disk", offset.to_string(), told(answer));
     }
+}
+
+/// All the way to the disk.
+fn write(path: &str, text: &str) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 fn read(path: &str) -> Answer {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use nix::errno::Errno;
 
 use crate::log::Log;
-use crate::system::{address, call, exit_now, fork, sleep_for_ever};
+use crate::system::{address, call, exit_now, fork, length, sleep_for_ever};
 
 /// Says that it runs, then tries to stay.
 pub fn run(how: &str) -> ExitCode {
@@ -94,7 +94,7 @@ fn chain() -> Result<(), Errno> {
 fn in_the_kernel() -> Result<(), Errno> {
     let mut buffer = vec![0_u8; 16 << 20];
     loop {
-        call(libc::SYS_getrandom, [address(buffer.as_mut_slice()), buffer.len() as i64, 0])?;
+        call(libc::SYS_getrandom, [address(buffer.as_mut_slice()), length(buffer.len()), 0])?;
     }
 }
 

@@ -86,5 +86,5 @@ fn search(directory: &Path, marker: &str, depth: u32, found: &mut Vec<PathBuf>) 
 }
 
 fn contains(text: &[u8], wanted: &[u8]) -> bool {
-    !wanted.is_empty() && text.windows(wanted.len()).any(|window| window == wanted)
+    !wanted.is_empty() && memchr::memmem::find(text, wanted).is_some()
 }

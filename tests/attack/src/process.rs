@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
 
 use crate::log::Log;
-use crate::system::{Answer, address, call, exit_now, fork, open, sleep_for_ever};
+use crate::system::{Answer, address, call, exit_now, fork, open, sleep_for_ever, wait};
 
 const REBOOT_MAGIC: [i64; 2] = [0xfee1_dead, 0x2812_1969];
 const RB_AUTOBOOT: i64 = 0x0123_4567;
@@ -35,9 +37,10 @@ pub fn run() -> ExitCode {
 fn own_child() -> Answer {
     let Some(child) = fork()? else { sleep_for_ever() };
     call(libc::SYS_kill, [child, libc::SIGKILL.into()])?;
-    let mut status = 0_i32;
-    call(libc::SYS_wait4, [child, address(&mut status), 0])?;
-    if status & 0x7f == libc::SIGKILL { Ok(0) } else { Err(Errno::ECHILD) }
+    match wait(child)? {
+        WaitStatus::Signaled(_, Signal::SIGKILL, _) => Ok(0),
+        _ => Err(Errno::ECHILD),
+    }
 }
 
 fn signals(log: &mut Log) {

@@ -1,6 +1,8 @@
 //! System calls by number, so that nothing between the attack and the kernel has an opinion.
 
 use nix::errno::Errno;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 /// What the kernel said.
 pub type Answer = Result<i64, Errno>;
@@ -11,16 +13,21 @@ pub fn call<const N: usize>(number: libc::c_long, arguments: [i64; N]) -> Answer
     for (slot, argument) in all.iter_mut().zip(arguments) {
         *slot = argument;
     }
-    let [a, b, c, d, e, f] = all;
+    let [first, second, third, fourth, fifth, sixth] = all;
     // SAFETY: addresses among the arguments are of memory the caller keeps for the call, or are
     // wrong on purpose, which the kernel reports.
-    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
+    let result = unsafe { libc::syscall(number, first, second, third, fourth, fifth, sixth) };
     if result == -1 { Err(Errno::last()) } else { Ok(result) }
 }
 
-/// Address of a value for [`call`].
+/// Address of a value that the kernel reads, for [`call`].
 pub fn address<T: ?Sized>(value: &T) -> i64 {
     std::ptr::from_ref(value).cast::<u8>() as i64
+}
+
+/// A length for [`call`].
+pub fn length(bytes: usize) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
 /// Opens a file; the descriptor stays open.
@@ -37,6 +44,12 @@ pub fn close(descriptor: i64) {
 /// A child: `None` in the child itself.
 pub fn fork() -> Result<Option<i64>, Errno> {
     call(libc::SYS_fork, []).map(|child| (child != 0).then_some(child))
+}
+
+/// Waits for a child, and says how it ended.
+pub fn wait(child: i64) -> Result<WaitStatus, Errno> {
+    let child = i32::try_from(child).map_err(|_| Errno::ESRCH)?;
+    waitpid(Pid::from_raw(child), None)
 }
 
 /// Ends this process at once.
