@@ -6,12 +6,14 @@
 
 mod arena;
 mod attack_log;
+mod host;
 mod latency;
 mod page;
 mod probe;
 mod probes;
 mod report;
 mod runner;
+mod search;
 mod selection;
 mod variant;
 

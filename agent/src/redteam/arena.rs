@@ -28,10 +28,13 @@ pub enum Guest {
 
 const EVERY_DEFENCE: &str = "filter,privileges,mounts,limits,kill";
 
+/// A sandbox and the image it is made of, where that is one of our own.
+type Kept = (Arc<KvmSandbox>, Option<Variant>);
+
 /// The sandboxes of a run, and what its probes measured.
 pub struct Arena {
     plan: Plan,
-    sandboxes: Mutex<BTreeMap<Guest, (Arc<KvmSandbox>, Option<Variant>)>>,
+    sandboxes: Mutex<BTreeMap<Guest, Kept>>,
     latency: Mutex<BTreeMap<String, Latency>>,
     notes: Mutex<Vec<String>>,
 }

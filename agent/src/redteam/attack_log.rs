@@ -83,12 +83,13 @@ impl AttackLog {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::time::Duration;
 
     use super::*;
 
-    fn outcome(exit_code: i32, stdout: &str) -> ToolOutcome {
+    /// How a tool ended that printed this.
+    pub fn outcome(exit_code: i32, stdout: &str) -> ToolOutcome {
         ToolOutcome {
             exit_code,
             reason: None,

@@ -31,8 +31,7 @@ pub struct Latency {
 impl Latency {
     /// The distribution of `samples`.
     pub fn of(samples: &[Duration]) -> Self {
-        let mut sorted: Vec<f64> =
-            samples.iter().map(|took| took.as_micros() as f64 / 1000.0).collect();
+        let mut sorted: Vec<f64> = samples.iter().map(|took| milliseconds(*took)).collect();
         sorted.sort_by(f64::total_cmp);
         let rank = |percent: usize| {
             let at = (sorted.len() * percent).div_ceil(100).max(1) - 1;
@@ -45,12 +44,21 @@ impl Latency {
             p90: rank(90),
             p95: rank(95),
             p99: rank(99),
-            mean: if sorted.is_empty() { 0.0 } else { sum / sorted.len() as f64 },
+            mean: if sorted.is_empty() {
+                0.0
+            } else {
+                sum / f64::from(u32::try_from(sorted.len()).unwrap_or(u32::MAX))
+            },
             min: rank(0),
             max: rank(100),
             sorted,
         }
     }
+}
+
+/// To the microsecond.
+pub fn milliseconds(took: Duration) -> f64 {
+    (took.as_secs_f64() * 1e6).round() / 1e3
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ svg{width:100%;height:auto;background:#f6f8fa}summary{cursor:pointer}";
 /// Size of a drawing, in its own units.
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 160.0;
-const BARS: usize = 64;
+const BARS: u32 = 64;
 
 /// The page.
 pub fn page(report: &Report) -> String {
@@ -81,23 +81,22 @@ fn row(page: &mut String, probe: &ProbeReport) {
 /// A histogram up to the 99th percentile, and the figures. What lies beyond is in the last bar.
 fn distribution(page: &mut String, latency: &Latency) {
     let from = latency.min;
-    let width = (latency.p99 - from).max(0.001) / (BARS - 1) as f64;
-    let mut bars = [0_usize; BARS];
-    for sample in &latency.sorted {
-        let at = ((sample - from) / width) as usize;
-        if let Some(bar) = bars.get_mut(at.min(BARS - 1)) {
-            *bar += 1;
-        }
-    }
-    let most = bars.iter().copied().max().unwrap_or_default().max(1) as f64;
-    let step = WIDTH / BARS as f64;
+    let width = (latency.p99 - from).max(0.001) / f64::from(BARS - 1);
+    let below = |bar: u32| {
+        let edge = if bar < BARS { from + width * f64::from(bar) } else { f64::INFINITY };
+        latency.sorted.partition_point(|sample| *sample < edge)
+    };
+    let bars: Vec<u32> =
+        (0..BARS).map(|bar| count(below(bar + 1).saturating_sub(below(bar)))).collect();
+    let most = f64::from(bars.iter().copied().max().unwrap_or_default().max(1));
+    let step = WIDTH / f64::from(BARS);
     let _ = write!(page, "<svg viewBox=\"0 0 {WIDTH} {}\" role=\"img\">", HEIGHT + 20.0);
-    for (at, bar) in bars.iter().enumerate() {
-        let height = *bar as f64 / most * HEIGHT;
+    for (at, bar) in (0..BARS).zip(&bars) {
+        let height = f64::from(*bar) / most * HEIGHT;
         let _ = write!(
             page,
             "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\" fill=\"#0969da\"/>",
-            at as f64 * step,
+            f64::from(at) * step,
             HEIGHT - height,
             step - 1.0,
         );
@@ -118,6 +117,10 @@ fn distribution(page: &mut String, latency: &Latency) {
         let _ = write!(page, "<td class=\"n\">{ms:.3}</td>");
     }
     page.push_str("</tr></table>");
+}
+
+fn count(samples: usize) -> u32 {
+    u32::try_from(samples).unwrap_or(u32::MAX)
 }
 
 /// Text for a page: some of it comes from guests.
@@ -159,7 +162,7 @@ mod tests {
         };
         let page = page(&report);
         assert!(!page.contains("<script>") && page.contains("&lt;script&gt;"));
-        assert_eq!(page.matches("<rect").count(), BARS);
+        assert_eq!(page.matches("<rect").count(), BARS as usize);
         assert!(page.contains("99.000") && !page.contains("http"));
     }
 }

@@ -1,7 +1,15 @@
 //! Every probe there is.
 
+mod concurrency;
 mod egress;
+mod exhaustion;
+mod files;
 mod injection;
+mod latency;
+mod persistence;
+mod poison;
+mod process;
+mod substrate;
 mod time_bomb;
 
 use super::Probe;
@@ -11,8 +19,21 @@ pub fn all() -> Vec<Probe> {
     vec![
         egress::AS_A_TOOL,
         egress::AS_ROOT,
-        injection::PROBE,
+        files::AS_A_TOOL,
+        files::AS_ROOT,
+        process::AS_A_TOOL,
+        process::AS_ROOT,
+        exhaustion::PROBE,
         time_bomb::AS_A_TOOL,
         time_bomb::AS_ROOT,
+        injection::PROBE,
+        poison::PROBE,
+        persistence::PROBE,
+        latency::BOOT,
+        latency::RESET,
+        latency::ROUND_TRIP,
+        concurrency::PROBE,
+        substrate::LIES,
+        substrate::GOLDEN,
     ]
 }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::latency::milliseconds;
 use super::report::{ProbeReport, Report, SCHEMA_VERSION, Summary};
 use super::{Arena, Probe, ProbeError, Selection, Verdict};
 use crate::sandbox::{SandboxConfig, SandboxState};
@@ -33,6 +34,8 @@ pub struct Plan {
     pub machines: u32,
     /// What a probe may take; a battery has more, by its iterations.
     pub budget: Duration,
+    /// Whether medians are held to their limits. On a host that is emulated they mean nothing.
+    pub gates: bool,
     /// Defences to leave out, to see probes fail: those of the guest program (`filter`,
     /// `privileges`, `mounts`, `limits`, `kill`), and `reset`.
     pub without: Vec<String>,
@@ -84,7 +87,7 @@ pub fn run(plan: Plan, mut tell: impl FnMut(Event<'_>)) -> Report {
     let mut reports = Vec::new();
     for probe in probes {
         tell(Event::Started(&probe));
-        let report = run_one(&arena, probe);
+        let report = run_one(&arena, &probe);
         tell(Event::Ended(&report));
         reports.push(report);
         let clean = arena.clean_up();
@@ -110,9 +113,9 @@ pub fn run(plan: Plan, mut tell: impl FnMut(Event<'_>)) -> Report {
 }
 
 /// Runs a probe on a thread of its own, so that one that hangs can be left behind.
-fn run_one(arena: &Arc<Arena>, probe: Probe) -> ProbeReport {
+fn run_one(arena: &Arc<Arena>, probe: &Probe) -> ProbeReport {
     let begun = Instant::now();
-    let budget = arena.plan().budget_of(&probe);
+    let budget = arena.plan().budget_of(probe);
     let (send, receive) = mpsc::channel();
     let (shared, body) = (Arc::clone(arena), probe.run);
     let started = thread::Builder::new().name(format!("probe {}", probe.name)).spawn(move || {
@@ -138,7 +141,7 @@ fn run_one(arena: &Arc<Arena>, probe: Probe) -> ProbeReport {
             result
         }
     };
-    report(&probe, result, begun.elapsed())
+    report(probe, result, begun.elapsed())
 }
 
 fn report(probe: &Probe, result: Result<Verdict, String>, took: Duration) -> ProbeReport {
@@ -158,7 +161,7 @@ fn report(probe: &Probe, result: Result<Verdict, String>, took: Duration) -> Pro
         description: probe.description.to_owned(),
         passed: verdict.passed && error_message.is_none(),
         reason: verdict.reason,
-        duration_ms: took.as_micros() as f64 / 1000.0,
+        duration_ms: milliseconds(took),
         errored: error_message.is_some(),
         error_message,
         evidence: verdict.evidence,
@@ -188,6 +191,7 @@ mod tests {
             iterations: 1,
             machines: 1,
             budget,
+            gates: true,
             without: Vec::new(),
         }))
     }
@@ -210,7 +214,7 @@ mod tests {
                 thread::sleep(Duration::from_secs(1));
             }
         });
-        let report = run_one(&arena(Duration::from_millis(10)), endless);
+        let report = run_one(&arena(Duration::from_millis(10)), &endless);
         assert!(report.errored && !report.passed);
         assert!(report.error_message.unwrap().contains("budget"));
     }
@@ -218,10 +222,10 @@ mod tests {
     #[test]
     fn a_probe_that_panics_or_whose_control_fails_is_errored() {
         let budget = Duration::from_secs(30);
-        let report = run_one(&arena(budget), probe(|_| panic!("on purpose")));
+        let report = run_one(&arena(budget), &probe(|_| panic!("on purpose")));
         assert!(report.errored && !report.passed);
         let control = probe(|_| Err(ProbeError::Control("c".into())));
-        let report = run_one(&arena(budget), control);
+        let report = run_one(&arena(budget), &control);
         assert!(report.errored && !report.passed);
     }
 

@@ -57,6 +57,7 @@ const DEVICES: [&str; 3] = ["0x0002", "0x0004", "0x0013"];
 const LOOPBACK: &str = "lo";
 
 /// What the attack's packets must have come to at the host's device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
     /// None got that far.
     NoPacket,

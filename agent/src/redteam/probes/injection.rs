@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use guest::output::{STDERR_TAG, STDOUT_TAG};
 use serde_json::{Value, json};
 
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
@@ -83,6 +84,12 @@ fn differences(outcome: &ToolOutcome, stdout: &[u8], stderr: &[u8]) -> Vec<Strin
     };
     require(outcome.exit_code == 0, "the exit code is another");
     require(outcome.reason.is_none() && outcome.message.is_none(), "there is a reason to it");
+    let said = |tag: u8| -> Vec<u8> {
+        let chunks = outcome.chunks.iter().filter_map(|chunk| chunk.split_first());
+        chunks.filter(|(first, _)| **first == tag).flat_map(|(_, rest)| rest).copied().collect()
+    };
+    require(said(STDOUT_TAG) == stdout, "the evidence of the output is another");
+    require(said(STDERR_TAG) == stderr, "the evidence of the error output is another");
     require(outcome.stdout == stdout, "the output is another");
     require(outcome.stderr == stderr, "the error output is another");
     let totals = (outcome.stdout_total, outcome.stderr_total);
@@ -106,6 +113,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::evidence::Chunks;
 
     #[test]
     fn any_change_of_a_result_fails() {
@@ -120,12 +128,13 @@ mod tests {
             stdout_truncated: false,
             stderr_truncated: false,
             evidence_hash: String::new(),
-            chunks: crate::evidence::Chunks::default(),
+            chunks: Chunks::from_parts(b"\x01out\x02err".to_vec(), vec![4, 4, 0]).unwrap(),
             in_guest: Duration::ZERO,
             round_trip: Duration::ZERO,
         };
         assert_eq!(differences(&good, b"out", b"err"), Vec::<String>::new());
-        let changes: [fn(&mut ToolOutcome); 6] = [
+        let changes: [fn(&mut ToolOutcome); 7] = [
+            |o| o.chunks = Chunks::from_parts(b"\x01out\x02eRr".to_vec(), vec![4, 4, 0]).unwrap(),
             |o| o.exit_code = 1,
             |o| o.message = Some(String::new()),
             |o| o.stdout = b"OUT".to_vec(),
@@ -134,9 +143,9 @@ mod tests {
             |o| o.stderr_truncated = true,
         ];
         for change in changes {
-            let mut changed = good.clone();
-            change(&mut changed);
-            assert_eq!(differences(&changed, b"out", b"err").len(), 1);
+            let mut other = good.clone();
+            change(&mut other);
+            assert_eq!(differences(&other, b"out", b"err").len(), 1);
         }
     }
 }

@@ -52,7 +52,7 @@ const BOMBS: &[(&str, Fate)] = &[
     ("grandchild", Fate::Returned),
 ];
 /// Deadline of each bomb.
-const DEADLINE: Duration = Duration::from_millis(1000);
+const DEADLINE: Duration = Duration::from_secs(1);
 /// For killed processes to be gone. The kernel ends them one by one.
 const BURIAL: Duration = Duration::from_secs(3);
 /// Name of every process of an attack.

@@ -1,0 +1,128 @@
+//! A tool gets what it may have, and everybody else keeps what they need.
+
+use serde_json::{Value, json};
+
+use guest::wire::ResultReason;
+
+use super::super::attack_log::AttackLog;
+use super::super::host::HostState;
+use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
+use crate::sandbox::{SandboxError, ToolOutcome};
+
+/// Everything there is, until it is refused.
+pub const PROBE: Probe = Probe {
+    name: "resource-exhaustion",
+    class: AttackerClass::RuntimeLimit,
+    expectation: Expectation::ShouldFail,
+    description: "A tool takes memory, processes, threads, descriptors, disk, scratch space, \
+                  inodes, the console and 16 MiB of output; the next command works at once, and \
+                  the agent does not grow beyond the guest's memory",
+    repeats: false,
+    run,
+};
+
+/// What an attack may cost the agent beyond the guest's own memory, in MiB.
+const GROWTH_MIB: u64 = 64;
+/// What is taken, and how much of it is too much: what the registry allows these tools, or what
+/// the image has of it.
+const THINGS: [(&str, u64); 9] = [
+    ("memory", 33),
+    ("forks", 17),
+    ("threads", 17),
+    ("descriptors", 257),
+    ("disk", 33),
+    ("scratch", 9),
+    ("inodes", 4097),
+    ("console", 1),
+    ("output", 17),
+];
+/// Output that is written, in bytes.
+const WRITTEN: u64 = 16 << 20;
+/// Output that is kept of a tool, by the registry.
+const KEPT: u64 = 1 << 20;
+
+fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
+    let sandbox = arena.sandbox(Guest::Shipped)?;
+    arena.attack(&sandbox, "attack_exhaust", json!({"what": "nothing"}))?;
+    let before = HostState::now();
+    let mut breaches = Vec::new();
+    let mut seen = Vec::new();
+    for (what, too_much) in THINGS {
+        let deadline = arena.plan().deadline();
+        let result = arena.run(&sandbox, "attack_exhaust", json!({"what": what}), deadline);
+        let (wrong, told) = judge(what, too_much, &result);
+        let mut wrong: Vec<String> = wrong.into_iter().collect();
+        // Before its traces are reset away.
+        wrong.extend(arena.next_command(&sandbox));
+        wrong.extend(arena.recover(&sandbox));
+        seen.push(json!({"what": what, "came_to": told}));
+        breaches.extend(wrong.into_iter().map(|wrong| format!("{what}: {wrong}")));
+    }
+    let after = HostState::now();
+    let growth = u64::from(arena.plan().sandbox.memory_mib) + GROWTH_MIB;
+    breaches.extend(after.breaches(&before, growth));
+    let held = format!("{} things taken to their limits", THINGS.len());
+    let evidence = json!({"taken": seen, "before": before, "after": after});
+    Ok(Verdict::of(&breaches, held, evidence))
+}
+
+/// What is wrong with how it ended, and how it ended.
+fn judge(
+    what: &str,
+    too_much: u64,
+    result: &Result<ToolOutcome, SandboxError>,
+) -> (Option<String>, Value) {
+    let outcome = match result {
+        Ok(outcome) => outcome,
+        Err(error) => return (Some(error.to_string()), json!(error.to_string())),
+    };
+    if let Some(reason @ (ResultReason::OutOfMemory | ResultReason::Signal)) = outcome.reason {
+        return (None, json!(reason));
+    }
+    if what == "output" {
+        let told = json!({"written": outcome.stdout_total, "kept": outcome.stdout.len()});
+        let kept = outcome.stdout.len() as u64 <= KEPT && outcome.stdout_truncated;
+        let wrong = (!kept || outcome.stdout_total < WRITTEN)
+            .then(|| format!("output is not cut and counted: {told}"));
+        return (wrong, told);
+    }
+    match AttackLog::read(outcome) {
+        Err(error) => (Some(error.to_string()), json!(error.to_string())),
+        Ok(log) => {
+            let taken = log.facts.get("taken").and_then(Value::as_u64).unwrap_or(u64::MAX);
+            let wrong = (taken >= too_much).then(|| format!("it got {taken}"));
+            (wrong, json!({"taken": taken, "refused": log.facts.get("refused")}))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redteam::attack_log::tests::outcome;
+
+    fn taken(count: u64) -> ToolOutcome {
+        let facts = json!({"taken": count, "refused": "no"});
+        let log = json!({"attack": "x", "controls": [], "attempts": [], "facts": facts});
+        outcome(0, &log.to_string())
+    }
+
+    #[test]
+    fn more_than_allowed_fails_and_a_kill_does_not() {
+        assert_eq!(judge("forks", 17, &Ok(taken(16))).0, None);
+        assert!(judge("forks", 17, &Ok(taken(17))).0.is_some());
+        let mut killed = outcome(137, "");
+        killed.reason = Some(ResultReason::OutOfMemory);
+        assert_eq!(judge("memory", 33, &Ok(killed)).0, None);
+        assert!(judge("memory", 33, &Ok(outcome(1, ""))).0.is_some());
+    }
+
+    #[test]
+    fn output_must_be_cut() {
+        let mut all = outcome(0, "x");
+        all.stdout_total = WRITTEN;
+        assert!(judge("output", 17, &Ok(all.clone())).0.is_some());
+        all.stdout_truncated = true;
+        assert_eq!(judge("output", 17, &Ok(all)).0, None);
+    }
+}

@@ -1,0 +1,131 @@
+//! How long boots, resets and commands take, and whether anything is left of them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::super::{Arena, AttackerClass, Expectation, Guest, Latency, Probe, ProbeError, Verdict};
+use crate::bench::Footprint;
+use crate::sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
+
+/// Cold boots, each of a new machine.
+pub const BOOT: Probe = battery("lat-boot", "Boots a machine and ends it, again and again", boot);
+/// Resets, each after a command.
+pub const RESET: Probe =
+    battery("lat-reset", "Runs a command and resets, verified, again and again", reset);
+/// Commands on a machine that is ready.
+pub const ROUND_TRIP: Probe =
+    battery("lat-roundtrip", "Runs the shortest command, again and again", round_trip);
+
+/// Most a median may take.
+const BOOT_P50: Duration = Duration::from_secs(2);
+const RESET_P50: Duration = Duration::from_millis(500);
+const ROUND_TRIP_P50: Duration = Duration::from_millis(500);
+/// For caches of the allocator and of the kernel.
+const WARM_UP: u32 = 3;
+
+const fn battery(
+    name: &'static str,
+    description: &'static str,
+    run: fn(&Arena) -> Result<Verdict, ProbeError>,
+) -> Probe {
+    let (class, expectation) = (AttackerClass::Latency, Expectation::ShouldPass);
+    Probe { name, class, expectation, description, repeats: true, run }
+}
+
+fn boot(arena: &Arena) -> Result<Verdict, ProbeError> {
+    let config = SandboxConfig { strategy: None, verify: false, ..arena.config() };
+    let image = Image::open(&config.image).map_err(|e| ProbeError::Control(e.to_string()))?;
+    let image = Arc::new(image);
+    repeat(arena, "boot", BOOT_P50, || {
+        let sandbox = KvmSandbox::with_image(config.clone(), Arc::clone(&image));
+        let begun = Instant::now();
+        sandbox.boot().map_err(ProbeError::at("booting"))?;
+        let took = begun.elapsed();
+        sandbox.shutdown();
+        Ok(took)
+    })
+}
+
+fn reset(arena: &Arena) -> Result<Verdict, ProbeError> {
+    let sandbox = arena.sandbox(Guest::Shipped)?;
+    repeat(arena, "reset", RESET_P50, || {
+        command(arena, &sandbox)?;
+        let begun = Instant::now();
+        let verified = sandbox.reset_verified().map_err(ProbeError::at("resetting"))?;
+        match verified.verification.failure() {
+            None => Ok(begun.elapsed()),
+            Some(reason) => Err(ProbeError::Control(reason)),
+        }
+    })
+}
+
+fn round_trip(arena: &Arena) -> Result<Verdict, ProbeError> {
+    let sandbox = arena.sandbox(Guest::Shipped)?;
+    repeat(arena, "roundtrip", ROUND_TRIP_P50, || command(arena, &sandbox))
+}
+
+fn command(arena: &Arena, sandbox: &KvmSandbox) -> Result<Duration, ProbeError> {
+    let begun = Instant::now();
+    match arena.next_command(sandbox) {
+        None => Ok(begun.elapsed()),
+        Some(wrong) => Err(ProbeError::Control(wrong)),
+    }
+}
+
+fn repeat(
+    arena: &Arena,
+    name: &str,
+    most: Duration,
+    mut once: impl FnMut() -> Result<Duration, ProbeError>,
+) -> Result<Verdict, ProbeError> {
+    for _ in 0..WARM_UP {
+        once()?;
+    }
+    let before = Footprint::now();
+    let samples =
+        (0..arena.plan().iterations).map(|_| once()).collect::<Result<Vec<_>, ProbeError>>()?;
+    let after = Footprint::now();
+    arena.measured(name, &samples);
+    let latency = Latency::of(&samples);
+    let most = if arena.plan().gates { most } else { Duration::MAX };
+    let breaches = judge(&latency, most, before, after);
+    let held = format!("p50 {:.2} ms, p99 {:.2} ms", latency.p50, latency.p99);
+    let evidence = json!({"iterations": samples.len(), "p50_at_most_ms": arena.plan().gates.then_some(most.as_millis() as u64),
+        "before": before, "after": after});
+    Ok(Verdict::of(&breaches, held, evidence))
+}
+
+fn judge(latency: &Latency, most: Duration, before: Footprint, after: Footprint) -> Vec<String> {
+    let mut breaches = Vec::new();
+    let most = most.as_secs_f64() * 1000.0;
+    if latency.p50 > most {
+        breaches.push(format!("p50 is {:.1} ms, more than {most:.0}", latency.p50));
+    }
+    for (what, before, after) in [
+        ("descriptors", before.descriptors, after.descriptors),
+        ("threads", before.threads, after.threads),
+    ] {
+        if after > before {
+            breaches.push(format!("{what} went from {before} to {after}"));
+        }
+    }
+    breaches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slowness_and_leaks_fail() {
+        let fast = Latency::of(&[Duration::from_millis(1)]);
+        let (most, none) = (Duration::from_millis(2), Footprint::default());
+        assert!(judge(&fast, most, none, none).is_empty());
+        let leaked = Footprint { descriptors: 1, threads: 1, ..none };
+        assert_eq!(judge(&fast, most, none, leaked).len(), 2);
+        let slow = Latency::of(&[Duration::from_millis(3)]);
+        assert_eq!(judge(&slow, most, none, none).len(), 1);
+    }
+}

@@ -1,0 +1,179 @@
+//! What is under the guest lies: somebody on the host changes a machine behind its back.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+use vmm::{Machine, Tamper};
+
+use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
+use crate::sandbox::{KvmSandbox, Moment, Sandbox, SandboxState};
+
+/// Lies about one machine.
+pub const LIES: Probe = Probe {
+    name: "substrate-lies",
+    class: AttackerClass::A6,
+    expectation: Expectation::ShouldFail,
+    description: "Between a command and the next, a bit is flipped in the disk's overlay and base, \
+                  in clean, restored and unlogged memory, in registers, MSRs, interrupt \
+                  controller and queues; or the machine is paused or gone: every time it is halted",
+    repeats: false,
+    run: |arena| {
+        let first = arena.sandbox(Guest::Shipped)?;
+        let fork = || KvmSandbox::fork_of(&first).ok_or_else(no_golden);
+        tell_all(arena, LIE_LIST, fork)
+    },
+};
+
+/// A lie about what all machines are made of. Last: no machine of that golden state is to be used
+/// afterwards.
+pub const GOLDEN: Probe = Probe {
+    name: "substrate-golden",
+    class: AttackerClass::A6,
+    expectation: Expectation::ShouldFail,
+    description: "A bit is flipped in golden memory, from which every reset copies: the machine \
+                  is halted",
+    repeats: false,
+    run: |arena| tell_all(arena, GOLDEN_LIST, || Ok(KvmSandbox::new(arena.config()))),
+};
+
+/// A lie, when it is told, and in how many verified resets it must be noticed.
+struct Lie {
+    name: &'static str,
+    when: Moment,
+    resets: u32,
+    tell: fn(&Machine) -> Result<(), vmm::MachineError>,
+}
+
+/// A page of the kernel's text, which nobody writes to.
+const TEXT: u64 = 0x0110_0000;
+/// A page near the end of the smallest machine's memory.
+const FAR: u64 = 0x03f0_0000;
+/// What samples read is found in some resets, what they compare in one.
+const SOME: u32 = 8;
+
+const LIE_LIST: &[Lie] = &[
+    lie("overlay", Moment::Held, 1, |machine| {
+        let dirty = machine.dirty_blocks()?;
+        match dirty.first() {
+            Some(block) => machine.tamper(Tamper::Overlay { block: *block }),
+            None => Err(vmm::MachineError::NotCaptured),
+        }
+    }),
+    lie("base", Moment::PutBack, SOME, |machine| machine.tamper(Tamper::Base { block: 3 })),
+    lie("clean-page", Moment::PutBack, SOME, |machine| {
+        machine.tamper(Tamper::CleanPage { address: TEXT })
+    }),
+    lie("restored-page", Moment::PutBack, 1, |machine| machine.tamper(Tamper::RestoredPage)),
+    lie("unlogged-page", Moment::Held, SOME, |machine| {
+        machine.tamper(Tamper::HideDirtyPage { address: FAR })
+    }),
+    lie("register", Moment::PutBack, 1, |machine| machine.tamper(Tamper::Register)),
+    lie("msr", Moment::PutBack, 1, |machine| machine.tamper(Tamper::Msr)),
+    lie("interrupt-controller", Moment::PutBack, 1, |machine| {
+        machine.tamper(Tamper::InterruptController)
+    }),
+    lie("queue-index", Moment::PutBack, 1, |machine| machine.tamper(Tamper::QueueIndex)),
+    lie("paused", Moment::Running, 1, Machine::pause),
+    lie("gone", Moment::Running, 1, |machine| {
+        machine.shutdown();
+        Ok(())
+    }),
+];
+
+/// Lies that are told and that a verified reset does not look for yet. They are in the notes of the
+/// report and no verdict hangs on them.
+const NOT_LOOKED_FOR: &[&str] = &["overlay", "clean-page", "unlogged-page", "golden-page"];
+
+const GOLDEN_LIST: &[Lie] = &[lie("golden-page", Moment::Held, SOME, |machine| {
+    machine.tamper(Tamper::Golden { address: TEXT })
+})];
+
+const fn lie(
+    name: &'static str,
+    when: Moment,
+    resets: u32,
+    tell: fn(&Machine) -> Result<(), vmm::MachineError>,
+) -> Lie {
+    Lie { name, when, resets, tell }
+}
+
+fn tell_all(
+    arena: &Arena,
+    lies: &[Lie],
+    machine: impl Fn() -> Result<KvmSandbox, ProbeError>,
+) -> Result<Verdict, ProbeError> {
+    let mut breaches = Vec::new();
+    let mut seen = Vec::new();
+    let mut noticed = 0;
+    for lie in lies {
+        let sandbox = machine()?;
+        sandbox.boot().map_err(ProbeError::at("booting a machine to lie about"))?;
+        let found = tell(arena, &sandbox, lie)?;
+        seen.push(json!({"lie": lie.name, "resets": found.resets, "said": found.said}));
+        match found.breach.map(|breach| format!("{}: {breach}", lie.name)) {
+            Some(breach) if NOT_LOOKED_FOR.contains(&lie.name) => {
+                arena.note(format!("not looked for yet, and no part of the verdict: {breach}"));
+            }
+            Some(breach) => breaches.push(breach),
+            None => noticed += 1,
+        }
+    }
+    let told = lies.len();
+    let held = format!("{noticed} of {told} lies noticed and the machine halted; see the notes");
+    Ok(Verdict::of(&breaches, held, json!({ "lies": seen })))
+}
+
+/// What became of a lie.
+struct Found {
+    breach: Option<String>,
+    resets: u32,
+    said: Value,
+}
+
+fn tell(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeError> {
+    // The control: the same command and reset without a lie.
+    dirty(arena, sandbox)?;
+    let honest = sandbox.reset_verified().map_err(ProbeError::at("resetting an honest machine"))?;
+    if let Some(reason) = honest.verification.failure() {
+        return Err(ProbeError::Control(format!("without a lie: {reason}")));
+    }
+    let told = Arc::new(Mutex::new(None));
+    let (result, when, tell) = (Arc::clone(&told), lie.when, lie.tell);
+    sandbox.let_meddle(Box::new(move |moment, machine| {
+        let mut told = result.lock().unwrap_or_else(PoisonError::into_inner);
+        if moment == when && told.is_none() {
+            *told = Some(tell(machine).map_err(|e| e.to_string()));
+        }
+    }));
+    for resets in 1..=lie.resets {
+        dirty(arena, sandbox)?;
+        let result = sandbox.reset_verified();
+        if let Some(Err(error)) = &*told.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(ProbeError::Control(format!("{} could not be told: {error}", lie.name)));
+        }
+        let said = match result {
+            Ok(verified) => match verified.verification.failure() {
+                None => continue,
+                Some(reason) => reason,
+            },
+            Err(error) => error.to_string(),
+        };
+        let halted = matches!(sandbox.state(), SandboxState::Failed { .. });
+        let refused = arena.next_command(sandbox).is_some();
+        let breach = (!halted || !refused)
+            .then(|| format!("it was noticed, and the sandbox is {}", sandbox.state()));
+        return Ok(Found { breach, resets, said: json!(said) });
+    }
+    let breach = Some(format!("nobody noticed in {} resets", lie.resets));
+    Ok(Found { breach, resets: lie.resets, said: Value::Null })
+}
+
+/// A command that writes to memory and disk.
+fn dirty(arena: &Arena, sandbox: &KvmSandbox) -> Result<(), ProbeError> {
+    let params = json!({"host_file": "/nowhere", "secret": search::marker()});
+    arena.attack(sandbox, "attack_files", params).map(drop)
+}
+
+fn no_golden() -> ProbeError {
+    ProbeError::Control("the sandbox has no golden state to fork".into())
+}
