@@ -136,7 +136,11 @@ impl Cli {
         if matches!(self.command, Command::KeyHolder) {
             return crate::keyholder::serve();
         }
-        logging::start(self.verbose, matches!(self.command, Command::Run(_)));
+        // There the alarms are what is wanted, and the report says which went off.
+        let silent = self.verbose == 0 && matches!(self.command, Command::Redteam(_));
+        if !silent {
+            logging::start(self.verbose, matches!(self.command, Command::Run(_)));
+        }
         let mut flags = self.settings.flags();
         if let Command::Run(arguments) = &self.command {
             arguments.overrides(&mut flags);
