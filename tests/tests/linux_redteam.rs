@@ -1,0 +1,150 @@
+//! The red team's battery through the real binary, and for each defence a run without it, in which
+//! the probes must fail.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says so by failing"
+)]
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+/// Emulated machines take their time.
+const BUDGET: &str = "120";
+
+/// The image with the attacks: `BSM_ATTACK_IMAGE_DIR`, which `cargo xtask test` sets.
+fn attack_image() -> PathBuf {
+    std::env::var_os("BSM_ATTACK_IMAGE_DIR")
+        .map(PathBuf::from)
+        .expect("BSM_ATTACK_IMAGE_DIR is not set: run the tests with `cargo xtask test`")
+}
+
+fn redteam(image: PathBuf, arguments: &[&str]) -> Output {
+    Command::new(integration_tests::agent_binary())
+        .arg("--image-dir")
+        .arg(image)
+        .args(["redteam", "--no-gates", "--budget", BUDGET])
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+/// The report and the exit code.
+fn report(arguments: &[&str]) -> (Value, Option<i32>) {
+    let output = redteam(attack_image(), &[arguments, &["--json"]].concat());
+    let report = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
+    (report, output.status.code())
+}
+
+fn probe<'a>(report: &'a Value, name: &str) -> &'a Value {
+    let probes = report["probes"].as_array().unwrap();
+    probes.iter().find(|probe| probe["name"] == name).unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// Without a defence the probe fails: it is not errored, and it did not pass.
+fn fails_without(defence: &str, name: &str, because: &str) {
+    let (report, code) = report(&["--without", defence, "--probes", name, "--iterations", "2"]);
+    let probe = probe(&report, name);
+    assert_eq!(
+        (&probe["passed"], &probe["errored"]),
+        (&Value::Bool(false), &Value::Bool(false)),
+        "{probe:#}"
+    );
+    let reason = probe["reason"].as_str().unwrap();
+    assert!(reason.contains(because), "{reason}");
+    assert_eq!(code, Some(1));
+}
+
+#[test]
+fn every_attack_is_held() {
+    let directory = tempfile::tempdir().unwrap();
+    let page = directory.path().join("report.html");
+    let (report, code) =
+        report(&["--probes", "adversarial", "--iterations", "3", "--html", page.to_str().unwrap()]);
+    for probe in report["probes"].as_array().unwrap() {
+        assert_eq!(probe["passed"], true, "{probe:#}");
+        assert_eq!(probe["validated_against"], "validated-kvm");
+    }
+    assert_eq!(
+        (report["schema_version"].as_str(), report["backend"].as_str()),
+        (Some("1.0"), Some("kvm"))
+    );
+    assert_eq!(report["final_sandbox_state"], "ready");
+    let summary = &report["summary"];
+    assert_eq!(summary["passed"], summary["total"], "{summary}");
+    assert!(summary["total"].as_u64().unwrap() >= 12, "{summary}");
+    assert_eq!(code, Some(0));
+    assert!(fs::read_to_string(&page).unwrap().contains("vsock-poison"));
+}
+
+#[test]
+fn batteries_measure_and_machines_side_by_side_share_nothing() {
+    let (report, _) = report(&[
+        "--probes",
+        "lat-boot,lat-reset,lat-roundtrip,conc-n",
+        "--iterations",
+        "3",
+        "--machines",
+        "2",
+    ]);
+    for name in ["boot", "reset", "roundtrip"] {
+        assert_eq!(report["latency"][name]["count"], 3, "{report:#}");
+    }
+    assert_eq!(report["summary"]["passed"], 4, "{report:#}");
+}
+
+#[test]
+fn without_the_filter_packets_reach_the_host() {
+    fails_without("filter", "egress", "packets of a tool reached the host");
+}
+
+#[test]
+fn without_dropped_privileges_a_tool_can_do_more() {
+    fails_without("filter,privileges", "process-escape", "worked");
+}
+
+#[test]
+fn without_limits_a_tool_takes_more() {
+    fails_without("limits", "resource-exhaustion", "it got");
+}
+
+#[test]
+fn without_the_end_of_its_processes_a_tool_stays() {
+    fails_without("kill", "time-bomb", "outlived it");
+}
+
+#[test]
+fn without_resets_marks_stay() {
+    fails_without("reset", "marker-persistence", "finds the mark");
+}
+
+#[test]
+fn the_shipped_image_has_no_attacks() {
+    let shipped = integration_tests::image_dir();
+    let manifest = fs::read_to_string(shipped.join("manifest.json")).unwrap();
+    assert!(!manifest.contains("attack"), "{manifest}");
+    let holds_attacks = |image: PathBuf| {
+        let disk = fs::read(image.join("rootfs.ext4")).unwrap();
+        let texts: [&[u8]; 2] = [b"attack: no attack ", b"BSM_WITHOUT"];
+        texts.map(|text| disk.windows(text.len()).any(|window| window == text))
+    };
+    assert_eq!(holds_attacks(shipped), [false, false]);
+    assert_eq!(holds_attacks(attack_image()), [true, true], "the search finds nothing anywhere");
+    // So a run against it proves nothing, and says so.
+    let output = redteam(integration_tests::image_dir(), &["--probes", "egress", "--json"]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["summary"]["errored"], 1, "{report:#}");
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_probe_that_does_not_exist_is_wrong_usage() {
+    let output = redteam(attack_image(), &["--probes", "nonsense"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("vsock-poison"));
+}
