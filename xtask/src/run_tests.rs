@@ -35,7 +35,7 @@ pub struct TestArgs {
     #[arg(long, value_enum, env = "BSM_RUN_ON")]
     on: Option<On>,
     /// Minutes after which a nested machine is ended
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     /// Run only tests whose names contain this
     filter: Option<String>,

@@ -74,13 +74,12 @@ impl SandboxSource for KvmSource {
     /// Boots the image as it is on disk, whatever the golden state came from, unless there is another
     /// way.
     fn renew(&self) -> Result<(), SandboxError> {
-        let anew = match &self.origin {
-            Some(origin) => origin()?,
-            None => {
-                let anew = self.template().anew();
-                anew.boot()?;
-                anew
-            }
+        let anew = if let Some(origin) = &self.origin {
+            origin()?
+        } else {
+            let anew = self.template().anew();
+            anew.boot()?;
+            anew
         };
         let template = KvmSandbox::fork_of(&anew).ok_or_else(no_golden_state)?;
         *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(anew);
