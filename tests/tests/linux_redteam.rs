@@ -105,7 +105,12 @@ fn without_the_filter_packets_reach_the_host() {
 
 #[test]
 fn without_dropped_privileges_a_tool_can_do_more() {
-    fails_without("filter,privileges", "process-escape", "worked");
+    fails_without("privileges", "process-escape", "open for writing /sbin/init worked");
+}
+
+#[test]
+fn without_filter_and_dropped_privileges_a_tool_ends_the_machine() {
+    fails_without("filter,privileges", "process-escape", "ended more than itself");
 }
 
 #[test]

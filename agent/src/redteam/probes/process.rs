@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::super::attack_log::AttackLog;
 use super::super::host::HostState;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
 use crate::sandbox::{Sandbox, SandboxError, SandboxState};
@@ -45,8 +46,19 @@ const GROWTH_MIB: u64 = 64;
 
 fn as_a_tool(arena: &Arena) -> Result<Verdict, ProbeError> {
     let sandbox = arena.sandbox(Guest::Shipped)?;
+    if let Some(wrong) = arena.next_command(&sandbox) {
+        return Err(ProbeError::Control(wrong));
+    }
     let before = HostState::now();
-    let log = arena.attack(&sandbox, "attack_process", json!({}))?;
+    let outcome = match arena.run(&sandbox, "attack_process", json!({}), arena.plan().deadline()) {
+        Ok(outcome) => outcome,
+        // Another command has just worked.
+        Err(error) => {
+            let breach = format!("the attack ended more than itself: {error}");
+            return Ok(Verdict::of(&[breach], "", json!({ "code": error.code() })));
+        }
+    };
+    let log = AttackLog::read(&outcome)?;
     let mut breaches = log.breaches();
     if sandbox.state() != SandboxState::Ready {
         breaches.push(format!("the sandbox is {}", sandbox.state()));
