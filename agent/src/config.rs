@@ -198,6 +198,7 @@ impl Config {
                 enable_tools: layers.tools()?,
                 strategy: Some(vmm::Strategy::default()),
                 verify: false,
+                integrity: vmm::IntegrityPlan::default(),
             },
             run: layers.run()?,
         })

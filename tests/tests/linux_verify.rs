@@ -172,7 +172,7 @@ fn a_bit_flipped_on_the_disk_between_commands_is_caught() {
     // The other two have nothing to say against it, and are not asked for their votes.
     assert_eq!(verification.open_fd_count, verification.open_fd_count_baseline);
     assert_eq!(verification.vmm_state, "running");
-    assert_halted(&sandbox, &verification, "the whole disk is sha256:");
+    assert_halted(&sandbox, &verification, "disk: block ");
     // The golden disk was out of reach: a new machine is as it should be.
     sandbox.boot().unwrap();
     assert!(cycle(&sandbox).verification.passed());

@@ -80,7 +80,7 @@ fn measured(sandbox: &KvmSandbox, snapshot: &Path) -> Result<Record, StartError>
         cpu_template: sha256(&info.cpuid_sha256),
         disk_bytes: info.disk_bytes,
         golden_hash,
-        fs_hash: format_sha256(&baseline.disk_hash()),
+        fs_hash: format_sha256(&baseline.disk_root()),
         open_fd_count: baseline.descriptors(),
         expected_vmm_api_state: super::record::RUNNING.to_owned(),
     })

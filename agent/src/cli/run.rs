@@ -20,6 +20,7 @@ use crate::service::{Groundwork, ServiceError};
 use crate::store::note::note_in_audit;
 use guest::registry::RegistryError;
 use serde_json::json;
+use vmm::IntegrityPlan;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -86,7 +87,7 @@ pub fn run(config: Config) -> ExitCode {
 /// The machines: restored from what is installed and compared with it, also when they are renewed; or
 /// booted where nothing is installed.
 fn machines(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSource, RunError> {
-    let begun = Instant::now();
+    let (begun, integrity) = (Instant::now(), config.integrity);
     let guard = &groundwork.degraded;
     let store = BaselineStore::new(groundwork.state_dir.path(), &*groundwork.key_holder);
     let started = baselines::start(&store, |record| {
@@ -99,6 +100,7 @@ fn machines(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSource,
         sandbox.guard_with(Arc::clone(guard) as _);
         let boot = sandbox.boot().map_err(RunError::Boot)?;
         info!(took_ms = boot.total.as_millis(), "the first machine is ready");
+        tell_rounds(&sandbox, integrity);
         return KvmSource::new(sandbox).map_err(RunError::Boot);
     };
     sandbox.guard_with(Arc::clone(guard) as _);
@@ -109,6 +111,7 @@ fn machines(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSource,
         }
     }
     let took_ms = begun.elapsed().as_millis();
+    tell_rounds(&sandbox, integrity);
     info!(slot = slot.name(), took_ms, "the first machine is as it was installed");
     let guard = Arc::clone(guard);
     let origin = move || {
@@ -119,6 +122,14 @@ fn machines(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSource,
         Ok(sandbox)
     };
     Ok(KvmSource::new(sandbox).map_err(RunError::Boot)?.renewed_by(Box::new(origin)))
+}
+
+/// Says in how many resets everything that commands leave untouched has been read again.
+fn tell_rounds(sandbox: &KvmSandbox, integrity: IntegrityPlan) {
+    if let Some(golden) = sandbox.golden() {
+        let (disk, memory) = integrity.resets_for_all(&golden);
+        info!(disk, memory, "resets until all of the disk, and all of memory, has been read again");
+    }
 }
 
 /// Everything the agent reads and writes while it serves. Some of it need not exist yet.

@@ -35,6 +35,7 @@ fn nothing_set_gives_the_defaults() {
             enable_tools: Vec::new(),
             strategy: Some(vmm::Strategy::default()),
             verify: false,
+            integrity: vmm::IntegrityPlan::default(),
         }
     );
 }
@@ -77,6 +78,7 @@ fn every_variable_is_read() {
             enable_tools: vec!["sh".into(), "other".into()],
             strategy: Some(vmm::Strategy::default()),
             verify: false,
+            integrity: vmm::IntegrityPlan::default(),
         }
     );
 }

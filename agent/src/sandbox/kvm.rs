@@ -18,13 +18,13 @@ use std::time::{Instant, SystemTime};
 
 use guest::wire::QueryKind;
 use tracing::{info, warn};
-use vmm::{Differences, Golden, Machine, Strategy};
+use vmm::{Differences, Golden, IntegrityPlan, Machine, Strategy};
 
 use super::channel::{ChannelCounters, ChannelError};
 use super::error::SandboxError;
 use super::image::{Image, ImageSource};
 use super::state::{BootReport, ResetOutcome, SandboxState};
-use super::verify::{Baseline, VerifiedReset};
+use super::verify::{Baseline, Verification, VerifiedReset};
 use super::{Cause, Guard, Incident, QueryAnswer, Remains, Sandbox, ToolCall, ToolOutcome, query};
 use admission::{Admission, Gate};
 use golden::GoldenSandbox;
@@ -53,6 +53,9 @@ pub struct SandboxConfig {
     /// Whether resets can be verified: the first boot then also measures what a verified reset
     /// compares a machine with. Needs a strategy.
     pub verify: bool,
+    /// How much of what a command did not touch a verified reset reads again, another part each
+    /// time.
+    pub integrity: IntegrityPlan,
 }
 
 impl SandboxConfig {
@@ -68,6 +71,7 @@ impl SandboxConfig {
             enable_tools: Vec::new(),
             strategy: Some(Strategy::CopyBack),
             verify: false,
+            integrity: IntegrityPlan::default(),
         }
     }
 
@@ -95,6 +99,8 @@ struct Inner {
     golden: Option<Arc<GoldenSandbox>>,
     /// In place of what was measured.
     expected: Option<Arc<Baseline>>,
+    /// Why the machine is gone, when nobody has asked for that yet.
+    failed: Option<Verification>,
     phase: Phase,
     /// Counts boots and shutdowns: a boot that finds another number when it is done was overtaken.
     epoch: u64,
@@ -112,8 +118,9 @@ impl KvmSandbox {
     /// A sandbox that is not booted. Its image is loaded by the first boot.
     pub fn new(config: SandboxConfig) -> Self {
         let phase = Phase::NotBooted;
-        let (image, golden, expected) = (None, None, None);
-        let inner = Mutex::new(Inner { config, image, golden, expected, phase, epoch: 0 });
+        let (image, golden, expected, failed) = (None, None, None, None);
+        let inner = Inner { config, image, golden, expected, failed, phase, epoch: 0 };
+        let inner = Mutex::new(inner);
         let (settled, meddler, guard) = (Condvar::new(), Mutex::default(), Mutex::default());
         Self { inner, settled, meddler, guard }
     }
@@ -394,6 +401,7 @@ impl Sandbox for KvmSandbox {
         }
         inner.epoch += 1;
         inner.phase = Phase::Booting(None);
+        inner.failed = None;
         let (config, epoch) = (inner.config.clone(), inner.epoch);
         drop(inner);
         let result = self.start(&config, epoch);
@@ -433,6 +441,10 @@ impl Sandbox for KvmSandbox {
     }
 
     fn reset_and_verify(&self) -> Result<VerifiedReset, SandboxError> {
+        // Found while the command was ended, and the machine is gone since.
+        if let Some(verification) = self.lock().failed.take() {
+            return Ok(VerifiedReset { outcome: None, verification });
+        }
         let live = self.ready()?;
         if let Some(reason) = live.machine.stop_reason() {
             return Err(SandboxError::ResetFailed { reason: reason.to_string() });

@@ -34,11 +34,13 @@ pub struct Verification {
     pub reset_at: SystemTime,
     /// SHA-256 of the golden state, `sha256:` and 64 hex digits.
     pub golden_hash: String,
-    /// SHA-256 of the disk as the guest reads it, in the same form; [`NO_HASH`] when there is none.
+    /// Root of the Merkle tree (RFC 6962 2.1, SHA-256) over the 4096-byte blocks of the disk as the
+    /// guest reads it, in the same form; [`NO_HASH`] when there is none.
     pub fs_hash: String,
     /// The same of the golden state.
     pub fs_hash_baseline: String,
-    /// Open descriptors of the whole guest, sockets excluded; [`UNKNOWN_COUNT`] without an answer.
+    /// Open descriptors of the whole guest, sockets excluded; [`UNKNOWN_COUNT`] without an answer, or
+    /// when what else the guest says leaves no trust in the number.
     pub open_fd_count: i64,
     /// The same of the golden state.
     pub open_fd_count_baseline: i64,
@@ -64,10 +66,12 @@ pub struct Verification {
 pub struct VerificationParts {
     /// Comparing what the machine had written with the record of it, before the reset.
     pub before: Duration,
-    /// Hashing the disk.
+    /// Reading the disk again.
     pub disk: Duration,
     /// Reading back what KVM and the devices hold.
     pub vmm: Duration,
+    /// Reading memory again.
+    pub memory: Duration,
     /// Waiting for the guest's answer.
     pub guest: Duration,
 }
@@ -146,7 +150,7 @@ impl Verification {
 impl VerificationParts {
     /// All parts together.
     pub fn total(&self) -> Duration {
-        self.before + self.disk + self.vmm + self.guest
+        self.before + self.disk + self.vmm + self.memory + self.guest
     }
 }
 

@@ -111,6 +111,11 @@ pub fn put_back(
     Ok(report)
 }
 
+/// Has a machine stand still, also when somebody else has paused it.
+pub fn hold(machine: &Machine) -> Result<(), MachineError> {
+    if machine.is_paused() { Ok(()) } else { machine.pause() }
+}
+
 /// The error of a machine that cannot be put back.
 pub fn reset_failed(error: &MachineError) -> SandboxError {
     SandboxError::ResetFailed { reason: error.to_string() }
@@ -124,10 +129,7 @@ fn reset(
     let report = match inspect {
         None => machine.reset(strategy)?,
         Some(inspect) => {
-            // Also when somebody else has paused it.
-            if !machine.is_paused() {
-                machine.pause()?;
-            }
+            hold(machine)?;
             let report = machine.reset(strategy)?;
             inspect(machine)?;
             report

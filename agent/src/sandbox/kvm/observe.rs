@@ -1,13 +1,15 @@
 //! A machine put back, and every source heard.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use guest::wire::QueryKind;
 use tracing::debug;
-use vmm::{Golden, Machine, MachineState, MpState, ResetReport, Strategy};
+use vmm::{Golden, IntegrityPlan, Machine, MachineState, MpState, ResetReport, Strategy};
 
-use super::alone::{put_back, reset_failed};
+use super::alone::{hold, put_back, reset_failed};
 use super::live::Live;
+use super::remains::Exhibits;
 use crate::sandbox::QueryAnswer;
 use crate::sandbox::channel::ChannelError;
 use crate::sandbox::error::SandboxError;
@@ -57,43 +59,54 @@ impl Patience {
     pub const USUAL: Self = Self { answer: Duration::from_secs(1), settling: SETTLING };
 }
 
+/// How a machine is put back and looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    pub strategy: Strategy,
+    /// How much of what the command did not touch is read again.
+    pub plan: IntegrityPlan,
+    pub patience: Patience,
+}
+
 /// What came of it.
 pub struct Observed {
     /// How the reset went; `None` when there was none.
     pub report: Option<ResetReport>,
     pub evidence: Evidence,
+    /// Blocks and pages that differ, copied while the machine stood still.
+    pub exhibits: Exhibits,
 }
 
 /// Puts the machine back and hears every source. Nobody else may use the machine. A machine that
 /// has something to hide before its reset is not put back: it stands still as it was found.
 pub fn observe(
     live: &Live,
-    golden: &Golden,
-    strategy: Strategy,
-    patience: Patience,
+    golden: &Arc<Golden>,
+    how: How,
     mut moment: impl FnMut(Moment, &Machine),
 ) -> Result<Observed, SandboxError> {
+    let How { strategy, plan, patience } = how;
     let machine = &live.machine;
     let mut parts = VerificationParts::default();
-    // Also when somebody else has paused it.
-    if !machine.is_paused() {
-        machine.pause().map_err(|error| reset_failed(&error))?;
-    }
+    hold(machine).map_err(|error| reset_failed(&error))?;
     moment(Moment::Held, machine);
     let begun = Instant::now();
     let differences = before_reset(machine)?;
     parts.before = begun.elapsed();
     if !differences.is_empty() {
-        return Ok(Observed { report: None, evidence: as_found(differences, parts) });
+        let exhibits = Exhibits::of(machine, golden, &differences);
+        return Ok(Observed { report: None, evidence: as_found(differences, parts), exhibits });
     }
 
     let mut reset_at = SystemTime::now();
     let mut put_back_at = Instant::now();
     let (mut differences, mut disk) = (Vec::new(), Err("nobody looked".to_owned()));
+    let mut exhibits = Exhibits::default();
     let mut inspect = |machine: &Machine| {
         (reset_at, put_back_at) = (SystemTime::now(), Instant::now());
         moment(Moment::PutBack, machine);
-        (differences, disk) = after_reset(machine, &mut parts);
+        (differences, disk) = after_reset(machine, &plan, &mut parts);
+        exhibits = Exhibits::of(machine, golden, &differences);
         Ok(())
     };
     let report = put_back(live, strategy, Some(&mut inspect))?;
@@ -144,12 +157,12 @@ pub fn observe(
         suspicions,
         parts,
     };
-    Ok(Observed { report: Some(report), evidence })
+    Ok(Observed { report: Some(report), evidence, exhibits })
 }
 
 /// What is said of a machine that was not put back. Its guest is not asked: it is as the command
 /// left it.
-fn as_found(differences: Vec<Finding>, parts: VerificationParts) -> Evidence {
+pub fn as_found(differences: Vec<Finding>, parts: VerificationParts) -> Evidence {
     Evidence {
         reset_at: SystemTime::now(),
         disk: Err("the machine was not put back".to_owned()),
@@ -164,37 +177,31 @@ fn as_found(differences: Vec<Finding>, parts: VerificationParts) -> Evidence {
 
 /// What somebody but the guest has changed since the machine was last golden. The machine must
 /// stand still.
-#[expect(clippy::unnecessary_wraps, reason = "reading the record can fail")]
-fn before_reset(_machine: &Machine) -> Result<Vec<Finding>, SandboxError> {
-    Ok(Vec::new())
+pub fn before_reset(machine: &Machine) -> Result<Vec<Finding>, SandboxError> {
+    let found = machine.check_before_reset().map_err(|error| reset_failed(&error))?;
+    Ok(found.into_iter().map(Finding::from).collect())
 }
 
-/// What is not as it was captured, and the hash of the disk. The machine must stand still.
+/// What is not as it was captured, and the root of the disk. The machine must stand still.
 fn after_reset(
     machine: &Machine,
+    plan: &IntegrityPlan,
     parts: &mut VerificationParts,
 ) -> (Vec<Finding>, Result<[u8; 32], String>) {
-    let begun = Instant::now();
-    // First: clocks run on.
-    let state = |name: &str, is: &dyn std::fmt::Display| {
-        let place = Place::State { name: name.to_owned() };
-        Finding::new(Source::Vmm, place, "as captured", is)
-    };
-    let differences = match machine.state_differences() {
-        Ok(found) => {
-            found.0.iter().map(|one| state(&one.to_string(), &"not as captured")).collect()
+    match machine.check_after_reset(plan) {
+        Ok(report) => {
+            parts.vmm = report.took.state;
+            parts.memory = report.took.memory;
+            parts.disk = report.took.disk;
+            let disk = report.disk_root.ok_or_else(|| "there is none".to_owned());
+            (report.findings.into_iter().map(Finding::from).collect(), disk)
         }
-        Err(error) => vec![state("state", &format!("not readable: {error}"))],
-    };
-    parts.vmm = begun.elapsed();
-    let begun = Instant::now();
-    let disk = match machine.disk_sha256() {
-        Ok(Some(hash)) => Ok(hash),
-        Ok(None) => Err("there is none".to_owned()),
-        Err(error) => Err(error.to_string()),
-    };
-    parts.disk = begun.elapsed();
-    (differences, disk)
+        Err(error) => {
+            let place = Place::State { name: "the machine".to_owned() };
+            let is = format!("not readable: {error}");
+            (vec![Finding::new(Source::Vmm, place, "as captured", is)], Err(error.to_string()))
+        }
+    }
 }
 
 /// What KVM says the machine is doing, beside what it did in its golden state.

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::KvmSandbox;
-use super::alone::{Alone, Inspection, put_back};
+use super::alone::{Alone, Inspection, hold, put_back, reset_failed};
 use super::live::Live;
-use super::remains;
+use super::observe::{as_found, before_reset};
+use super::remains::{self, Exhibits};
 use crate::sandbox::Cause;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::state::ResetOutcome;
+use crate::sandbox::verify::{Verification, VerificationParts};
 
 impl KvmSandbox {
     /// Puts a machine back to its golden state. Calls that are under way fail. Afterwards it is
@@ -30,30 +32,97 @@ impl KvmSandbox {
                 Ok(outcome)
             }
             Err(error) => {
-                if alone.still_wanted() {
-                    let cause = Cause::ResetFailed(error.to_string());
-                    self.tell_guard(live, cause, || remains::of_failed(&live.machine));
-                }
-                alone.end(Err(&error.to_string()));
+                self.give_up(alone, live, &error);
                 Err(error)
             }
         }
     }
 
-    /// Gets rid of whatever a machine has become: resets it, or ends it if it has stopped or there
-    /// is no golden state.
+    /// Gets rid of whatever a machine has become: resets it, or ends it if it has stopped, if there
+    /// is no golden state, or if somebody else than its guest has changed it.
     pub(super) fn recover(&self, live: &Arc<Live>, reason: &str) {
         warn!(reason, "the machine cannot be trusted as it is");
         let keeps_golden = self.lock().golden.is_some();
         if keeps_golden && live.machine.stop_reason().is_none() {
             // A failure is noted in the sandbox's state.
-            let _ = self.rewind(live, None);
+            let _ = self.check_and_rewind(live);
         } else {
             if self.is_ready_with(live) {
                 let cause = Cause::ResetFailed(reason.to_owned());
-                self.tell_guard(live, cause, || remains::of_failed(&live.machine));
+                self.tell_guard(live, cause, || remains::of(&live.machine, Exhibits::default()));
             }
             self.condemn(live, reason);
         }
+    }
+
+    /// Puts a machine back, unless a verified reset would find something before it: what is thrown
+    /// away here nobody can look at later.
+    fn check_and_rewind(&self, live: &Arc<Live>) -> Result<(), SandboxError> {
+        let (Some(golden), Some(baseline)) = (self.golden(), self.baseline()) else {
+            return self.rewind(live, None).map(|_| ());
+        };
+        let alone = Alone::with(self, live)?;
+        let found = hold(&live.machine)
+            .map_err(|error| reset_failed(&error))
+            .and_then(|()| before_reset(&live.machine));
+        match found {
+            Ok(found) if found.is_empty() => {
+                let put_back = put_back(live, alone.strategy(), None);
+                // A machine that was paused stays paused.
+                let resumed = put_back
+                    .and_then(|_| live.machine.resume().map_err(|error| reset_failed(&error)));
+                self.conclude(alone, live, resumed)
+            }
+            Ok(found) => {
+                let exhibits = Exhibits::of(&live.machine, &golden, &found);
+                let evidence = as_found(found, VerificationParts::default());
+                let verification = baseline.judge(evidence);
+                // Who asks next for a verified reset is told this: the machine is gone by then.
+                self.lock().failed = Some(verification.clone());
+                self.halt(alone, live, &verification, exhibits);
+                Ok(())
+            }
+            Err(error) => self.conclude(alone, live, Err(error)),
+        }
+    }
+
+    /// Ends a reset that nobody verified.
+    fn conclude(
+        &self,
+        alone: Alone<'_>,
+        live: &Arc<Live>,
+        result: Result<(), SandboxError>,
+    ) -> Result<(), SandboxError> {
+        match &result {
+            Ok(()) => alone.end(Ok(())),
+            Err(error) => self.give_up(alone, live, error),
+        }
+        result
+    }
+
+    /// Ends a machine that could not be put back.
+    pub(super) fn give_up(&self, alone: Alone<'_>, live: &Arc<Live>, error: &SandboxError) {
+        if alone.still_wanted() {
+            let cause = Cause::ResetFailed(error.to_string());
+            self.tell_guard(live, cause, || remains::of(&live.machine, Exhibits::default()));
+        }
+        alone.end(Err(&error.to_string()));
+    }
+
+    /// Ends a machine that did not pass.
+    pub(super) fn halt(
+        &self,
+        alone: Alone<'_>,
+        live: &Arc<Live>,
+        verification: &Verification,
+        exhibits: Exhibits,
+    ) {
+        error!(?verification, "a machine did not pass its verification");
+        if alone.still_wanted() {
+            let cause = Cause::Verification(Box::new(verification.clone()));
+            self.tell_guard(live, cause, || remains::of(&live.machine, exhibits));
+        }
+        let reason = verification.failure().unwrap_or_default();
+        alone.end(Err(&reason));
     }
 }

@@ -1,36 +1,89 @@
 //! What is saved of a machine before it is ended.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
-use vmm::Machine;
+use vmm::{Golden, Machine};
 
-use crate::sandbox::{Remains, Verification};
+use crate::sandbox::verify::{Finding, Place};
+use crate::sandbox::{Exhibit, Remains};
 
 /// Lines of the guest's console that are kept.
 const CONSOLE_LINES: usize = 200;
+/// Most blocks and pages that are kept.
+const MAX_EXHIBITS: usize = 64;
+/// Bytes of a block, and of a page.
+const SIZE: usize = 4096;
 
-/// Of a machine that did not pass.
-pub fn of_diverged(machine: &Machine, verification: &Verification) -> Remains {
-    let _ = verification;
-    of_failed(machine)
+/// Blocks and pages as they were found, beside the golden ones.
+#[derive(Debug, Default)]
+pub struct Exhibits {
+    blocks: Vec<Exhibit>,
+    pages: Vec<Exhibit>,
 }
 
-/// Of a machine that could not be put back.
-pub fn of_failed(machine: &Machine) -> Remains {
-    Remains { console: console(machine), state: state(machine), ..Remains::default() }
+impl Exhibits {
+    /// Copies what findings name, from a machine that stands still.
+    pub fn of(machine: &Machine, golden: &Arc<Golden>, findings: &[Finding]) -> Self {
+        let mut exhibits = Self::default();
+        let places = findings.iter().map(|finding| &finding.place);
+        let mut places: Vec<_> = places.filter(|place| content(machine, place).is_some()).collect();
+        places.truncate(MAX_EXHIBITS);
+        if places.is_empty() {
+            return exhibits;
+        }
+        // It has not run: it reads what every machine begins with.
+        let original = Machine::fork(golden).ok();
+        for place in places {
+            let Some(found) = content(machine, place) else { continue };
+            let golden = original.as_ref().and_then(|original| content(original, place));
+            match place {
+                Place::Block { number } => {
+                    exhibits.blocks.push(Exhibit { place: *number, found, golden });
+                }
+                Place::Page { address } | Place::GoldenPage { address } => {
+                    exhibits.pages.push(Exhibit { place: *address, found, golden });
+                }
+                _ => {}
+            }
+        }
+        exhibits
+    }
 }
 
-fn console(machine: &Machine) -> String {
-    machine.console().last_lines(CONSOLE_LINES).join("\n")
+/// What is at a place that has content; `None` where there is none or it cannot be read.
+fn content(machine: &Machine, place: &Place) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; SIZE];
+    match place {
+        Place::Block { number } => {
+            machine.read_disk(number.checked_mul(SIZE as u64)?, &mut bytes).ok()?;
+        }
+        Place::Page { address } | Place::GoldenPage { address } => {
+            machine.read_memory(*address, &mut bytes).ok()?;
+        }
+        _ => return None,
+    }
+    Some(bytes)
 }
 
-/// What KVM says, as far as it still says anything.
+/// Everything that is saved of a machine.
+pub fn of(machine: &Machine, exhibits: Exhibits) -> Remains {
+    let Exhibits { blocks, pages } = exhibits;
+    let console = machine.console().last_lines(CONSOLE_LINES).join("\n");
+    Remains { blocks, pages, console, state: state(machine) }
+}
+
+/// Processors and devices, as far as KVM still says anything.
 fn state(machine: &Machine) -> String {
     let mut text = match machine.state() {
         Ok(state) => format!("{state:#?}\n"),
         Err(error) => format!("not known: {error}\n"),
     };
+    if !machine.is_paused() && machine.pause().is_err() {
+        return text;
+    }
     if let Ok(differences) = machine.state_differences() {
+        text.push_str("\nnot as captured, now that the machine is held:\n");
         for difference in &differences.0 {
             // Writing to a string does not fail.
             let _ = writeln!(text, "{difference}");

@@ -14,6 +14,7 @@ fn config(dir: &str) -> SandboxConfig {
         enable_tools: Vec::new(),
         strategy: None,
         verify: false,
+        integrity: vmm::IntegrityPlan::default(),
     }
 }
 

@@ -3,15 +3,14 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, error};
-use vmm::{Golden, Strategy};
+use tracing::debug;
+use vmm::{Golden, IntegrityPlan, Strategy};
 
 use super::alone::{Alone, put_back};
 use super::golden::{GoldenSandbox, capture_failed};
 use super::live::Live;
-use super::observe::{Meddler, Observed, Patience, observe};
-use super::{KvmSandbox, SandboxConfig, not_available, remains};
-use crate::sandbox::Cause;
+use super::observe::{How, Meddler, Observed, Patience, observe};
+use super::{KvmSandbox, SandboxConfig, not_available};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::verify::{Baseline, GoldenFacts, VerifiedReset};
 
@@ -53,40 +52,28 @@ impl KvmSandbox {
         };
         let alone = Alone::with(self, live)?;
         let mut meddler = self.meddler.lock().unwrap_or_else(PoisonError::into_inner);
-        let observed =
-            observe(live, &golden, alone.strategy(), Patience::USUAL, |moment, machine| {
-                if let Some(meddler) = meddler.as_mut() {
-                    meddler(moment, machine);
-                }
-            });
+        let plan = self.lock().config.integrity;
+        let how = How { strategy: alone.strategy(), plan, patience: Patience::USUAL };
+        let observed = observe(live, &golden, how, |moment, machine| {
+            if let Some(meddler) = meddler.as_mut() {
+                meddler(moment, machine);
+            }
+        });
         drop(meddler);
-        let Observed { report, evidence } = match observed {
+        let Observed { report, evidence, exhibits } = match observed {
             Ok(observed) => observed,
             Err(error) => {
-                if alone.still_wanted() {
-                    let cause = Cause::ResetFailed(error.to_string());
-                    self.tell_guard(live, cause, || remains::of_failed(&live.machine));
-                }
-                alone.end(Err(&error.to_string()));
+                self.give_up(alone, live, &error);
                 return Err(error);
             }
         };
         let verification = baseline.judge(evidence);
         let outcome = report.map(|report| alone.outcome(report));
-        match verification.failure() {
-            None => {
-                debug!(parts = ?verification.parts, suspicions = ?verification.suspicions, "verified");
-                alone.end(Ok(()));
-            }
-            Some(reason) => {
-                error!(?verification, "a machine did not pass its verification");
-                if alone.still_wanted() {
-                    let cause = Cause::Verification(Box::new(verification.clone()));
-                    let save = || remains::of_diverged(&live.machine, &verification);
-                    self.tell_guard(live, cause, save);
-                }
-                alone.end(Err(&reason));
-            }
+        if verification.passed() {
+            debug!(parts = ?verification.parts, suspicions = ?verification.suspicions, "verified");
+            alone.end(Ok(()));
+        } else {
+            self.halt(alone, live, &verification, exhibits);
         }
         Ok(VerifiedReset { outcome, verification })
     }
@@ -102,23 +89,31 @@ pub fn prepare(
     let Some(strategy) = config.strategy.filter(|_| config.verify) else { return Ok(()) };
     let begun = Instant::now();
     golden
-        .measure_baseline(|| measure(live, golden.golden(), strategy))
+        .measure_baseline(|| measure(live, golden.golden(), strategy, config.integrity))
         .inspect_err(|_| live.machine.shutdown())?;
     live.report.baseline = begun.elapsed();
     Ok(())
 }
 
 /// On a machine that was put back, as every machine will be that is compared with this.
-fn measure(live: &Live, golden: &Golden, strategy: Strategy) -> Result<Baseline, SandboxError> {
+fn measure(
+    live: &Live,
+    golden: &Arc<Golden>,
+    strategy: Strategy,
+    plan: IntegrityPlan,
+) -> Result<Baseline, SandboxError> {
     let failed = |reason: &dyn std::fmt::Display| {
         capture_failed(live, &format!("measuring what to verify resets against: {reason}"))
     };
+    // Hashes every block and page of the golden state, which later checks compare with.
+    let disk = golden.disk_root().map_err(|e| failed(&e))?.zip(golden.disk_bytes());
+    golden.memory_root().map_err(|e| failed(&e))?;
+    let how = How { strategy, plan, patience: BASELINE_PATIENCE };
     let Observed { evidence, .. } =
-        observe(live, golden, strategy, BASELINE_PATIENCE, |_, _| ()).map_err(|e| failed(&e))?;
+        observe(live, golden, how, |_, _| ()).map_err(|e| failed(&e))?;
     let hash = golden.hash().map_err(|e| failed(&e))?;
-    let disk = golden.disk_sha256().map_err(|e| failed(&e))?.zip(golden.disk_bytes());
-    let Some((disk_hash, disk_bytes)) = disk else { return Err(failed(&"it has no disk")) };
-    let facts = GoldenFacts { hash, disk_hash, disk_bytes };
+    let Some((disk_root, disk_bytes)) = disk else { return Err(failed(&"it has no disk")) };
+    let facts = GoldenFacts { hash, disk_root, disk_bytes };
     let baseline = Baseline::measured(facts, &evidence).map_err(|e| failed(&e))?;
     // The guest has been asked.
     put_back(live, strategy, None)?;

@@ -117,6 +117,7 @@ mod tests {
             enable_tools: Vec::new(),
             strategy: None,
             verify: false,
+            integrity: vmm::IntegrityPlan::default(),
         });
         let error = KvmSource::new(sandbox).err().unwrap();
         assert_eq!(error.code(), "SANDBOX_NOT_AVAILABLE");

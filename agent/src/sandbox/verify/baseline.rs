@@ -10,8 +10,8 @@ use super::{NO_HASH, UNKNOWN_COUNT, Verification};
 
 /// More descriptors than any guest can have open, and few enough to be exact in JSON (RFC 7493 2.2).
 const MAX_COUNT: i64 = (1 << 53) - 1;
-/// A disk of zeros is hashed in pieces of this size.
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+/// A leaf of a disk of zeros.
+static BLOCK: [u8; 4096] = [0; 4096];
 
 /// What every machine of one golden state is compared with. Only values that could be wrong get
 /// in: what could not tell a good machine from a bad one is refused.
@@ -59,8 +59,8 @@ pub enum BaselineError {
 pub struct GoldenFacts {
     /// SHA-256 of all of it.
     pub hash: [u8; 32],
-    /// SHA-256 of its disk.
-    pub disk_hash: [u8; 32],
+    /// Root of the Merkle tree over the 4096-byte blocks of its disk (RFC 6962 2.1, SHA-256).
+    pub disk_root: [u8; 32],
     /// Size of its disk, in bytes.
     pub disk_bytes: u64,
 }
@@ -69,13 +69,13 @@ impl Baseline {
     /// What was measured on a machine that had been put back, if it can serve as a baseline.
     pub fn measured(golden: GoldenFacts, evidence: &Evidence) -> Result<Self, BaselineError> {
         let disk = *evidence.disk.as_ref().map_err(|e| BaselineError::NoDisk(e.clone()))?;
-        if let Some(what) = trivial(&disk, golden.disk_bytes) {
+        if let Some(what) = trivial(&disk).or_else(|| zeros(&disk, golden.disk_bytes)) {
             return Err(BaselineError::TrivialDisk(what));
         }
-        if disk != golden.disk_hash {
+        if disk != golden.disk_root {
             return Err(BaselineError::OtherDisk);
         }
-        if let Some(what) = trivial(&golden.hash, 0) {
+        if let Some(what) = trivial(&golden.hash) {
             return Err(BaselineError::TrivialGolden(what));
         }
         if evidence.run_state != RunState::Running || !evidence.differences.is_empty() {
@@ -104,8 +104,8 @@ impl Baseline {
         self.golden
     }
 
-    /// SHA-256 of its disk.
-    pub fn disk_hash(&self) -> [u8; 32] {
+    /// Root of the Merkle tree over its disk.
+    pub fn disk_root(&self) -> [u8; 32] {
         self.disk
     }
 
@@ -148,6 +148,8 @@ impl Baseline {
         let (open_fd_count, silent, of_guest) = self.judge_descriptors(descriptors);
         findings.extend(of_guest);
         let (of_account, odd) = account.compare(&self.account);
+        // The count alone is told to others: it must not agree when its source does not.
+        let open_fd_count = if of_account.is_empty() { open_fd_count } else { UNKNOWN_COUNT };
         findings.extend(of_account);
         if run_state != RunState::Running {
             findings.push(Finding::new(Source::Vmm, Place::RunState, RunState::Running, run_state));
@@ -229,28 +231,68 @@ fn usable(count: u64) -> Result<i64, BaselineError> {
     }
 }
 
-/// What a hash is of, if it is of nothing worth hashing.
-fn trivial(hash: &[u8; 32], zeros: u64) -> Option<&'static str> {
+/// What a hash is of, if it is of nothing worth hashing. The root of a tree without leaves is the
+/// hash of nothing, and one leaf may be as trivial as that.
+fn trivial(hash: &[u8; 32]) -> Option<&'static str> {
     let of = |bytes: &[u8]| <[u8; 32]>::from(Sha256::digest(bytes));
     if hash == &[0; 32] {
         Some("no hash but zeros")
-    } else if *hash == of(b"") {
+    } else if [of(b""), leaf(b"")].contains(hash) {
         Some("that of nothing")
-    } else if *hash == of(b"\n") {
+    } else if [of(b"\n"), leaf(b"\n")].contains(hash) {
         Some("that of an empty line")
-    } else if *hash == of_zeros(zeros) {
-        Some("that of zeros")
     } else {
         None
     }
 }
 
-fn of_zeros(mut left: u64) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    while left > 0 {
-        let length = usize::try_from(left).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
-        hash.update(ZEROS.get(..length).unwrap_or_default());
-        left -= length as u64;
+/// Whether a root is that of a disk of zeros.
+fn zeros(root: &[u8; 32], bytes: u64) -> Option<&'static str> {
+    let blocks = bytes.div_ceil(BLOCK.len() as u64);
+    (blocks > 0 && root_of_equal(leaf(&BLOCK), blocks) == *root).then_some("that of zeros")
+}
+
+/// RFC 6962 2.1: a leaf is hashed behind 0x00, a node behind 0x01.
+fn leaf(bytes: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update([0]).chain_update(bytes).finalize().into()
+}
+
+fn node(left: [u8; 32], right: [u8; 32]) -> [u8; 32] {
+    Sha256::new().chain_update([1]).chain_update(left).chain_update(right).finalize().into()
+}
+
+/// Root of a tree whose leaves, at least one, are all the same. RFC 6962 2.1: the left half has the
+/// largest power of two of leaves that is smaller than all.
+fn root_of_equal(leaf: [u8; 32], leaves: u64) -> [u8; 32] {
+    // A full tree for each bit of the number, the largest on the left.
+    let (mut full, mut root) = (leaf, None);
+    for bit in 0..u64::BITS - leaves.leading_zeros() {
+        if leaves >> bit & 1 == 1 {
+            root = Some(root.map_or(full, |right| node(full, right)));
+        }
+        full = node(full, full);
     }
-    hash.finalize().into()
+    root.unwrap_or(leaf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As RFC 6962 2.1 defines it.
+    fn by_definition(leaf: [u8; 32], leaves: u64) -> [u8; 32] {
+        if leaves == 1 {
+            return leaf;
+        }
+        let left = leaves.next_power_of_two() / 2;
+        node(by_definition(leaf, left), by_definition(leaf, leaves - left))
+    }
+
+    #[test]
+    fn the_root_of_equal_leaves_is_that_of_the_definition() {
+        let leaf = leaf(&BLOCK);
+        for leaves in 1..70 {
+            assert_eq!(root_of_equal(leaf, leaves), by_definition(leaf, leaves), "{leaves}");
+        }
+    }
 }

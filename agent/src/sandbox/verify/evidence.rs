@@ -10,7 +10,7 @@ use super::{Account, Finding, VerificationParts};
 pub struct Evidence {
     /// When the machine had been put back.
     pub reset_at: SystemTime,
-    /// SHA-256 of the disk as the guest reads it, or why there is none.
+    /// Root of the Merkle tree over the disk as the guest reads it, or why there is none.
     pub disk: Result<[u8; 32], String>,
     /// The guest's count.
     pub descriptors: Descriptors,

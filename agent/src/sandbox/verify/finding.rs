@@ -60,6 +60,11 @@ pub enum Place {
         /// Guest-physical address of its first byte.
         address: u64,
     },
+    /// 4096 bytes of the golden memory that all machines share.
+    GoldenPage {
+        /// Guest-physical address of its first byte.
+        address: u64,
+    },
     /// A register, a field of a device, a memory slot.
     State {
         /// Which one, such as `vCPU 0 MSR 0x10`.
@@ -88,6 +93,7 @@ impl fmt::Display for Place {
             Self::WholeDisk => f.write_str("the whole disk"),
             Self::Block { number } => write!(f, "block {number}"),
             Self::Page { address } => write!(f, "page {address:#x}"),
+            Self::GoldenPage { address } => write!(f, "golden page {address:#x}"),
             Self::State { name } => f.write_str(name),
             Self::RunState => f.write_str("run state"),
             Self::Descriptors => f.write_str("open descriptors"),
@@ -129,6 +135,23 @@ impl Finding {
         let (was, is) = (printable(&was.to_string()), printable(&is.to_string()));
         let line = format!("{source}: {place} is {is}, was {was}");
         Self { source, place, was, is, line }
+    }
+}
+
+impl From<vmm::Finding> for Finding {
+    fn from(found: vmm::Finding) -> Self {
+        let source = match found.source {
+            vmm::FindingSource::Disk => Source::Disk,
+            vmm::FindingSource::Memory => Source::Memory,
+            vmm::FindingSource::Vmm => Source::Vmm,
+        };
+        let place = match found.place {
+            vmm::Place::Block(number) => Place::Block { number },
+            vmm::Place::Page { address } => Place::Page { address },
+            vmm::Place::GoldenPage { address } => Place::GoldenPage { address },
+            vmm::Place::State(name) => Place::State { name },
+        };
+        Self::new(source, place, found.was, found.is)
     }
 }
 
@@ -181,6 +204,24 @@ mod tests {
         let finding = Finding::new(Source::Guest, place, "not there", "running");
         assert!(!finding.line.contains(char::is_control), "{}", finding.line);
         assert!(finding.line.len() < 400, "{}", finding.line.len());
+    }
+
+    #[test]
+    fn what_a_machine_finds_keeps_its_place_and_its_words() {
+        let places = [
+            (vmm::Place::Block(3), Place::Block { number: 3 }),
+            (vmm::Place::Page { address: 4096 }, Place::Page { address: 4096 }),
+            (vmm::Place::GoldenPage { address: 8192 }, Place::GoldenPage { address: 8192 }),
+            (vmm::Place::State("PIT".into()), Place::State { name: "PIT".into() }),
+        ];
+        for (theirs, ours) in places {
+            let source = vmm::FindingSource::Memory;
+            let (was, is) = ("1".to_owned(), "2".to_owned());
+            let found = vmm::Finding { source, place: theirs, was, is };
+            let line = found.to_string();
+            let finding = Finding::from(found);
+            assert_eq!((finding.place, finding.line), (ours, line));
+        }
     }
 
     #[test]

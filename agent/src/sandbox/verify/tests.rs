@@ -16,7 +16,7 @@ fn of(bytes: &[u8]) -> [u8; 32] {
 }
 
 fn golden() -> GoldenFacts {
-    GoldenFacts { hash: of(b"golden"), disk_hash: of(b"disk"), disk_bytes: DISK_BYTES }
+    GoldenFacts { hash: of(b"golden"), disk_root: of(b"disk"), disk_bytes: DISK_BYTES }
 }
 
 /// What a machine in its golden state makes its sources say.
@@ -97,6 +97,9 @@ fn any_one_source_that_disagrees_is_enough() {
     for source in [Source::Vmm, Source::Memory] {
         assert_eq!(judge(|e| e.differences = vec![difference(source, "")]).vmm_state, "error");
     }
+    // What is told of the guest must not agree when the guest does not.
+    let process = judge(|e| e.account = account(&["init", "sleep"]));
+    assert_eq!(process.open_fd_count, UNKNOWN_COUNT);
     let disk = judge(|e| e.differences = vec![difference(Source::Disk, "")]);
     assert_eq!(disk.vmm_state, "running");
     let unusable = judge(|e| e.descriptors = Descriptors::Unusable(String::new()));
@@ -170,16 +173,24 @@ fn a_state_that_is_not_running_is_not_called_running_because_of_a_difference() {
 
 #[test]
 fn a_baseline_that_could_not_tell_a_disk_is_refused() {
-    let zeros = vec![0; DISK_BYTES as usize];
+    // 80 blocks: 64 and 16.
+    let leaf: [u8; 32] = Sha256::new().chain_update([0; 4097]).finalize().into();
+    let mut full = vec![leaf];
+    for level in 0..6 {
+        let below = full[level];
+        let node = Sha256::new().chain_update([1]).chain_update(below).chain_update(below);
+        full.push(node.finalize().into());
+    }
+    let zeros = Sha256::new().chain_update([1]).chain_update(full[6]).chain_update(full[4]);
     let trivial = [
         ([0; 32], "no hash but zeros"),
         (of(b""), "that of nothing"),
         (of(b"\n"), "that of an empty line"),
-        (of(&zeros), "that of zeros"),
+        (zeros.finalize().into(), "that of zeros"),
     ];
     for (hash, what) in trivial {
         let disk = refused(|golden, evidence| {
-            golden.disk_hash = hash;
+            golden.disk_root = hash;
             evidence.disk = Ok(hash);
         });
         assert_eq!(disk, BaselineError::TrivialDisk(what));
@@ -188,7 +199,7 @@ fn a_baseline_that_could_not_tell_a_disk_is_refused() {
         let golden = refused(|golden, _| golden.hash = hash);
         assert!(matches!(golden, BaselineError::TrivialGolden(_)));
     }
-    let other = refused(|golden, _| golden.disk_hash = of(b"captured"));
+    let other = refused(|golden, _| golden.disk_root = of(b"captured"));
     assert_eq!(other, BaselineError::OtherDisk);
     let none = refused(|_, evidence| evidence.disk = Err("no disk".into()));
     assert!(none.to_string().contains("no disk"), "{none}");
