@@ -8,15 +8,19 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use brainstorm_agent::sandbox::pool::{CallOptions, KvmSource, Pool, PoolConfig, PressureLevel};
+use brainstorm_agent::sandbox::pool::{
+    CallOptions, KvmSource, OnFault, Pool, PoolConfig, PressureLevel,
+};
+use brainstorm_agent::sandbox::verify::{Finding, Place, Source};
 use brainstorm_agent::sandbox::{
-    ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState, ToolCall, Verdict,
-    Verification, VerifiedReset,
+    Cause, Guard, ImageSource, Incident, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState,
+    ToolCall, Verdict, Verification, VerifiedReset,
 };
 use serde_json::{Map, json};
+use vmm::{IntegrityPlan, Tamper};
 
 /// A test changes memory of this process that it finds by name: no other machine may be here then.
 fn alone() -> MutexGuard<'static, ()> {
@@ -150,8 +154,9 @@ fn flip_bits_on_disk() -> usize {
         maps.lines().filter(|line| line.contains("/memfd:disk") && line.contains(" rw-p "));
     let mut flipped = 0;
     for mapping in mappings {
-        let end = mapping.split(['-', ' ']).nth(1).unwrap();
-        let address = u64::from_str_radix(end, 16).unwrap() - 1;
+        let start = mapping.split('-').next().unwrap();
+        // Block 0: a file system leaves its first 1024 bytes alone.
+        let address = u64::from_str_radix(start, 16).unwrap();
         let mut byte = [0];
         memory.read_exact_at(&mut byte, address).unwrap();
         memory.write_all_at(&[byte[0] ^ 1], address).unwrap();
@@ -160,22 +165,170 @@ fn flip_bits_on_disk() -> usize {
     flipped
 }
 
+/// Everything is read again with every reset.
+fn booted_deep() -> KvmSandbox {
+    let sandbox = KvmSandbox::new(SandboxConfig { integrity: IntegrityPlan::deep(), ..config() });
+    sandbox.boot().unwrap();
+    sandbox
+}
+
+/// Keeps what it is told.
+#[derive(Default)]
+struct Told(Mutex<Vec<Incident>>);
+
+impl Guard for Told {
+    fn tripped(&self, incident: Incident) {
+        self.0.lock().unwrap().push(incident);
+    }
+}
+
+impl Told {
+    fn only(&self) -> Incident {
+        let told = self.0.lock().unwrap();
+        assert_eq!(told.len(), 1, "{told:?}");
+        told[0].clone()
+    }
+}
+
+fn guarded(sandbox: &KvmSandbox) -> Arc<Told> {
+    let told = Arc::new(Told::default());
+    sandbox.guard_with(Arc::clone(&told) as _);
+    told
+}
+
 #[test]
 fn a_bit_flipped_on_the_disk_between_commands_is_caught() {
     let _alone = alone();
-    let sandbox = booted();
+    let sandbox = booted_deep();
+    let told = guarded(&sandbox);
     assert!(cycle(&sandbox).verification.passed());
     assert_eq!(flip_bits_on_disk(), 1);
     let VerifiedReset { verification, .. } = cycle(&sandbox);
-    assert!(!verification.fs_hash_match());
-    assert_ne!(verification.fs_hash, verification.fs_hash_baseline);
-    // The other two have nothing to say against it, and are not asked for their votes.
-    assert_eq!(verification.open_fd_count, verification.open_fd_count_baseline);
-    assert_eq!(verification.vmm_state, "running");
-    assert_halted(&sandbox, &verification, "disk: block ");
+    assert!(!verification.fs_hash_match(), "{verification:?}");
+    assert_halted(&sandbox, &verification, "disk: block 0 ");
+    let incident = told.only();
+    assert!(incident.command_id.is_some());
+    let exhibit = &incident.remains.blocks[0];
+    assert_eq!(exhibit.place, 0);
+    let differing = exhibit.found.iter().zip(exhibit.golden.as_ref().unwrap());
+    assert_eq!(differing.filter(|(found, golden)| found != golden).count(), 1);
+    assert!(!incident.remains.state.is_empty());
     // The golden disk was out of reach: a new machine is as it should be.
     sandbox.boot().unwrap();
     assert!(cycle(&sandbox).verification.passed());
+}
+
+#[test]
+fn a_block_the_guest_wrote_and_somebody_changed_is_caught_before_it_is_thrown_away() {
+    let _alone = alone();
+    let sandbox = booted();
+    let told = guarded(&sandbox);
+    meddle(&sandbox, Moment::Held, |machine| {
+        let block = machine.dirty_blocks().unwrap().first().copied().expect("nothing written");
+        machine.tamper(Tamper::Overlay { block }).unwrap();
+    });
+    // A tool may not sync: the guest's kernel writes in its own time.
+    let written = sandbox.execute_tool(shell("echo x > /work/x; sleep 7")).unwrap();
+    assert_eq!(written.exit_code, 0);
+    let VerifiedReset { outcome, verification } = sandbox.reset_verified().unwrap();
+    assert!(outcome.is_none(), "it was wiped");
+    assert_eq!(verification.findings.len(), 1, "{verification:?}");
+    assert_eq!(verification.findings[0].source, Source::Disk);
+    assert!(!verification.fs_hash_match());
+    assert_halted(&sandbox, &verification, "disk: block ");
+    assert_eq!(told.only().remains.blocks.len(), 1);
+}
+
+#[test]
+fn a_deadline_does_not_wipe_what_somebody_changed() {
+    let _alone = alone();
+    let sandbox = booted();
+    let told = guarded(&sandbox);
+    let machine = sandbox.machine().unwrap();
+    let meddling = std::thread::spawn(move || {
+        // The tool has written by then, and stays until it is taken away.
+        let until = std::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            machine.pause().unwrap();
+            let dirty = machine.dirty_blocks().unwrap();
+            if let Some(&block) = dirty.first() {
+                machine.tamper(Tamper::Overlay { block }).unwrap();
+                // It stays paused: the guest cannot kill its tool, the host has to.
+                return;
+            }
+            machine.resume().unwrap();
+            assert!(std::time::Instant::now() < until, "nothing was written");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let late = ToolCall { deadline_ms: 8000, ..shell("echo x > /work/x; sleep 1000") };
+    assert_eq!(sandbox.execute_tool(late).unwrap_err().code(), "SANDBOX_TOOL_TIMEOUT");
+    meddling.join().unwrap();
+    // It was found when the host took the machine away, and is told to the one who asks.
+    assert_eq!(told.only().remains.blocks.len(), 1);
+    let verification = sandbox.reset_and_verify().unwrap().verification;
+    assert_halted(&sandbox, &verification, "disk: block ");
+}
+
+/// Flips something behind the machine's back at one moment, and sees who notices.
+fn caught(tamper: Tamper, when: Moment, source: Source) -> Verification {
+    let sandbox = booted_deep();
+    let told = guarded(&sandbox);
+    meddle(&sandbox, when, move |machine| machine.tamper(tamper).unwrap());
+    let VerifiedReset { verification, .. } = cycle(&sandbox);
+    assert_eq!(verification.verdict(), Verdict::Diverged, "{tamper:?}: {verification:?}");
+    let found = verification.findings.iter().any(|finding| finding.source == source);
+    assert!(found, "{tamper:?}: {:?}", verification.findings);
+    let incident = told.only();
+    if source == Source::Memory {
+        assert!(!incident.remains.pages.is_empty(), "{tamper:?}: {verification:?}");
+    }
+    assert!(matches!(sandbox.state(), SandboxState::Failed { .. }));
+    verification
+}
+
+#[test]
+fn memory_that_is_not_as_captured_is_caught() {
+    let _alone = alone();
+    // Far from anything the guest uses in a moment.
+    let address = 100 << 20;
+    caught(Tamper::CleanPage { address }, Moment::PutBack, Source::Memory);
+    caught(Tamper::RestoredPage, Moment::PutBack, Source::Memory);
+    let hidden = caught(Tamper::HideDirtyPage { address }, Moment::Held, Source::Memory);
+    assert_eq!(hidden.vmm_state, "error");
+    caught(Tamper::Golden { address }, Moment::PutBack, Source::Memory);
+}
+
+#[test]
+fn state_that_is_not_as_captured_is_caught() {
+    let _alone = alone();
+    for tamper in [Tamper::Register, Tamper::Msr, Tamper::InterruptController, Tamper::QueueIndex] {
+        let found = caught(tamper, Moment::PutBack, Source::Vmm);
+        assert_eq!(found.vmm_state, "error", "{tamper:?}");
+    }
+}
+
+#[test]
+fn a_process_that_was_not_there_is_caught_and_named() {
+    let _alone = alone();
+    let sandbox = booted();
+    let told = guarded(&sandbox);
+    let baseline = sandbox.baseline().unwrap();
+    let mut account = baseline.account().clone();
+    let processes = account.processes.as_mut().expect("the guest lists its processes");
+    assert!(processes.iter().any(|process| process.pid == 1), "{processes:?}");
+    assert!(account.memory_used.is_some());
+    // As if the guest's own program had been started since.
+    processes.retain(|process| process.pid != 1);
+    sandbox.expect((*baseline).clone().with_account(account));
+    let VerifiedReset { verification, .. } = cycle(&sandbox);
+    assert_eq!(verification.findings.len(), 1, "{verification:?}");
+    let Place::Process { pid: 1, .. } = verification.findings[0].place else {
+        panic!("{verification:?}")
+    };
+    assert_eq!(verification.open_fd_count, -1);
+    assert_halted(&sandbox, &verification, "guest: process 1 (");
+    assert!(matches!(told.only().cause, Cause::Verification(_)));
 }
 
 #[test]
@@ -225,21 +378,62 @@ fn a_machine_that_is_gone_is_caught() {
     assert_halted(&sandbox, &verification, "run state is stopped");
 }
 
+/// Keeps the guest from answering for that long since its reset. Whoever looks at the machine
+/// between the questions finds it running.
+fn deaf_for(sandbox: &KvmSandbox, time: Duration) {
+    let mut put_back = None;
+    let machine = sandbox.machine().unwrap();
+    sandbox.let_meddle(Box::new(move |moment, _| match moment {
+        Moment::PutBack => put_back = Some(std::time::Instant::now()),
+        Moment::Asking => {
+            let until = put_back.unwrap() + time;
+            if std::time::Instant::now() < until {
+                machine.pause().unwrap();
+                let machine = Arc::clone(&machine);
+                std::thread::spawn(move || {
+                    let left = until.saturating_duration_since(std::time::Instant::now());
+                    std::thread::sleep(left);
+                    // The machine may be gone, or run again for another reason.
+                    let _ = machine.resume();
+                });
+            }
+        }
+        Moment::Asked => {
+            let _ = machine.resume();
+        }
+        Moment::Held | Moment::Running => {}
+    }));
+}
+
 #[test]
-fn a_guest_that_says_nothing_is_silent_and_no_divergence() {
+fn a_guest_that_answers_after_two_seconds_is_asked_again_and_passes() {
     let _alone = alone();
     let sandbox = booted();
-    sandbox.let_meddle(Box::new(|moment, machine| match moment {
-        Moment::Asking => machine.pause().unwrap(),
-        Moment::Asked => machine.resume().unwrap(),
-        Moment::Held | Moment::PutBack | Moment::Running => {}
-    }));
+    deaf_for(&sandbox, Duration::from_secs(2) + Duration::from_millis(500));
+    let VerifiedReset { verification, .. } = cycle(&sandbox);
+    assert!(verification.passed(), "{verification:?}");
+    assert!(verification.parts.guest >= Duration::from_secs(2));
+    // It passed, and somebody may want to know.
+    let late = |finding: &&Finding| finding.place == Place::Answer;
+    assert_eq!(verification.suspicions.iter().filter(late).count(), 1, "{verification:?}");
+    sandbox.let_meddle(Box::new(|_, _| ()));
+    assert!(cycle(&sandbox).verification.passed());
+}
+
+#[test]
+fn a_guest_that_needs_eight_seconds_is_silent_and_no_divergence() {
+    let _alone = alone();
+    let sandbox = booted();
+    let told = guarded(&sandbox);
+    deaf_for(&sandbox, Duration::from_secs(8));
     let VerifiedReset { verification, .. } = cycle(&sandbox);
     assert_eq!(verification.verdict(), Verdict::Silent, "{verification:?}");
     assert!(verification.silent && !verification.passed() && verification.fs_hash_match());
     assert_eq!((verification.vmm_state, verification.open_fd_count), ("running", -1));
-    assert!(verification.parts.guest >= Duration::from_secs(1));
+    assert!(verification.findings.is_empty(), "{verification:?}");
+    assert!(verification.parts.guest >= Duration::from_secs(4));
     assert_ended(&sandbox, "did not answer");
+    assert!(matches!(told.only().cause, Cause::Verification(_)));
 }
 
 #[test]
@@ -255,8 +449,9 @@ fn a_verification_that_does_not_come_to_its_end_ends_the_machine() {
 #[test]
 fn machines_of_a_pool_are_verified_with_one_baseline() {
     let _alone = alone();
-    let source = KvmSource::new(booted()).unwrap();
-    let pool = Pool::start_with_pressure(source, PoolConfig::new(2), || PressureLevel::None);
+    let source = KvmSource::new(booted_deep()).unwrap();
+    let config = PoolConfig { on_fault: OnFault::Halt, ..PoolConfig::new(2) };
+    let pool = Pool::start_with_pressure(source, config, || PressureLevel::None);
     let pool = pool.unwrap();
     assert_eq!(pool.wait_until_warm(Duration::from_secs(60)).unwrap(), 2);
     let options = CallOptions { verify: true, ..CallOptions::default() };
@@ -278,6 +473,13 @@ fn machines_of_a_pool_are_verified_with_one_baseline() {
     assert!(outcome.result.is_ok());
     assert!(!outcome.verification.unwrap().unwrap().fs_hash_match());
     assert_eq!(pool.metrics().counters.failed_verifications, 1);
+    // Nobody gets the other machine; those that are made anew are good.
+    let refused = pool.execute("tenant", echo()).unwrap_err();
+    assert_eq!(refused.code(), "ENDPOINT_INTEGRITY_MONITOR_TRIPPED");
+    pool.resume();
+    let outcome = pool.execute_with("tenant", echo(), options, |_| ()).unwrap();
+    let found = outcome.verification.unwrap().unwrap();
+    assert!(found.passed(), "{found:?}");
 }
 
 #[test]
@@ -290,7 +492,11 @@ fn a_machine_from_a_snapshot_measures_what_the_first_one_measured() {
     let restored = KvmSandbox::from_snapshot(config(), &path).unwrap();
     assert!(restored.baseline().is_none());
     restored.boot().unwrap();
-    assert_eq!(restored.baseline(), sandbox.baseline());
+    let values = |sandbox: &KvmSandbox| {
+        let measured = sandbox.baseline().unwrap();
+        (measured.golden_hash(), measured.disk_root(), measured.descriptors())
+    };
+    assert_eq!(values(&restored), values(&sandbox));
     assert!(cycle(&restored).verification.passed());
 }
 
