@@ -54,6 +54,16 @@ impl ServedAgent {
         agent
     }
 
+    /// The same with `program`, the `agent-to-tamper`.
+    pub fn with_machines_to_tamper_with(relay: &DevRelay, program: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("config.toml");
+        let arguments = vec![config.into(), image_dir().into(), dir.path().into()];
+        let agent = Self::with(relay, program.into(), arguments, dir);
+        agent.configure("[run]\nallow_volatile_state = true\n");
+        agent
+    }
+
     fn with(relay: &DevRelay, program: PathBuf, arguments: Vec<OsString>, dir: TempDir) -> Self {
         let state = dir.path().join("state");
         StateDir::open(&state).unwrap();

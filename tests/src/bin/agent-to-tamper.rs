@@ -1,0 +1,118 @@
+//! The agent with everything real, and somebody on its host who changes machines behind its back.
+//!
+//! `agent-to-tamper CONFIG IMAGE_DIR DIR`. When a machine is verified, DIR is looked at for a file
+//! `tamper`: the name of what is changed this once. The file is removed then.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's tool fails loudly"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use brainstorm_agent::config::{Config, Overrides};
+use brainstorm_agent::dispatch::executor::{PoolExecutor, Tools};
+use brainstorm_agent::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
+use brainstorm_agent::sandbox::{ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig};
+use brainstorm_agent::service::Groundwork;
+use vmm::{Machine, Tamper};
+
+/// RAM that the guest has no use for.
+const FAR: u64 = 100 << 20;
+
+/// What a file may ask for: a name, when it is done, and what.
+const DEEDS: &[(&str, Moment, fn(&Machine))] = &[
+    ("overlay", Moment::Held, |machine| {
+        let block = *machine.dirty_blocks().unwrap().first().expect("nothing was written");
+        machine.tamper(Tamper::Overlay { block }).unwrap();
+    }),
+    ("base", Moment::Held, |machine| {
+        let dirty = machine.dirty_blocks().unwrap();
+        let block = (0..).find(|block| !dirty.contains(block)).unwrap();
+        machine.tamper(Tamper::Base { block }).unwrap();
+    }),
+    ("clean-page", Moment::PutBack, |machine| {
+        machine.tamper(Tamper::CleanPage { address: FAR }).unwrap();
+    }),
+    ("restored-page", Moment::PutBack, |machine| machine.tamper(Tamper::RestoredPage).unwrap()),
+    ("hide-dirty-page", Moment::Held, |machine| {
+        machine.tamper(Tamper::HideDirtyPage { address: FAR }).unwrap();
+    }),
+    ("register", Moment::PutBack, |machine| machine.tamper(Tamper::Register).unwrap()),
+    ("msr", Moment::PutBack, |machine| machine.tamper(Tamper::Msr).unwrap()),
+    ("interrupt-controller", Moment::PutBack, |machine| {
+        machine.tamper(Tamper::InterruptController).unwrap();
+    }),
+    ("queue-index", Moment::PutBack, |machine| machine.tamper(Tamper::QueueIndex).unwrap()),
+    ("pause", Moment::Running, |machine| machine.pause().unwrap()),
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.get(1).is_some_and(|word| word == brainstorm_agent::keyholder::SUBCOMMAND) {
+        return brainstorm_agent::keyholder::serve();
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter("info")
+        .with_ansi(false)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false)
+        .init();
+    let [_, config, image, dir] = arguments.as_slice() else {
+        panic!("agent-to-tamper CONFIG IMAGE_DIR DIR");
+    };
+    let config = Config::load(Overrides::default(), Some(Path::new(config))).unwrap();
+    let config = Config {
+        sandbox: SandboxConfig {
+            image: ImageSource::directory(image),
+            verify: true,
+            ..config.sandbox
+        },
+        ..config
+    };
+    serve(config, dir.into());
+    ExitCode::SUCCESS
+}
+
+/// What `brainstorm-agent run` does, with one machine.
+fn serve(config: Config, dir: PathBuf) {
+    let groundwork = Groundwork::lay(config.run).unwrap();
+    let manifest = config.sandbox.image.manifest().unwrap().expect("the image has no manifest");
+    let tools = Tools::new(&manifest, &config.sandbox.enable_tools).unwrap();
+    let sandbox = KvmSandbox::new(config.sandbox);
+    sandbox.guard_with(Arc::clone(&groundwork.degraded) as _);
+    sandbox.boot().unwrap();
+    let mut attack = Attack { order: dir.join("tamper"), pending: None };
+    sandbox.let_meddle(Box::new(move |moment, machine| attack.meddle(moment, machine)));
+    // The one that was booted becomes the only machine, until it is replaced.
+    let source = KvmSource::new(sandbox).unwrap();
+    let config = PoolConfig { on_fault: OnFault::Halt, ..PoolConfig::new(1) };
+    let pool = Pool::start(source, config).unwrap();
+    groundwork.serve(Arc::new(PoolExecutor::new(pool, tools)), None).unwrap();
+}
+
+struct Attack {
+    order: PathBuf,
+    pending: Option<(Moment, fn(&Machine))>,
+}
+
+impl Attack {
+    fn meddle(&mut self, moment: Moment, machine: &Machine) {
+        if moment == Moment::Held
+            && let Ok(name) = fs::read_to_string(&self.order)
+        {
+            fs::remove_file(&self.order).unwrap();
+            let deed = DEEDS.iter().find(|(known, ..)| *known == name.trim());
+            let (name, when, deed) = deed.unwrap_or_else(|| panic!("what is {name}?"));
+            tracing::warn!(name, "a machine is being tampered with");
+            self.pending = Some((*when, *deed));
+        }
+        if let Some((_, deed)) = self.pending.take_if(|(when, _)| *when == moment) {
+            deed(machine);
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! Every lie is caught: one bit changed behind the back of a machine that runs a real guest, or a
+//! guest that is not what it says it is, at the worst moment of a verified reset.
+//!
+//! One golden state serves all cases; each has a fork of its own, which ends with it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says so by failing"
+)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use brainstorm_agent::degraded::DegradedMode;
+use brainstorm_agent::degraded::explain::explain;
+use brainstorm_agent::sandbox::verify::{Place, Source};
+use brainstorm_agent::sandbox::{
+    ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState, ToolCall, Verdict,
+    Verification,
+};
+use integration_tests::{RawConnection, dispatch};
+use serde_json::json;
+use tempfile::TempDir;
+use vmm::{IntegrityPlan, Machine, Tamper};
+
+const DIVERGENCE: &str = "ENDPOINT_RESET_VERIFICATION_DIVERGENCE";
+const TIMEOUT: &str = "ENDPOINT_RESET_VERIFICATION_TIMEOUT";
+/// RAM that the guest has no use for.
+const FAR: u64 = 100 << 20;
+/// The start of the kernel, which is run once.
+const KERNEL: u64 = 16 << 20;
+const GUEST_PORT: u32 = 52000;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is done to a machine.
+type Deed = fn(&Machine);
+
+/// One lie, and who has to tell of it.
+struct Lie {
+    name: &'static str,
+    when: Moment,
+    deed: Deed,
+    source: Source,
+    /// Part of the place's name.
+    place: &'static str,
+}
+
+fn config() -> SandboxConfig {
+    SandboxConfig {
+        enable_tools: vec!["sh".into()],
+        verify: true,
+        ..SandboxConfig::new(ImageSource::directory(integration_tests::image_dir()))
+    }
+}
+
+fn golden() -> &'static KvmSandbox {
+    static GOLDEN: OnceLock<KvmSandbox> = OnceLock::new();
+    GOLDEN.get_or_init(|| {
+        let sandbox = KvmSandbox::new(config());
+        sandbox.boot().unwrap();
+        sandbox
+    })
+}
+
+fn shell(script: &str) -> ToolCall {
+    ToolCall::new("sh", json!({"script": script}).as_object().cloned().unwrap())
+}
+
+/// A sandbox in use whose incidents are latched in a directory, as the agent's are.
+struct Watched {
+    sandbox: KvmSandbox,
+    degraded: Arc<DegradedMode>,
+    state_dir: TempDir,
+}
+
+impl Watched {
+    fn fork() -> Self {
+        Self::of(KvmSandbox::fork_of(golden()).unwrap())
+    }
+
+    fn of(sandbox: KvmSandbox) -> Self {
+        let state_dir = tempfile::tempdir().unwrap();
+        let degraded = Arc::new(DegradedMode::open(state_dir.path()));
+        sandbox.guard_with(Arc::clone(&degraded) as _);
+        sandbox.boot().unwrap();
+        Self { sandbox, degraded, state_dir }
+    }
+
+    /// A command that leaves something everywhere, and a verified reset.
+    fn cycle(&self) -> Verification {
+        let outcome = self.sandbox.execute_tool(shell("echo secret > /work/secret; sync")).unwrap();
+        assert_eq!(outcome.exit_code, 0, "{outcome:?}");
+        self.sandbox.reset_verified().unwrap().verification
+    }
+
+    /// Does `deed` at the first such moment of the next verified reset.
+    fn meddle(&self, when: Moment, mut deed: impl FnMut(&Machine) + Send + 'static) {
+        let mut done = false;
+        self.sandbox.let_meddle(Box::new(move |moment, machine| {
+            if moment == when && !done {
+                done = true;
+                deed(machine);
+            }
+        }));
+    }
+
+    /// Halted, latched, explained, and never used again.
+    fn assert_halted(&self, verification: &Verification, code: &str, place: &str) {
+        assert_eq!(verification.divergence_action(), "halt");
+        let record = self.degraded.current().expect("nothing was latched");
+        assert_eq!(record.code, code);
+        let again = DegradedMode::open(self.state_dir.path());
+        assert_eq!(again.current().expect("the latch is not on disk").code, code);
+        let explanation = explain(self.state_dir.path());
+        let words = explanation.in_words();
+        assert!(explanation.degraded && words.contains(place), "{words}");
+        assert!(words.contains("clear --reason"), "{words}");
+        let bundle = record.bundle.as_ref().expect("nothing was saved");
+        assert!(self.state_dir.path().join(bundle).join("report.json").is_file());
+
+        assert!(matches!(self.sandbox.state(), SandboxState::Failed { .. }));
+        assert!(self.sandbox.machine().is_none());
+        let refused = self.sandbox.execute_tool(shell("true")).unwrap_err();
+        assert_eq!(refused.code(), "SANDBOX_NOT_AVAILABLE");
+        assert_eq!(self.sandbox.reset_verified().unwrap_err().code(), "SANDBOX_NOT_AVAILABLE");
+    }
+}
+
+/// Tells the lie to a machine in use, and sees who notices.
+fn assert_caught(lie: &Lie) {
+    assert_caught_by(&Watched::fork(), lie);
+}
+
+fn assert_caught_by(watched: &Watched, lie: &Lie) {
+    let before = watched.cycle();
+    assert!(before.passed(), "before anything was done to it: {before:#?}");
+    assert!(watched.degraded.current().is_none());
+    let machine = watched.sandbox.machine().unwrap();
+    watched.meddle(lie.when, lie.deed);
+    let verification = watched.cycle();
+    assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:#?}");
+    let named = verification.findings.iter().any(|finding| {
+        finding.source == lie.source && finding.place.to_string().contains(lie.place)
+    });
+    assert!(named, "{} {} is not among {:#?}", lie.source, lie.place, verification.findings);
+    if lie.source == Source::Vmm {
+        assert_ne!(verification.vmm_state, "running");
+    }
+    if lie.source == Source::Disk {
+        assert!(!verification.fs_hash_match());
+    }
+    watched.assert_halted(&verification, DIVERGENCE, lie.place);
+    assert!(machine.stop_reason().is_some(), "the machine still lives");
+}
+
+/// All of them, so that one that is not caught hides no other.
+fn assert_all_caught(lies: &[Lie]) {
+    let not_caught = |lie: &&Lie| catch_unwind(AssertUnwindSafe(|| assert_caught(lie))).is_err();
+    let names: Vec<_> = lies.iter().filter(not_caught).map(|lie| lie.name).collect();
+    assert!(names.is_empty(), "not caught as they should be: {names:#?}");
+}
+
+fn tamper(machine: &Machine, what: Tamper) {
+    machine.tamper(what).unwrap();
+}
+
+/// A block that is as the image has it, far from what the guest uses.
+fn clean_block(machine: &Machine) -> u64 {
+    let dirty = machine.dirty_blocks().unwrap();
+    (0..).find(|block| !dirty.contains(block)).unwrap()
+}
+
+#[test]
+fn on_the_disk() {
+    let flip_dirty = |machine: &Machine| {
+        let block = *machine.dirty_blocks().unwrap().first().expect("the command wrote nothing");
+        tamper(machine, Tamper::Overlay { block });
+    };
+    let flip_clean =
+        |machine: &Machine| tamper(machine, Tamper::Base { block: clean_block(machine) });
+    assert_all_caught(&[
+        Lie {
+            name: "a block the command wrote, before the reset",
+            when: Moment::Held,
+            deed: flip_dirty,
+            source: Source::Disk,
+            place: "block ",
+        },
+        Lie {
+            name: "a block of the base as the guest reads it, before the reset",
+            when: Moment::Held,
+            deed: flip_clean,
+            source: Source::Disk,
+            place: "block ",
+        },
+    ]);
+}
+
+#[test]
+fn in_memory() {
+    assert_all_caught(&[
+        Lie {
+            name: "a clean page, before the reset",
+            when: Moment::Held,
+            deed: |machine| tamper(machine, Tamper::CleanPage { address: FAR + 5 }),
+            source: Source::Memory,
+            place: "page 0x6400000",
+        },
+        Lie {
+            name: "a clean page, after the reset",
+            when: Moment::PutBack,
+            deed: |machine| tamper(machine, Tamper::CleanPage { address: FAR + 5 }),
+            source: Source::Memory,
+            place: "page 0x6400000",
+        },
+        Lie {
+            name: "a clean page of the kernel",
+            when: Moment::PutBack,
+            deed: |machine| tamper(machine, Tamper::CleanPage { address: KERNEL }),
+            source: Source::Memory,
+            place: "page 0x1000000",
+        },
+        Lie {
+            name: "a dirty page after it was copied back",
+            when: Moment::PutBack,
+            deed: |machine| tamper(machine, Tamper::RestoredPage),
+            source: Source::Memory,
+            place: "page 0x",
+        },
+        Lie {
+            name: "a page the log was made to miss",
+            when: Moment::Held,
+            deed: |machine| tamper(machine, Tamper::HideDirtyPage { address: FAR + 0x1007 }),
+            source: Source::Memory,
+            place: "page 0x6401000",
+        },
+    ]);
+}
+
+#[test]
+fn in_the_state_of_processors_and_devices() {
+    let state = |name, deed, place| Lie {
+        name,
+        when: Moment::PutBack,
+        deed,
+        source: Source::Vmm,
+        place,
+    };
+    assert_all_caught(&[
+        state("a register", |machine| tamper(machine, Tamper::Register), "vCPU 0: registers"),
+        state("an MSR", |machine| tamper(machine, Tamper::Msr), "MSR 0xc0000102"),
+        state(
+            "an interrupt controller",
+            |machine| tamper(machine, Tamper::InterruptController),
+            "IOAPIC",
+        ),
+        state("a queue index", |machine| tamper(machine, Tamper::QueueIndex), "queue"),
+    ]);
+}
+
+/// Golden memory is every machine's: this sandbox has its own.
+#[test]
+fn in_golden_memory() {
+    let config = SandboxConfig { integrity: IntegrityPlan::deep(), ..config() };
+    let watched = Watched::of(KvmSandbox::new(config));
+    assert_caught_by(
+        &watched,
+        &Lie {
+            name: "golden memory",
+            when: Moment::PutBack,
+            deed: |machine| tamper(machine, Tamper::Golden { address: KERNEL }),
+            source: Source::Memory,
+            place: "golden page 0x1000000",
+        },
+    );
+}
+
+#[test]
+fn by_somebody_who_holds_or_ends_the_machine() {
+    let hold = |name, when| Lie {
+        name,
+        when,
+        deed: |machine| machine.pause().unwrap(),
+        source: Source::Vmm,
+        place: "run state",
+    };
+    assert_all_caught(&[
+        hold("paused when it runs again", Moment::Running),
+        hold("paused when it is asked", Moment::Asking),
+        hold("paused when it has answered", Moment::Asked),
+        Lie {
+            name: "ended",
+            when: Moment::Running,
+            deed: Machine::shutdown,
+            source: Source::Vmm,
+            place: "run state",
+        },
+    ]);
+}
+
+/// Keeps connections whose end would end what they began.
+static OPEN: Mutex<Vec<RawConnection>> = Mutex::new(Vec::new());
+
+/// Starts a tool that does not end, on a connection of its own.
+fn start(machine: &Machine, script: &str) {
+    let stream = machine.vsock().connect(GUEST_PORT, PATIENCE).unwrap();
+    let mut connection = RawConnection { stream };
+    connection.send(&dispatch("left-behind", "sh", &json!({"script": script}), 600_000));
+    // Whatever it says, it runs now.
+    connection.receive();
+    OPEN.lock().unwrap().push(connection);
+}
+
+#[test]
+fn in_the_guest() {
+    assert_all_caught(&[
+        Lie {
+            name: "a descriptor left open",
+            when: Moment::Running,
+            deed: |machine| start(machine, "exec 7< /etc/passwd; echo open; sleep 1000"),
+            source: Source::Guest,
+            place: "open descriptors",
+        },
+        Lie {
+            name: "a process left running",
+            when: Moment::Running,
+            deed: |machine| start(machine, "sleep 1000 & echo running; wait"),
+            source: Source::Guest,
+            place: "(sleep)",
+        },
+        Lie {
+            name: "a guest program that is not the one that was measured",
+            when: Moment::Running,
+            deed: change_guest_program,
+            source: Source::Guest,
+            place: "open descriptors",
+        },
+    ]);
+    OPEN.lock().unwrap().clear();
+}
+
+/// Changes a word of the guest program's answers, wherever it is in memory, after memory was read.
+fn change_guest_program(machine: &Machine) {
+    const WORD: &[u8] = b"open_fd_count";
+    const STEP: usize = 1 << 20;
+    machine.pause().unwrap();
+    let mut changed = 0;
+    let mut bytes = vec![0; STEP + WORD.len()];
+    for at in (1..120).map(|mib| mib * STEP) {
+        if machine.read_memory(at as u64, &mut bytes).is_err() {
+            continue;
+        }
+        for (offset, found) in bytes.windows(WORD.len()).enumerate() {
+            if found == WORD && offset < STEP {
+                let address = (at + offset) as u64;
+                tamper(machine, Tamper::CleanPage { address });
+                changed += 1;
+            }
+        }
+    }
+    assert!(changed > 0, "the guest program is not in memory");
+    machine.resume().unwrap();
+}
+
+/// The guest does not run while it is asked, and nobody can tell: this many questions long.
+fn be_slow(watched: &Watched, questions: usize) {
+    let mut asked = 0;
+    watched.sandbox.let_meddle(Box::new(move |moment, machine| match moment {
+        Moment::Asking => {
+            asked += 1;
+            if asked <= questions {
+                machine.pause().unwrap();
+            }
+        }
+        Moment::Asked if machine.is_paused() => machine.resume().unwrap(),
+        _ => {}
+    }));
+}
+
+#[test]
+fn a_guest_that_is_two_seconds_late_passes_and_is_remarked_on() {
+    let watched = Watched::fork();
+    be_slow(&watched, 1);
+    let verification = watched.cycle();
+    assert!(verification.passed(), "{verification:#?}");
+    assert!(verification.parts.guest >= Duration::from_secs(2));
+    let odd = verification.suspicions.iter().any(|finding| finding.place == Place::Answer);
+    assert!(odd, "{verification:#?}");
+    assert!(watched.degraded.current().is_none());
+    assert!(watched.cycle().passed());
+}
+
+#[test]
+fn a_guest_that_has_stopped_or_is_eight_seconds_late_is_a_timeout() {
+    let watched = Watched::fork();
+    be_slow(&watched, usize::MAX);
+    let verification = watched.cycle();
+    assert_eq!(verification.verdict(), Verdict::Silent, "{verification:#?}");
+    assert!(verification.fs_hash_match() && verification.findings.is_empty());
+    watched.assert_halted(&verification, TIMEOUT, "guest    silent");
+}
