@@ -68,10 +68,7 @@ impl KvmSandbox {
         match found {
             Ok(found) if found.is_empty() => {
                 let put_back = put_back(live, alone.strategy(), None);
-                // A machine that was paused stays paused.
-                let resumed = put_back
-                    .and_then(|_| live.machine.resume().map_err(|error| reset_failed(&error)));
-                self.conclude(alone, live, resumed)
+                self.conclude(alone, live, put_back.map(|_| ()))
             }
             Ok(found) => {
                 let exhibits = Exhibits::of(&live.machine, &golden, &found);
