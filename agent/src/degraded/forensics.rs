@@ -9,6 +9,7 @@
 //!
 //! It may hold what a tool had in its memory: mode 0700, like the state directory itself.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -84,7 +85,12 @@ fn exhibit(directory: &Path, exhibits: &[Exhibit], name: impl Fn(u64) -> String)
         return Ok(());
     }
     make_directory(directory)?;
+    // A page may be named twice: for what the machine has there, and for what golden memory has.
+    let mut places = HashSet::new();
     for exhibit in exhibits.iter().take(MAX_EXHIBITS) {
+        if !places.insert(exhibit.place) {
+            continue;
+        }
         let name = name(exhibit.place);
         write(&directory.join(format!("{name}.found")), &exhibit.found)?;
         if let Some(golden) = &exhibit.golden {

@@ -150,6 +150,17 @@ fn what_is_left_of_the_machine_is_saved_for_the_owner_alone() {
 }
 
 #[test]
+fn a_page_that_is_named_twice_is_saved_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let degraded = DegradedMode::open(dir.path());
+    let mut twice = incident(7, Some(ID));
+    twice.remains.pages.extend(twice.remains.pages.clone());
+    degraded.trip(&twice);
+    let bundle = dir.path().join(degraded.current().unwrap().bundle.clone().unwrap());
+    assert_eq!(names(&bundle.join("pages")), ["0x2000.found"]);
+}
+
+#[test]
 fn a_bundle_that_cannot_be_written_does_not_keep_the_latch_open() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("forensics"), "in the way").unwrap();
