@@ -20,7 +20,7 @@ use brainstorm_agent::sandbox::{
     ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState, ToolCall, Verdict,
     Verification,
 };
-use integration_tests::{RawConnection, dispatch};
+use integration_tests::{RawConnection, Received, dispatch};
 use serde_json::json;
 use tempfile::TempDir;
 use vmm::{IntegrityPlan, Machine, Tamper};
@@ -166,23 +166,25 @@ fn tamper(machine: &Machine, what: Tamper) {
     machine.tamper(what).unwrap();
 }
 
-/// A block that is as the image has it, far from what the guest uses.
+/// A block that is as the image has it.
 fn clean_block(machine: &Machine) -> u64 {
     let dirty = machine.dirty_blocks().unwrap();
-    (0..).find(|block| !dirty.contains(block)).unwrap()
+    (0..1024).find(|block| !dirty.contains(block)).unwrap()
 }
 
 #[test]
 fn on_the_disk() {
     let flip_dirty = |machine: &Machine| {
-        let block = *machine.dirty_blocks().unwrap().first().expect("the command wrote nothing");
+        // The image's disk is read only to its guest: this stands for a write of the kernel's.
+        let block = clean_block(machine);
+        machine.write_disk(block * 4096, &[7; 4096]).unwrap();
         tamper(machine, Tamper::Overlay { block });
     };
     let flip_clean =
         |machine: &Machine| tamper(machine, Tamper::Base { block: clean_block(machine) });
     assert_all_caught(&[
         Lie {
-            name: "a block the command wrote, before the reset",
+            name: "a block that was written, before the reset",
             when: Moment::Held,
             deed: flip_dirty,
             source: Source::Disk,
@@ -241,22 +243,17 @@ fn in_memory() {
 
 #[test]
 fn in_the_state_of_processors_and_devices() {
-    let state = |name, deed, place| Lie {
-        name,
-        when: Moment::PutBack,
-        deed,
-        source: Source::Vmm,
-        place,
-    };
+    let state =
+        |name, deed, place| Lie { name, when: Moment::PutBack, deed, source: Source::Vmm, place };
     assert_all_caught(&[
         state("a register", |machine| tamper(machine, Tamper::Register), "vCPU 0: registers"),
         state("an MSR", |machine| tamper(machine, Tamper::Msr), "MSR 0xc0000102"),
         state(
             "an interrupt controller",
             |machine| tamper(machine, Tamper::InterruptController),
-            "IOAPIC",
+            "I/O APIC",
         ),
-        state("a queue index", |machine| tamper(machine, Tamper::QueueIndex), "queue"),
+        state("a queue index", |machine| tamper(machine, Tamper::QueueIndex), "device block"),
     ]);
 }
 
@@ -308,8 +305,10 @@ fn start(machine: &Machine, script: &str) {
     let stream = machine.vsock().connect(GUEST_PORT, PATIENCE).unwrap();
     let mut connection = RawConnection { stream };
     connection.send(&dispatch("left-behind", "sh", &json!({"script": script}), 600_000));
-    // Whatever it says, it runs now.
-    connection.receive();
+    // It runs when it has written something.
+    while !matches!(connection.receive(), Received::Frame(frame) if frame["type"] == "EvidenceChunk")
+    {
+    }
     OPEN.lock().unwrap().push(connection);
 }
 
@@ -328,7 +327,7 @@ fn in_the_guest() {
             when: Moment::Running,
             deed: |machine| start(machine, "sleep 1000 & echo running; wait"),
             source: Source::Guest,
-            place: "(sleep)",
+            place: "process ",
         },
         Lie {
             name: "a guest program that is not the one that was measured",

@@ -134,7 +134,6 @@ async fn a_tampered_machine_halts_everything_until_somebody_has_looked() {
     for (deed, source, place) in [
         ("overlay", "disk", "block "),
         ("clean-page", "memory", "page 0x6400000"),
-        ("msr", "vmm", "MSR 0xc0000102"),
         ("pause", "vmm", "run state is paused"),
     ] {
         assert_halts(&relay, &mut agent, deed, source, place).await;

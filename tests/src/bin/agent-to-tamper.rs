@@ -24,16 +24,18 @@ use vmm::{Machine, Tamper};
 /// RAM that the guest has no use for.
 const FAR: u64 = 100 << 20;
 
+/// What is done to a machine.
+type Deed = fn(&Machine);
+
 /// What a file may ask for: a name, when it is done, and what.
-const DEEDS: &[(&str, Moment, fn(&Machine))] = &[
+const DEEDS: &[(&str, Moment, Deed)] = &[
     ("overlay", Moment::Held, |machine| {
-        let block = *machine.dirty_blocks().unwrap().first().expect("nothing was written");
+        let block = clean_block(machine);
+        machine.write_disk(block * 4096, &[7; 4096]).unwrap();
         machine.tamper(Tamper::Overlay { block }).unwrap();
     }),
     ("base", Moment::Held, |machine| {
-        let dirty = machine.dirty_blocks().unwrap();
-        let block = (0..).find(|block| !dirty.contains(block)).unwrap();
-        machine.tamper(Tamper::Base { block }).unwrap();
+        machine.tamper(Tamper::Base { block: clean_block(machine) }).unwrap();
     }),
     ("clean-page", Moment::PutBack, |machine| {
         machine.tamper(Tamper::CleanPage { address: FAR }).unwrap();
@@ -50,6 +52,11 @@ const DEEDS: &[(&str, Moment, fn(&Machine))] = &[
     ("queue-index", Moment::PutBack, |machine| machine.tamper(Tamper::QueueIndex).unwrap()),
     ("pause", Moment::Running, |machine| machine.pause().unwrap()),
 ];
+
+fn clean_block(machine: &Machine) -> u64 {
+    let dirty = machine.dirty_blocks().unwrap();
+    (0..1024).find(|block| !dirty.contains(block)).unwrap()
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
@@ -74,12 +81,12 @@ fn main() -> ExitCode {
         },
         ..config
     };
-    serve(config, dir.into());
+    serve(config, Path::new(dir));
     ExitCode::SUCCESS
 }
 
 /// What `brainstorm-agent run` does, with one machine.
-fn serve(config: Config, dir: PathBuf) {
+fn serve(config: Config, dir: &Path) {
     let groundwork = Groundwork::lay(config.run).unwrap();
     let manifest = config.sandbox.image.manifest().unwrap().expect("the image has no manifest");
     let tools = Tools::new(&manifest, &config.sandbox.enable_tools).unwrap();
@@ -97,7 +104,7 @@ fn serve(config: Config, dir: PathBuf) {
 
 struct Attack {
     order: PathBuf,
-    pending: Option<(Moment, fn(&Machine))>,
+    pending: Option<(Moment, Deed)>,
 }
 
 impl Attack {
@@ -108,7 +115,7 @@ impl Attack {
             fs::remove_file(&self.order).unwrap();
             let deed = DEEDS.iter().find(|(known, ..)| *known == name.trim());
             let (name, when, deed) = deed.unwrap_or_else(|| panic!("what is {name}?"));
-            tracing::warn!(name, "a machine is being tampered with");
+            eprintln!("a machine is tampered with: {name}");
             self.pending = Some((*when, *deed));
         }
         if let Some((_, deed)) = self.pending.take_if(|(when, _)| *when == moment) {
