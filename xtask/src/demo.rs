@@ -27,6 +27,9 @@ struct Step {
     explanation: &'static str,
 }
 
+/// The agent that lets its machines be tampered with.
+const TO_TAMPER: &str = "agent-to-tamper";
+
 const STEPS: &[Step] = &[
     Step {
         program: Program::Agent,
@@ -54,7 +57,9 @@ const STEPS: &[Step] = &[
         program: Program::Relay,
         arguments: &[],
         explanation: "A relay sends signed commands to an enrolled agent: tools run in its \
-                      microVM, each reset is verified, and the results come back.",
+                      microVM, each reset is verified, and the results come back. Then one \
+                      machine is tampered with: the agent notices, stops, explains, and goes on \
+                      when a person has said why.",
     },
 ];
 
@@ -81,6 +86,11 @@ pub fn run(arguments: &DemoArgs) -> Result<()> {
         anyhow::Ok(found.path.display().to_string())
     };
     let (reset, relay) = (example("reset")?, example("demo")?);
+    let to_tamper = ["build", "--package", "integration-tests", "--bin", TO_TAMPER];
+    let mut to_tamper = build(&workspace, &to_tamper)?.into_iter();
+    let to_tamper = to_tamper.find(|e| e.target == TO_TAMPER);
+    let to_tamper = to_tamper.with_context(|| format!("cargo built no {TO_TAMPER}"))?;
+    let to_tamper = to_tamper.path.display().to_string();
     let choice = Choice::make(arguments.on);
     let place = Place::prepare(choice.on, Duration::from_secs(60 * arguments.limit))?;
     println!("Guests run {}: {}.", place.describe(), choice.reason);
@@ -104,7 +114,7 @@ pub fn run(arguments: &DemoArgs) -> Result<()> {
                 }
                 Program::Relay => (
                     "cargo run --package dev-relay --example demo".to_owned(),
-                    vec![relay.clone(), agent, image],
+                    vec![relay.clone(), agent, image, "--tamper".into(), to_tamper.clone()],
                 ),
             };
             argv.extend(step.arguments.iter().map(|&argument| argument.to_owned()));

@@ -1,8 +1,9 @@
 //! A relay, an agent, and a few commands: enrols the agent, has it serve, sends it tools and prints
 //! what came back, with the state of each reset and the time it took.
 //!
-//! `demo AGENT IMAGE_DIR [COUNT]`. With a count it sends that many `echo`s one after the other
-//! and prints how the time between envelope and result is spent.
+//! `demo AGENT IMAGE_DIR [COUNT] [--tamper AGENT_TO_TAMPER]`. With a count it sends that many
+//! `echo`s one after the other and prints how the time between envelope and result is spent. With
+//! an agent that lets its machines be tampered with it also shows what becomes of one that was.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -14,12 +15,17 @@ use serde_json::{Value, json};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// The tool whose machine is tampered with.
+const WRITE: &str = "write_file";
+
 /// Longest wait for anything.
 const LIMIT: Duration = Duration::from_secs(120);
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let tamper = arguments.iter().position(|word| word == "--tamper");
+    let tamper = tamper.map(|at| arguments.split_off(at)).and_then(|words| words.get(1).cloned());
     let [agent, image, count @ ..] = arguments.as_slice() else {
         return Err("say where the agent and its image are: demo AGENT IMAGE_DIR [COUNT]".into());
     };
@@ -27,7 +33,7 @@ async fn main() -> Result<()> {
     let relay = DevRelay::start(Config::default()).await?;
     println!("relay      {} (loopback, in memory)", relay.ws_url());
     let home = std::env::temp_dir().join(format!("brainstorm-demo-{}", std::process::id()));
-    let serving = Serving::start(&relay, agent, image, &home).await?;
+    let serving = Serving::start(&relay, agent, Program::Agent, image, &home).await?;
     println!("endpoint   {} has a session\n", serving.endpoint_id);
 
     let tools = [
@@ -54,9 +60,59 @@ async fn main() -> Result<()> {
         distributions(&serving.ask(&["status", "--json"])?)?;
     }
     println!("{}", serving.ask(&["audit", "verify"])?);
+    drop(serving);
+    if let Some(program) = tamper {
+        tampered(&relay, agent, &program, image, &home).await?;
+    }
     if let Some(violation) = relay.violations().first() {
         return Err(format!("the agent broke the protocol: {violation}").into());
     }
+    Ok(())
+}
+
+/// A clean command, one whose machine is tampered with, and the way back.
+async fn tampered(
+    relay: &DevRelay,
+    agent: &str,
+    program: &str,
+    image: &str,
+    home: &Path,
+) -> Result<()> {
+    println!("An agent on a host where somebody changes machines behind its back.\n");
+    let serving =
+        Serving::start(relay, agent, Program::ToTamper(program.into()), image, home).await?;
+    let endpoint = &serving.endpoint_id;
+    let params = json!({"path": "/work/note", "content": "a note"});
+    let completes = async |title: &str| {
+        println!("{title}");
+        let (outcome, took) = run(relay, endpoint, WRITE, &params).await?;
+        print(WRITE, &outcome, took);
+        if outcome.is_completed() { Ok(()) } else { Err("the command did not complete") }?;
+        Result::Ok(())
+    };
+    let fails = async |title: &str, code: &str| {
+        println!("{title}");
+        let (outcome, took) = run(relay, endpoint, WRITE, &params).await?;
+        print(WRITE, &outcome, took);
+        if outcome.code() == Some(code) {
+            Result::Ok(())
+        } else {
+            Err(format!("{code} was expected").into())
+        }
+    };
+    completes("A clean command: its reset is verified.").await?;
+    std::fs::write(home.join("tamper"), "base")?;
+    fails(
+        "Now one bit of the disk, as the guest reads it, is flipped behind the machine's back.",
+        "ENDPOINT_RESET_VERIFICATION_DIVERGENCE",
+    )
+    .await?;
+    fails("The next command finds a closed door.", "ENDPOINT_INTEGRITY_MONITOR_TRIPPED").await?;
+    println!("$ brainstorm-agent explain\n{}", serving.ask(&["explain"])?);
+    println!("$ brainstorm-agent clear --reason \"it was a demonstration\"");
+    println!("{}", serving.ask(&["clear", "--reason", "it was a demonstration"])?);
+    completes("And work again, on a machine that was booted anew.").await?;
+    println!("{}", serving.ask(&["audit", "verify"])?);
     Ok(())
 }
 
@@ -120,6 +176,14 @@ fn distributions(status: &str) -> Result<()> {
     Ok(())
 }
 
+/// Which program serves.
+enum Program {
+    /// The agent itself.
+    Agent,
+    /// The one that looks for orders to tamper in its directory.
+    ToTamper(PathBuf),
+}
+
 /// An agent that serves the relay. Its process and its directory end with this.
 struct Serving {
     agent: PathBuf,
@@ -129,7 +193,13 @@ struct Serving {
 }
 
 impl Serving {
-    async fn start(relay: &DevRelay, agent: &str, image: &str, home: &Path) -> Result<Self> {
+    async fn start(
+        relay: &DevRelay,
+        agent: &str,
+        program: Program,
+        image: &str,
+        home: &Path,
+    ) -> Result<Self> {
         let token = relay.issue_token(None);
         let enrolled = Command::new(agent)
             .arg("enroll")
@@ -145,18 +215,24 @@ impl Serving {
         let endpoint_id = answer["endpoint_id"].as_str().unwrap_or_default().to_owned();
         // A demonstration may forget: temporary directories often are memory.
         let config = home.join("config.toml");
-        std::fs::write(&config, "[run]\nallow_volatile_state = true\n")?;
+        let (place, url) = (home.to_string_lossy(), relay.ws_url());
+        let settings =
+            format!("state_dir = {place:?}\nrelay = {url:?}\n[run]\nallow_volatile_state = true\n");
+        std::fs::write(&config, settings)?;
         let log = std::fs::File::create(home.join("log"))?;
-        let child = Command::new(agent)
-            .args(["--image-dir", image, "--config"])
-            .arg(config)
-            .arg("--state-dir")
-            .arg(home)
-            .args(["run", "--relay", &relay.ws_url()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()?;
+        let mut command = match program {
+            Program::Agent => {
+                let mut command = Command::new(agent);
+                command.args(["--image-dir", image, "--config"]).arg(config).arg("run");
+                command
+            }
+            Program::ToTamper(program) => {
+                let mut command = Command::new(program);
+                command.arg(config).arg(image).arg(home);
+                command
+            }
+        };
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn()?;
         let serving = Self { agent: agent.into(), home: home.to_owned(), child, endpoint_id };
         if relay.wait_for_endpoint(&serving.endpoint_id, LIMIT).await.is_none() {
             let log = std::fs::read_to_string(home.join("log"))?;
