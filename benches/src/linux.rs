@@ -47,6 +47,7 @@ pub fn measure(image_dir: &Path, boots: usize, calls: usize, report: &mut Report
         enable_tools: Vec::new(),
         strategy: None,
         verify: false,
+        integrity: vmm::IntegrityPlan::default(),
     };
     let mut boot_reports = Vec::new();
     let mut last = None;
