@@ -75,7 +75,10 @@ pub fn run(arguments: &TestArgs) -> Result<()> {
 fn run_group(name: &'static str, choice: &Choice, limit: Duration, jobs: &[Job]) -> Result<Report> {
     let place = Place::prepare(choice.on, limit)?;
     eprintln!("\nThe {name} run {}: {}.", place.describe(), choice.reason);
-    Ok(group::run(name, &place, jobs))
+    Ok(match choice.on {
+        On::Native => group::run(name, &place, jobs),
+        On::Nested => group::run_in_emulator(name, &place, jobs),
+    })
 }
 
 /// What tests and demonstrations with Linux guests need besides their own program.
@@ -221,6 +224,7 @@ mod tests {
             took: Duration::from_millis(1500),
             troubles: Vec::new(),
             repeats: Vec::new(),
+            failed: Vec::new(),
         }
     }
 

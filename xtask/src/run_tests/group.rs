@@ -17,8 +17,11 @@ pub struct Report {
     pub took: Duration,
     /// What failed: programs with how they ended, or why the group could not run to its end.
     pub troubles: Vec<String>,
-    /// Programs that were started once more because their machine was lost, and why.
+    /// Programs that were started once more, because their machine was lost or they failed in an
+    /// emulated one, and why.
     pub repeats: Vec<String>,
+    /// Programs that ended and failed, by their places, with their part of the tally.
+    pub failed: Vec<(usize, Tally)>,
 }
 
 impl Report {
@@ -26,6 +29,44 @@ impl Report {
     pub fn is_success(&self) -> bool {
         self.tally.failed == 0 && self.troubles.is_empty()
     }
+
+    /// Puts what came of the second try of the programs that failed in place of the first.
+    fn mend(&mut self, again: Self) {
+        for (_, tally) in self.failed.drain(..) {
+            self.tally -= tally;
+        }
+        self.tally += again.tally;
+        self.took += again.took;
+        self.repeats.append(&mut self.troubles);
+        self.repeats.extend(again.repeats);
+        self.troubles = again.troubles;
+        self.failed = again.failed;
+    }
+}
+
+/// Programs that may fail at first. More have a reason in common, which no second try removes.
+const MOST_MENDED: usize = 2;
+
+/// The same as [`run`], but a program that failed is tried once more. For emulated machines, which
+/// now and then lose a guest; the report names what was tried again.
+pub fn run_in_emulator(name: &'static str, place: &Place, jobs: &[Job]) -> Report {
+    let report = run(name, place, jobs);
+    try_again(report, jobs, |jobs| run(name, place, jobs))
+}
+
+fn try_again(mut report: Report, jobs: &[Job], run: impl FnOnce(&[Job]) -> Report) -> Report {
+    let only_these = report.failed.len() == report.troubles.len();
+    if report.failed.is_empty() || report.failed.len() > MOST_MENDED || !only_these {
+        return report;
+    }
+    let failed: Vec<Job> =
+        report.failed.iter().filter_map(|(index, _)| jobs.get(*index)).cloned().collect();
+    for job in &failed {
+        eprintln!("\n{} failed in an emulated machine and is run once more.", job.label);
+    }
+    let again = run(&failed);
+    report.mend(again);
+    report
 }
 
 /// Runs the jobs in `place`, passing on their output.
@@ -45,16 +86,17 @@ fn run_showing(
         tally: Tally::default(),
         troubles: vec![],
         repeats: vec![],
+        failed: vec![],
         reader: None,
         show,
     };
     let result = place.run(jobs, &mut follower);
     follower.abandon();
-    let Follower { tally, mut troubles, repeats, .. } = follower;
+    let Follower { tally, mut troubles, repeats, failed, .. } = follower;
     if let Err(e) = result {
         troubles.push(format!("{e:#}"));
     }
-    Report { name, place: place.name(), tally, took: start.elapsed(), troubles, repeats }
+    Report { name, place: place.name(), tally, took: start.elapsed(), troubles, repeats, failed }
 }
 
 struct Follower<'a> {
@@ -62,6 +104,7 @@ struct Follower<'a> {
     tally: Tally,
     troubles: Vec<String>,
     repeats: Vec<String>,
+    failed: Vec<(usize, Tally)>,
     /// Reads the running job's output.
     reader: Option<SummaryReader>,
     /// Shows output to the user.
@@ -104,7 +147,11 @@ impl Observer for Follower<'_> {
             self.troubles.push(format!("{}: {}", self.label(index), finished.ended));
         }
         if let Some(reader) = self.reader.take() {
-            self.tally += reader.finish(success);
+            let tally = reader.finish(success);
+            self.tally += tally;
+            if !success {
+                self.failed.push((index, tally));
+            }
         }
     }
 
@@ -146,6 +193,34 @@ mod tests {
         let report = quietly(&[shell(ok), shell(ok)]);
         assert_eq!(report.tally, Tally { passed: 4, failed: 0, ignored: 2 });
         assert!(report.is_success());
+    }
+
+    #[test]
+    fn a_second_try_takes_the_place_of_the_first() {
+        let jobs = [shell("exit 101"), shell("true")];
+        let first = quietly(&jobs);
+        let mended = try_again(first, &jobs, |failed| {
+            assert_eq!(failed, &jobs[..1]);
+            quietly(&[shell("true")])
+        });
+        assert_eq!(mended.tally, Tally { passed: 2, failed: 0, ignored: 0 });
+        assert!(mended.is_success());
+        assert_eq!(mended.repeats, ["<exit 101>: exit status 101"]);
+    }
+
+    #[test]
+    fn what_fails_twice_has_failed() {
+        let jobs = [shell("exit 101"), shell("true")];
+        let report = try_again(quietly(&jobs), &jobs, quietly);
+        assert_eq!(report.tally, Tally { passed: 1, failed: 1, ignored: 0 });
+        assert!(!report.is_success());
+    }
+
+    #[test]
+    fn many_failures_are_no_accident() {
+        let jobs = [shell("exit 1"), shell("exit 2"), shell("exit 3")];
+        let report = try_again(quietly(&jobs), &jobs, |_| panic!("tried again"));
+        assert_eq!(report.tally.failed, 3);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Counts test results in what test programs print.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, SubAssign};
 
 /// Longest line worth remembering; a summary is far shorter.
 const LINE_LIMIT: usize = 4096;
@@ -25,6 +25,14 @@ impl AddAssign for Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.ignored += other.ignored;
+    }
+}
+
+impl SubAssign for Tally {
+    fn sub_assign(&mut self, other: Self) {
+        self.passed = self.passed.saturating_sub(other.passed);
+        self.failed = self.failed.saturating_sub(other.failed);
+        self.ignored = self.ignored.saturating_sub(other.ignored);
     }
 }
 
