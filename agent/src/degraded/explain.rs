@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::record::Record;
 use crate::protocol::code::ErrorCode;
-use crate::sandbox::verify::{Finding, Source};
+use crate::sandbox::verify::{Finding, NO_HASH, RunState, Source};
 
 /// What is known, and what to do.
 #[derive(Debug, Serialize)]
@@ -125,17 +125,28 @@ fn push_list(text: &mut String, title: &str, indent: &str, lines: &[String]) {
 
 fn sources(record: &Record) -> Vec<OfSource> {
     let Some(reset_state) = &record.reset_state else { return Vec::new() };
+    let details = &reset_state.verification_details;
+    let as_found = as_found(record);
     let of = |source| {
         let findings = record.findings.iter().filter(|finding| finding.source == source).count();
         let verdict = match source {
             _ if findings > 0 => "disagreed",
             Source::Guest if record.silent => "silent",
-            Source::Guest if reset_state.verification_details.open_fd_count < 0 => "not asked",
+            Source::Guest if details.open_fd_count < 0 => "not asked",
+            Source::Vmm | Source::Memory if as_found => "not asked",
             _ => "agreed",
         };
         OfSource { source, verdict, findings }
     };
     Source::ALL.into_iter().map(of).collect()
+}
+
+/// Of a machine that was halted as it was found, only its disk has been looked at.
+fn as_found(record: &Record) -> bool {
+    record.reset_state.as_ref().is_some_and(|state| {
+        let details = &state.verification_details;
+        details.fs_hash == NO_HASH && details.vmm_api_state == RunState::Held.name()
+    })
 }
 
 fn meaning(record: &Record) -> Vec<String> {
@@ -151,6 +162,10 @@ fn meaning(record: &Record) -> Vec<String> {
         say("The guest did not say what it has open, nor when it was asked again, within 5 s of \
              its reset. An overloaded or suspended host does that, and so does a guest program \
              that was stopped or replaced.");
+    }
+    if as_found(record) {
+        say("It was seen before the reset: the machine was not put back, and what was found is \
+             saved as it was.");
     }
     if has(Source::Disk) {
         say("The disk holds what its guest did not write. Either somebody on this host changed \

@@ -250,6 +250,23 @@ fn everything_is_explained_without_an_agent() {
 }
 
 #[test]
+fn what_was_halted_as_it_was_found_is_explained_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let found = Verification {
+        fs_hash: crate::sandbox::verify::NO_HASH.into(),
+        open_fd_count: -1,
+        vmm_state: "paused",
+        ..verification()
+    };
+    let cause = Cause::Verification(Box::new(found));
+    DegradedMode::open(dir.path()).trip(&Incident { cause, ..incident(1, None) });
+    let explanation = explain::explain(dir.path());
+    let verdicts: Vec<_> = explanation.sources.iter().map(|of| of.verdict).collect();
+    assert_eq!(verdicts, ["disagreed", "not asked", "not asked", "not asked"]);
+    assert!(explanation.in_words().contains("was not put back"), "{}", explanation.in_words());
+}
+
+#[test]
 fn a_latch_that_names_somebody_elses_files_lists_none() {
     for bundle in ["/etc", "forensics/..", "../x", "forensics/a/b", "forensics/", "forensics"] {
         let dir = tempfile::tempdir().unwrap();

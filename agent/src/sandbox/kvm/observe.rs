@@ -172,7 +172,7 @@ pub fn as_found(differences: Vec<Finding>, parts: VerificationParts) -> Evidence
         disk: Err("the machine was not put back".to_owned()),
         descriptors: Descriptors::NotAsked,
         account: Account::default(),
-        run_state: RunState::Paused,
+        run_state: RunState::Held,
         differences,
         suspicions: Vec::new(),
         parts,

@@ -151,7 +151,7 @@ impl Baseline {
         // The count alone is told to others: it must not agree when its source does not.
         let open_fd_count = if of_account.is_empty() { open_fd_count } else { UNKNOWN_COUNT };
         findings.extend(of_account);
-        if run_state != RunState::Running {
+        if !matches!(run_state, RunState::Running | RunState::Held) {
             findings.push(Finding::new(Source::Vmm, Place::RunState, RunState::Running, run_state));
         }
         findings.extend(differences);

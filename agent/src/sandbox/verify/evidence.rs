@@ -46,6 +46,8 @@ pub enum RunState {
     Running,
     /// Somebody holds it.
     Paused,
+    /// This agent holds it, as it was found: that says nothing against it.
+    Held,
     /// It is over.
     Stopped,
     /// Anything else.
@@ -57,7 +59,7 @@ impl RunState {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Running => "running",
-            Self::Paused => "paused",
+            Self::Paused | Self::Held => "paused",
             Self::Stopped => "stopped",
             Self::Error => "error",
         }

@@ -117,6 +117,22 @@ fn a_block_that_is_named_says_more_than_the_whole_disk() {
 }
 
 #[test]
+fn a_machine_that_is_held_as_it_was_found_is_blamed_for_nothing_else() {
+    let found = judge(|e| {
+        e.disk = Err("the machine was not put back".into());
+        e.descriptors = Descriptors::NotAsked;
+        e.run_state = RunState::Held;
+        e.differences = vec![difference(Source::Disk, "block 17")];
+    });
+    assert_eq!(found.findings, [difference(Source::Disk, "block 17")]);
+    assert_eq!((found.vmm_state, found.open_fd_count), ("paused", UNKNOWN_COUNT));
+    assert_eq!((found.verdict(), &*found.fs_hash), (Verdict::Diverged, NO_HASH));
+    // And without any finding it is not golden either: nobody has put it back.
+    let found = judge(|e| e.run_state = RunState::Held);
+    assert_eq!(found.verdict(), Verdict::Diverged);
+}
+
+#[test]
 fn what_is_only_odd_passes_and_is_told() {
     let found = judge(|e| {
         e.suspicions = vec![difference(Source::Guest, "late")];
