@@ -22,7 +22,7 @@ const GUEST_PORT: u32 = 52_000;
 /// What the guest kernel is told. The machine adds its devices, the sandbox what it wants of the
 /// guest program. README.md of kernel-config/ explains each part.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=t root=/dev/vda rootfstype=ext4 \
-    rootflags=noinit_itable,no_prefetch_block_bitmaps rw init=/sbin/init tsc=reliable \
+    rootflags=noinit_itable,no_prefetch_block_bitmaps rw init=/sbin/init tsc=reliable noreplace-smp \
     rcupdate.rcu_expedited=1 swiotlb=noforce";
 
 /// Names of the files in an image directory.
