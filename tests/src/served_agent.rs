@@ -188,6 +188,19 @@ impl ServedAgent {
         Pid::from_child(self.child.as_ref().expect("it does not run"))
     }
 
+    /// Process ids: the agent's own first, then those of its children.
+    pub fn processes(&self) -> Vec<i32> {
+        let own = self.pid().as_raw_nonzero().get();
+        let mut processes = vec![own];
+        for task in fs::read_dir(format!("/proc/{own}/task")).unwrap() {
+            let children = fs::read_to_string(task.unwrap().path().join("children"));
+            let children = children.unwrap_or_default();
+            processes
+                .extend(children.split_ascii_whitespace().map(|pid| pid.parse::<i32>().unwrap()));
+        }
+        processes
+    }
+
     /// Kills it and waits for its end.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
