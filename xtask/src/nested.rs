@@ -14,6 +14,7 @@ mod kernel;
 mod modules;
 pub mod pass_on;
 mod place;
+mod qemu;
 mod repeat;
 mod runner;
 mod wire;
@@ -33,13 +34,13 @@ use self::emulator::{BOOT_LIMIT, Emulator, NestedError, SILENCE_LIMIT};
 use self::job::{Job, Observer};
 use self::kernel::KernelPackage;
 pub use self::place::{Choice, On, Place};
+use self::qemu::Qemu;
 use self::repeat::Repeats;
 pub use self::runner::run as run_inside;
 use crate::{packages, progress, workspace};
 
 /// Programs the machine is made of and run with.
 const PACKAGES: &[&str] = &["qemu-system-x86", "busybox-static", "xz-utils"];
-const QEMU: &str = "qemu-system-x86_64";
 const BUSYBOX: &str = "/bin/busybox";
 const INIT: &str = include_str!("nested/init.sh");
 /// Raised where the code here builds something else from the same inputs.
@@ -51,6 +52,7 @@ const COVERED: &[&str] = &["/dev", "/proc", "/run", "/sys"];
 #[derive(Debug)]
 pub struct NestedMachine {
     directory: PathBuf,
+    qemu: Qemu,
     kernel_version: String,
 }
 
@@ -58,6 +60,7 @@ impl NestedMachine {
     /// Builds the machine's files, or takes those built from the same inputs before.
     pub fn prepare() -> Result<Self> {
         packages::ensure(PACKAGES)?;
+        let qemu = Qemu::prepare()?;
         let package =
             KernelPackage::resolve().context("looking for the nested machine's kernel")?;
         let busybox = fs::read(BUSYBOX).with_context(|| format!("reading {BUSYBOX}"))?;
@@ -80,7 +83,7 @@ impl NestedMachine {
                 .with_context(|| format!("building the nested machine with {kernel_version}"))?;
             step.done();
         }
-        Ok(Self { directory, kernel_version })
+        Ok(Self { directory, qemu, kernel_version })
     }
 
     /// Package and version of the machine's kernel.
@@ -131,7 +134,8 @@ impl NestedMachine {
             .and_then(|()| self.write_initrd(&initrd, runner, jobs))
             .map_err(|e| NestedError::Files(format!("{e:#}")))?;
         let emulator = Emulator {
-            program: QEMU.into(),
+            program: self.qemu.program.clone(),
+            firmware: self.qemu.firmware.clone(),
             kernel: self.directory.join("vmlinux"),
             initrd: initrd.clone(),
             logs,

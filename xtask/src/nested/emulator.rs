@@ -58,6 +58,8 @@ pub enum NestedError {
 pub struct Emulator {
     /// The QEMU program.
     pub program: PathBuf,
+    /// Directories with its firmware; none where it knows its own.
+    pub firmware: Vec<PathBuf>,
     /// Uncompressed kernel.
     pub kernel: PathBuf,
     /// Initramfs, with this run's jobs in it.
@@ -144,6 +146,9 @@ impl Emulator {
              -nodefaults -display none -no-reboot -device virtio-serial-pci \
              -virtfs local,path=/,mount_tag=host0,security_model=none,multidevs=remap";
         let mut arguments: Vec<String> = fixed.split_whitespace().map(str::to_owned).collect();
+        for directory in &self.firmware {
+            arguments.extend(["-L".to_owned(), directory.display().to_string()]);
+        }
         let console = escape_commas(&self.console());
         for argument in [
             "-kernel",

@@ -19,6 +19,7 @@ impl Stand {
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let emulator = Emulator {
             program,
+            firmware: Vec::new(),
             kernel: "kernel".into(),
             initrd: "initrd".into(),
             logs: directory.path().to_owned(),
