@@ -455,6 +455,8 @@ impl Phase {
 #[cfg(test)]
 mod hazard_tests;
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod integrity_tests;
 #[cfg(test)]
 mod reset_tests;
