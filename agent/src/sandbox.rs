@@ -3,6 +3,8 @@
 mod call;
 mod channel;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod image;
 mod incident;
 mod kvm;

@@ -2,11 +2,13 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod image;
 mod nested;
 mod packages;
 mod progress;
 mod run_tests;
+mod sanitize;
 mod workspace;
 
 use std::path::PathBuf;
@@ -33,6 +35,10 @@ enum Task {
     Demo(demo::DemoArgs),
     /// Run the benchmarks
     Bench(bench::BenchArgs),
+    /// Run the fuzz targets
+    Fuzz(fuzz::FuzzArgs),
+    /// Run unit tests with AddressSanitizer or ThreadSanitizer
+    Sanitize(sanitize::SanitizeArgs),
     /// Run one command in the nested machine
     Nested(nested::NestedArgs),
     /// Run jobs inside the nested machine, which starts this itself
@@ -49,6 +55,8 @@ fn main() -> Result<ExitCode> {
         Task::Test(arguments) => run_tests::run(&arguments)?,
         Task::Demo(arguments) => demo::run(&arguments)?,
         Task::Bench(arguments) => bench::run(&arguments)?,
+        Task::Fuzz(arguments) => fuzz::run(&arguments)?,
+        Task::Sanitize(arguments) => sanitize::run(&arguments)?,
         Task::Nested(arguments) => return nested::run_command(&arguments),
         Task::NestedRunner { jobs } => nested::run_inside(&jobs)?,
     }

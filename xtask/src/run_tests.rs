@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use self::executables::Executable;
-pub use self::executables::{build, cargo};
-use self::group::Report;
+pub use self::executables::{Executable, build, build_with, cargo};
+pub use self::group::Report;
+pub use self::tally::Tally;
 use crate::image::Flavour;
 use crate::nested::job::Job;
 use crate::nested::{Choice, On, Place};
@@ -61,6 +61,9 @@ pub fn run(arguments: &TestArgs) -> Result<()> {
         // These need a compiler, but no KVM.
         let jobs = [doc_tests(&workspace, &guest_files, filter)];
         reports.push(group::run("doc tests", &Place::Native, &jobs));
+        if filter.is_none() {
+            reports.push(crate::fuzz::among_tests());
+        }
     }
     if !arguments.host_only {
         let choice = Choice::make(arguments.on);
@@ -211,7 +214,6 @@ fn verdict(reports: &[Report], filtered: bool) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::tally::Tally;
     use super::*;
 
     const GUESTS: &str = "Linux-guest tests";

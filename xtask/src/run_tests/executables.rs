@@ -1,5 +1,6 @@
 //! Asks cargo to build something and where it put the executables.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -25,8 +26,18 @@ pub struct Executable {
 /// Runs `cargo` with these arguments in `workspace` and returns the executables it names.
 /// Diagnostics go to the terminal as usual.
 pub fn build(workspace: &Path, arguments: &[&str]) -> Result<Vec<Executable>> {
+    build_with(workspace, arguments, &[])
+}
+
+/// [`build`] with these variables in cargo's environment.
+pub fn build_with(
+    workspace: &Path,
+    arguments: &[&str],
+    environment: &[(&str, &OsStr)],
+) -> Result<Vec<Executable>> {
     let output = Command::new(cargo())
         .args(arguments)
+        .envs(environment.iter().copied())
         .arg("--message-format=json-render-diagnostics")
         .current_dir(workspace)
         .stdin(Stdio::null())

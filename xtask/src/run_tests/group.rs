@@ -25,6 +25,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// One to be filled in.
+    pub fn empty(name: &'static str, place: &'static str) -> Self {
+        let (tally, took) = (Tally::default(), Duration::ZERO);
+        let (troubles, repeats, failed) = (Vec::new(), Vec::new(), Vec::new());
+        Self { name, place, tally, took, troubles, repeats, failed }
+    }
+
     /// Whether everything ran and passed.
     pub fn is_success(&self) -> bool {
         self.tally.failed == 0 && self.troubles.is_empty()
