@@ -2,7 +2,7 @@
 //! machine into this process finds little to use: no new program, no process, no other process's
 //! memory, no privileges, no files but its own.
 //!
-//! Four layers, from the kernel's point of view independent of each other:
+//! Five layers, from the kernel's point of view independent of each other:
 //!
 //! - *rights*: no new privileges, no capabilities, no core dump, no dump by a debugger.
 //! - *files*: Landlock, where the kernel has it: the state directory may be written, the image and
@@ -10,20 +10,26 @@
 //! - *calls*: system calls that a serving agent never makes end the process.
 //! - *vCPU threads*: what runs beside a guest may call KVM, handle memory and wake threads; all else
 //!   is refused.
+//! - *other threads*: those of the stores have files and nothing else, those that look after machines
+//!   have no sockets.
 //!
 //! Everything here holds for the calling thread and those it starts later: call [`confine`] before
 //! there are others.
 
 mod calls;
 mod files;
+mod possible;
 mod rights;
+mod threads;
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 use thiserror::Error;
 
-pub use files::{Files, Landlock};
+pub use files::{Files, Landlock, NEWEST_VERSION as NEWEST_LANDLOCK};
+pub use possible::{LandlockHere, Possible, possible};
+pub use threads::{ThreadKind, enter};
 
 /// Why the agent could not be confined. It does not serve then.
 #[derive(Debug, Error)]
@@ -46,6 +52,10 @@ pub struct InForce {
     pub system_calls: bool,
     /// Threads of vCPUs have a filter of their own.
     pub vcpu_threads: bool,
+    /// Threads of the stores have filters of their own.
+    pub store_threads: bool,
+    /// Threads that make and reset machines have a filter of their own.
+    pub machine_threads: bool,
 }
 
 /// Gives up what a serving agent does not need. `files` are the only ones it will reach.
@@ -56,12 +66,15 @@ pub fn confine(files: &Files) -> Result<InForce, ConfineError> {
     calls::install(&calls::process()?)?;
     // Compiled here, so that a thread has nothing left to fail at.
     let vcpu_threads = calls::guard_vcpu_threads()?;
+    threads::guard()?;
     Ok(InForce {
         no_new_privileges: true,
         capabilities,
         landlock,
         system_calls: true,
         vcpu_threads,
+        store_threads: true,
+        machine_threads: true,
     })
 }
 

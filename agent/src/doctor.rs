@@ -13,6 +13,8 @@ pub use render::{Drawing, render};
 use serde::Serialize;
 use vmm::HostProbe;
 
+use crate::confine::Possible;
+
 /// What was found out about the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
@@ -28,6 +30,8 @@ pub struct Facts {
     pub machine_mib: u64,
     /// Control groups.
     pub cgroup: Cgroup,
+    /// What a serving agent could give up.
+    pub confinement: Possible,
     /// The guest image by the current settings.
     pub image: Image,
 }

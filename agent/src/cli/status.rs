@@ -124,8 +124,14 @@ fn confinement(confinement: &Value) -> String {
         return "no".to_owned();
     }
     let files = confinement["landlock"].as_str().unwrap_or_default();
-    let threads = if confinement["vcpu_threads"] == true { "yes" } else { "no" };
-    format!("system calls yes, vCPU threads {threads}, files (Landlock) {files}")
+    let yes = |layer: &str| if confinement[layer] == true { "yes" } else { "no" };
+    format!(
+        "system calls {}, threads of vCPUs {}, stores {}, machines {}, files (Landlock) {files}",
+        yes("system_calls"),
+        yes("vcpu_threads"),
+        yes("store_threads"),
+        yes("machine_threads")
+    )
 }
 
 fn degraded(degraded: &Value) -> String {

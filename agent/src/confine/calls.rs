@@ -11,11 +11,11 @@ use seccompiler::{
 
 use super::{ConfineError, step};
 
-type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
+pub type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
 
 /// Bits 8 to 15 of an ioctl's number say whose it is (ioctl(2)): KVM's, and those of a page table.
 const IOCTL_TYPE: u64 = 0xff00;
-const KVM_IOCTLS: u64 = 0xae00;
+pub const KVM_IOCTLS: u64 = 0xae00;
 /// `_IOWR('f', 16, struct pm_scan_arg)`, linux/fs.h.
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
 
@@ -183,18 +183,8 @@ fn never() -> Result<Rules, BackendError> {
 }
 
 fn of_vcpus() -> Result<Rules, BackendError> {
-    let argument = |index, operator, value| {
-        let dword = SeccompCmpArgLen::Dword;
-        SeccompRule::new(vec![SeccompCondition::new(index, dword, operator, value)?])
-    };
-    let without = |index, bits: c_int| {
-        argument(index, SeccompCmpOp::MaskedEq(u64::from(bits.cast_unsigned())), 0)
-    };
     let mut rules: Rules = OF_VCPUS.iter().map(|call| (*call, Vec::new())).collect();
-    let ioctls = vec![
-        argument(1, SeccompCmpOp::MaskedEq(IOCTL_TYPE), KVM_IOCTLS)?,
-        argument(1, SeccompCmpOp::Eq, PAGEMAP_SCAN)?,
-    ];
+    let ioctls = vec![ioctls_of(KVM_IOCTLS)?, argument(1, SeccompCmpOp::Eq, PAGEMAP_SCAN)?];
     rules.insert(libc::SYS_ioctl, ioctls);
     // No code.
     rules.insert(libc::SYS_mmap, vec![without(2, libc::PROT_EXEC)?]);
@@ -205,7 +195,23 @@ fn of_vcpus() -> Result<Rules, BackendError> {
     Ok(rules)
 }
 
-fn compile(
+/// Where an argument's lower half compares like this.
+fn argument(index: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {
+    let dword = SeccompCmpArgLen::Dword;
+    SeccompRule::new(vec![SeccompCondition::new(index, dword, operator, value)?])
+}
+
+/// Where none of these bits of an argument is set.
+pub fn without(index: u8, bits: c_int) -> Result<SeccompRule, BackendError> {
+    argument(index, SeccompCmpOp::MaskedEq(u64::from(bits.cast_unsigned())), 0)
+}
+
+/// All ioctls of one type.
+pub fn ioctls_of(kind: u64) -> Result<SeccompRule, BackendError> {
+    argument(1, SeccompCmpOp::MaskedEq(IOCTL_TYPE), kind)
+}
+
+pub fn compile(
     rules: Rules,
     otherwise: SeccompAction,
     on_match: SeccompAction,

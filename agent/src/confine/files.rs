@@ -12,6 +12,8 @@ use super::{ConfineError, step};
 
 /// The newest rules known here; an older kernel enforces those that it has.
 const NEWEST: ABI = ABI::V5;
+/// The same as a number.
+pub const NEWEST_VERSION: i32 = 5;
 /// Names of hosts, certificates, time zones, randomness, and what the kernel tells of itself and
 /// this process.
 const SYSTEM: [&str; 8] = [

@@ -1,3 +1,5 @@
+mod threads;
+
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;

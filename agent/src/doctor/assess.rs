@@ -1,5 +1,7 @@
 //! From facts to a judgement with remedies.
 
+mod confinement;
+
 use vmm::{HostProbe, KvmKind};
 
 use super::{Cgroup, CgroupVersion, Check, Facts, Image, Kvm, Report, Status};
@@ -9,7 +11,7 @@ const OVERHEAD_MIB: u64 = 64;
 
 /// Judges.
 pub fn assess(facts: &Facts) -> Report {
-    let checks = vec![
+    let mut checks = vec![
         device(facts),
         execution(facts),
         capabilities(&facts.kvm),
@@ -18,6 +20,7 @@ pub fn assess(facts: &Facts) -> Report {
         cgroup(facts.cgroup),
         image(&facts.image),
     ];
+    checks.extend(confinement::checks(&facts.confinement));
     let fit = checks.iter().all(|c| matches!(c.status, Status::Ok | Status::Warning));
     Report { schema_version: 1, fit, checks }
 }

@@ -19,6 +19,7 @@ pub fn gather(config: &SandboxConfig) -> Facts {
         available_mib: parse::available_mib(&read("/proc/meminfo")),
         machine_mib: u64::from(config.memory_mib),
         cgroup: cgroup(),
+        confinement: crate::confine::possible(),
         image: image(config),
     }
 }

@@ -1,6 +1,7 @@
 use vmm::{Capability, KvmKind};
 
 use super::*;
+use crate::confine::{LandlockHere, NEWEST_LANDLOCK, possible};
 
 fn healthy() -> Facts {
     Facts {
@@ -18,6 +19,14 @@ fn healthy() -> Facts {
         available_mib: Some(4096),
         machine_mib: 128,
         cgroup: Cgroup { version: CgroupVersion::V2, memory_limit_mib: None },
+        confinement: Possible {
+            no_new_privileges: true,
+            capabilities: 0xff,
+            capabilities_known: true,
+            landlock: LandlockHere::Version(NEWEST_LANDLOCK),
+            system_calls: true,
+            open_files: Some(1024),
+        },
         image: Image::Verified { summary: "/image: all digests match".into() },
     }
 }
@@ -63,6 +72,9 @@ fn each_fault_makes_the_host_unfit_with_one_remedy_line() {
         ("memory", fault(|f| f.available_mib = Some(191)), "memory_mib"),
         ("memory", fault(|f| f.cgroup.memory_limit_mib = Some(100)), "cgroup"),
         ("image", fault(|f| f.image = bad_image()), "again"),
+        ("no_new_privileges", fault(|f| f.confinement.no_new_privileges = false), "Linux 3.5"),
+        ("capabilities", fault(|f| f.confinement.capabilities_known = false), "capset"),
+        ("seccomp", fault(|f| f.confinement.system_calls = false), "CONFIG_SECCOMP_FILTER"),
     ];
     for (name, facts, word) in cases {
         assert!(!assess(&facts).fit, "{name} {facts:?}");
@@ -106,6 +118,34 @@ fn warnings_do_not_make_the_host_unfit() {
     assert!(report.fit);
     let warnings = report.checks.iter().filter(|c| c.status == Status::Warning);
     assert_eq!(warnings.map(|c| c.name).collect::<Vec<_>>(), ["nesting", "cgroup", "image"]);
+}
+
+#[test]
+fn a_layer_that_is_missing_or_thin_is_a_warning_with_a_remedy() {
+    let with = |change: fn(&mut Possible)| {
+        let mut facts = healthy();
+        change(&mut facts.confinement);
+        facts
+    };
+    for (name, facts, word) in [
+        ("landlock", with(|p| p.landlock = LandlockHere::Missing), "5.13"),
+        ("landlock", with(|p| p.landlock = LandlockHere::SwitchedOff), "lsm="),
+        ("landlock", with(|p| p.landlock = LandlockHere::Version(1)), "6.10"),
+        ("limits", with(|p| p.open_files = Some(256)), "LimitNOFILE"),
+    ] {
+        assert!(assess(&facts).fit, "{name}");
+        let check = judged(&facts, name);
+        assert_eq!(check.status, Status::Warning, "{name}");
+        assert!(check.remedy.unwrap().contains(word), "{name}");
+    }
+    assert_eq!(judged(&with(|p| p.open_files = None), "limits").status, Status::Ok);
+}
+
+#[test]
+fn what_can_be_given_up_is_found_out_by_asking_the_kernel() {
+    // These tests run where the agent's other tests put filters in force.
+    let possible = possible();
+    assert!(possible.system_calls && possible.no_new_privileges && possible.capabilities_known);
 }
 
 #[test]

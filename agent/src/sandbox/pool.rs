@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::confine::{ThreadKind, enter};
+
 use super::{
     ResetOutcome, Sandbox, SandboxError, ToolCall, ToolOutcome, Verification, VerifiedReset,
 };
@@ -241,7 +243,12 @@ impl<S: Sandbox + 'static> Pool<S> {
     fn spawn(&self, name: &str, work: fn(&Shared<S>)) -> Result<(), PoolError> {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name(name.to_owned());
-        let thread = thread.spawn(move || work(&shared)).map_err(PoolError::Threads)?;
+        let thread = thread
+            .spawn(move || {
+                enter(ThreadKind::Machines);
+                work(&shared);
+            })
+            .map_err(PoolError::Threads)?;
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         Ok(())
     }

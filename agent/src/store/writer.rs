@@ -13,6 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::StoreError;
+use crate::confine::{ThreadKind, enter};
 
 /// Most jobs of one transaction. Bounds how long the first of them waits for the last.
 const MOST_JOBS: usize = 512;
@@ -128,7 +129,10 @@ impl<L: Ledger> Writer<L> {
         desk.ledger.publish();
         let thread = thread::Builder::new()
             .name(format!("store-{name}"))
-            .spawn(move || desk.work())
+            .spawn(move || {
+                enter(ThreadKind::Store);
+                desk.work();
+            })
             .map_err(|error| StoreError::of_io(&path, &error))?;
         Ok(Self { path, orders: Some(orders), thread: Some(thread) })
     }

@@ -1,0 +1,172 @@
+//! Threads whose work needs less than the agent's.
+//!
+//! A filter is inherited by the threads that one starts. The runtime's threads start one another,
+//! and some of them talk to machines and some to the relay: for them only the process's filters hold.
+
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
+use libc::c_long;
+use seccompiler::{BackendError, BpfProgram, SeccompAction};
+
+use super::calls::{KVM_IOCTLS, Rules, compile, install, ioctls_of, without};
+use super::{ConfineError, step};
+
+/// Kinds of threads that have filters of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThreadKind {
+    /// Writes a store: files, and nothing else.
+    Store,
+    /// Makes, resets and ends machines: KVM, memory, files, threads of vCPUs; no sockets.
+    Machines,
+}
+
+/// Nothing of a machine or a store goes over these.
+const SOCKETS: &[c_long] = &[
+    libc::SYS_socket,
+    libc::SYS_socketpair,
+    libc::SYS_connect,
+    libc::SYS_bind,
+    libc::SYS_listen,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+];
+
+/// What would make a thread of a store more than that.
+const NEVER_IN_STORES: &[c_long] = &[
+    libc::SYS_clone,
+    libc::SYS_clone3,
+    libc::SYS_kill,
+    libc::SYS_tkill,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_memfd_create,
+];
+
+/// What SQLite does with a file and the log beside it, memory, waking whoever waits, the log of the
+/// agent, and an orderly end.
+const OF_STORES: &[c_long] = &[
+    libc::SYS_access,
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_faccessat,
+    libc::SYS_faccessat2,
+    libc::SYS_fallocate,
+    libc::SYS_fchmod,
+    libc::SYS_fchown,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_futex,
+    libc::SYS_getcwd,
+    libc::SYS_getegid,
+    libc::SYS_geteuid,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_lseek,
+    libc::SYS_lstat,
+    libc::SYS_madvise,
+    libc::SYS_membarrier,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_nanosleep,
+    libc::SYS_newfstatat,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_poll,
+    libc::SYS_pread64,
+    libc::SYS_prlimit64,
+    libc::SYS_pwrite64,
+    libc::SYS_read,
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
+    libc::SYS_restart_syscall,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_set_robust_list,
+    libc::SYS_sigaltstack,
+    libc::SYS_stat,
+    libc::SYS_statx,
+    libc::SYS_tgkill,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+struct Filters {
+    store: Vec<BpfProgram>,
+    machines: Vec<BpfProgram>,
+}
+
+static FILTERS: OnceLock<Filters> = OnceLock::new();
+
+/// Has every thread of these kinds that starts from now on begin with its filters.
+pub fn guard() -> Result<(), ConfineError> {
+    let filters = Filters {
+        store: step::<_, BackendError>("compile the stores' filters", of_stores())?,
+        machines: step::<_, BackendError>("compile the machines' filter", of_machines())?,
+    };
+    // Somebody who asks twice gets the same.
+    let _ = FILTERS.set(filters);
+    Ok(())
+}
+
+/// To be called by such a thread before it does anything else. Does nothing in a process that is
+/// not confined.
+///
+/// # Panics
+///
+/// Where the kernel refuses the filters: such a thread must not go on.
+pub fn enter(kind: ThreadKind) {
+    let Some(filters) = FILTERS.get() else { return };
+    let programs = match kind {
+        ThreadKind::Store => &filters.store,
+        ThreadKind::Machines => &filters.machines,
+    };
+    let installed = install(programs);
+    assert!(installed.is_ok(), "the filter of a thread: {installed:?}");
+}
+
+/// Both are in force, and what one of them ends stays ended.
+fn of_stores() -> Result<Vec<BpfProgram>, BackendError> {
+    let mut never = plain(SOCKETS);
+    never.extend(plain(NEVER_IN_STORES));
+    never.insert(libc::SYS_ioctl, vec![ioctls_of(KVM_IOCTLS)?]);
+    let mut allowed = plain(OF_STORES);
+    // No code.
+    allowed.insert(libc::SYS_mmap, vec![without(2, libc::PROT_EXEC)?]);
+    allowed.insert(libc::SYS_mprotect, vec![without(2, libc::PROT_EXEC)?]);
+    let refused = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    // The second one would not let the first be put in force.
+    Ok(vec![
+        compile(never, SeccompAction::Allow, SeccompAction::KillProcess)?,
+        compile(allowed, refused, SeccompAction::Allow)?,
+    ])
+}
+
+fn of_machines() -> Result<Vec<BpfProgram>, BackendError> {
+    Ok(vec![compile(plain(SOCKETS), SeccompAction::Allow, SeccompAction::KillProcess)?])
+}
+
+fn plain(calls: &[c_long]) -> Rules {
+    calls.iter().map(|call| (*call, Vec::new())).collect::<BTreeMap<_, _>>()
+}
