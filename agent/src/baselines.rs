@@ -12,5 +12,5 @@ mod start;
 pub mod store;
 
 pub use record::{Difference, Incomplete, Mismatch, Record, check};
-pub use start::{StartError, Started, start};
+pub use start::{OtherwiseGo, StartError, Started, start};
 pub use store::{Authenticator, BaselineError, BaselineStore, Installed, Minted, Slot};

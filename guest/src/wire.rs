@@ -91,7 +91,8 @@ pub enum QueryKind {
     OpenFdCount,
     /// Memory in use and altogether, in bytes.
     MemUsage,
-    /// Names and ids of at most 100 processes.
+    /// Names and ids of at most 100 processes; without the kernel's workers, which it starts and
+    /// ends as it likes.
     ProcessList,
 }
 

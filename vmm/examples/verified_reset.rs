@@ -105,7 +105,7 @@ fn measure(
         let IntegrityReport { took, pages, .. } = report;
         work(machine, round, blocks)?;
         let begun = Instant::now();
-        let (_, report) = machine.reset_and_check(Strategy::CopyBack, plan)?;
+        let report = machine.reset_and_check(Strategy::CopyBack, plan)?.1?;
         let together = begun.elapsed();
         if let Some(finding) = report.findings.first() {
             return Err(finding.to_string().into());

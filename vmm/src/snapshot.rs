@@ -24,6 +24,7 @@ mod compare;
 pub mod file;
 mod golden;
 mod pages;
+pub(crate) mod registers;
 mod rewind;
 mod strategy;
 
@@ -32,6 +33,7 @@ pub use compare::{Difference, Differences};
 pub use golden::Golden;
 pub(crate) use golden::Origin;
 pub(crate) use pages::Run;
+pub use registers::Register;
 pub(crate) use rewind::Rewinder;
 #[cfg(test)]
 pub(crate) use rewind::Sabotage;

@@ -1,6 +1,7 @@
 //! Restoring a machine from a snapshot, and measuring it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use guest::evidence::format_sha256;
 use vmm::snapshot::file::Info;
@@ -8,23 +9,27 @@ use vmm::snapshot::file::Info;
 use super::record::{Record, VERSION, check};
 use super::start::StartError;
 use crate::protocol::Timestamp;
-use crate::sandbox::{KvmSandbox, Sandbox, SandboxConfig};
+use crate::sandbox::{Guard, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
 
 /// Restores a machine from a snapshot, lets its baseline be measured, and puts it through a first
-/// verified reset. Gives what was measured, bound to what the snapshot is made of.
+/// verified reset. Gives what was measured, bound to what the snapshot is made of. `guard` is told
+/// when the machine is not what it has to be.
 pub fn restore(
     config: &SandboxConfig,
     snapshot: &Path,
+    guard: Option<Arc<dyn Guard>>,
 ) -> Result<(KvmSandbox, Record), StartError> {
-    let failed = |error: &dyn std::fmt::Display| StartError::Machine(error.to_string());
     let config = SandboxConfig { verify: true, ..config.clone() };
-    let sandbox = KvmSandbox::from_snapshot(config, snapshot).map_err(|e| failed(&e))?;
-    sandbox.boot().map_err(|e| failed(&e))?;
+    let sandbox = KvmSandbox::from_snapshot(config, snapshot)?;
+    if let Some(guard) = guard {
+        sandbox.guard_with(guard);
+    }
+    sandbox.boot()?;
     let record = measured(&sandbox, snapshot)?;
-    let reset = sandbox.reset_and_verify().map_err(|e| failed(&e))?;
+    let reset = sandbox.reset_and_verify()?;
     match reset.verification.failure() {
         None => Ok((sandbox, record)),
-        Some(reason) => Err(StartError::Machine(reason)),
+        Some(reason) => Err(StartError::NotAsInstalled(reason)),
     }
 }
 
@@ -32,11 +37,23 @@ pub fn restore(
 pub fn restore_installed(
     config: &SandboxConfig,
     installed: &Record,
+    guard: Option<Arc<dyn Guard>>,
 ) -> Result<KvmSandbox, StartError> {
     same_settings(config, installed)?;
-    let (sandbox, found) = restore(config, &installed.snapshot)?;
+    let (sandbox, found) = restore(config, &installed.snapshot, guard)?;
     check(installed, &found)?;
     Ok(sandbox)
+}
+
+impl From<SandboxError> for StartError {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::SnapshotChanged { .. }
+            | SandboxError::NotGolden { .. }
+            | SandboxError::ResetFailed { .. } => Self::NotAsInstalled(error.to_string()),
+            error => Self::Machine(error.to_string()),
+        }
+    }
 }
 
 /// What is known before anything is restored, so that a change of settings is named as such.
@@ -65,7 +82,8 @@ fn measured(sandbox: &KvmSandbox, snapshot: &Path) -> Result<Record, StartError>
     // The file's own list has bare digits.
     let sha256 = |digits: &str| format!("sha256:{digits}");
     if sha256(&info.golden_hash) != golden_hash {
-        return Err(failed("the snapshot was replaced while it was read"));
+        let reason = "the snapshot was replaced while it was read".to_owned();
+        return Err(StartError::NotAsInstalled(reason));
     }
     Ok(Record {
         version: VERSION,

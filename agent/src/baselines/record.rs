@@ -81,6 +81,15 @@ pub struct Mismatch {
     pub fields: Vec<Difference>,
 }
 
+impl Mismatch {
+    /// Only what is measured differs: no upgrade and no change of settings explains that.
+    pub fn is_measured(&self) -> bool {
+        const MEASURED: [&str; 4] =
+            ["golden_hash", "fs_hash", "open_fd_count", "expected_vmm_api_state"];
+        self.fields.iter().all(|difference| MEASURED.contains(&difference.field))
+    }
+}
+
 impl fmt::Display for Mismatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("this is not what was installed:")?;

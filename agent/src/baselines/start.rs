@@ -15,9 +15,26 @@ pub enum StartError {
     /// This is not what was installed.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
-    /// The machine could not be restored, or did not pass its first verified reset.
+    /// The machine could not be restored.
     #[error("{0}; run `brainstorm-agent install` again")]
     Machine(String),
+    /// What was restored is not what was written, or did not pass its first verified reset.
+    #[error("{0}; look for tampering, then run `brainstorm-agent install` again")]
+    NotAsInstalled(String),
+}
+
+impl StartError {
+    /// Why no command may run until somebody has looked; `None` where nobody need have changed
+    /// anything.
+    pub fn alarm(&self) -> Option<String> {
+        match self {
+            Self::Baselines(BaselineError::Changed { .. }) | Self::NotAsInstalled(_) => {
+                Some(self.to_string())
+            }
+            Self::Mismatch(mismatch) if mismatch.is_measured() => Some(self.to_string()),
+            Self::Baselines(_) | Self::Mismatch(_) | Self::Machine(_) => None,
+        }
+    }
 }
 
 /// What was started.
@@ -31,30 +48,44 @@ pub struct Started<T> {
     pub rolled_back: Option<String>,
 }
 
+/// What follows when a machine of a record does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherwiseGo {
+    /// Back to what was installed before.
+    Back,
+    /// Nowhere: it is an incident.
+    Nowhere,
+}
+
 /// Makes something of the active record, which includes a verified reset. When that fails for a record
-/// that has never proved itself, the other slot becomes the active one, and is tried; when it passes
-/// the record has proved itself. `None` where nothing is installed.
+/// that has never proved itself, the other slot becomes the active one, and is tried, if it has; when
+/// it passes the record has proved itself. `None` where nothing is installed.
 pub fn start<T>(
     store: &BaselineStore<'_>,
-    mut attempt: impl FnMut(&Record) -> Result<T, StartError>,
+    mut attempt: impl FnMut(&Record, OtherwiseGo) -> Result<T, StartError>,
 ) -> Result<Option<Started<T>>, StartError> {
     let Some(installed) = store.load()? else { return Ok(None) };
     let Some(newest) = installed.active() else { return Err(BaselineError::Nothing.into()) };
     let slot = installed.active;
-    let failed = match attempt(&newest.record) {
-        Ok(made) => {
+    let earlier = installed.slot(slot.other()).filter(|earlier| earlier.proved && !newest.proved);
+    let otherwise = if earlier.is_some() { OtherwiseGo::Back } else { OtherwiseGo::Nowhere };
+    let (failed, earlier) = match (attempt(&newest.record, otherwise), earlier) {
+        (Ok(made), _) => {
             store.confirm()?;
             return Ok(Some(Started { made, slot, rolled_back: None }));
         }
-        Err(StartError::Machine(reason)) if !newest.proved => reason,
-        Err(error) => return Err(error),
-    };
-    let Some(earlier) = installed.slot(slot.other()).filter(|earlier| earlier.proved) else {
-        return Err(StartError::Machine(failed));
+        (Err(StartError::Machine(reason) | StartError::NotAsInstalled(reason)), Some(earlier)) => {
+            (reason, earlier)
+        }
+        (Err(error), _) => return Err(error),
     };
     warn!(reason = failed, "what was installed last failed its first verified reset: going back");
-    let made = attempt(&earlier.record).map_err(|error| {
-        StartError::Machine(format!("{failed}; and what was installed before it: {error}"))
+    let made = attempt(&earlier.record, OtherwiseGo::Nowhere).map_err(|error| {
+        let both = format!("{failed}; and what was installed before it: {error}");
+        match error.alarm() {
+            Some(_) => StartError::NotAsInstalled(both),
+            None => StartError::Machine(both),
+        }
     })?;
     let slot = store.rollback()?;
     Ok(Some(Started { made, slot, rolled_back: Some(failed) }))

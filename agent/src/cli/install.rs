@@ -102,7 +102,7 @@ fn install(arguments: &Arguments, config: &Config) -> Result<(), Failed> {
     let dir = state_dir.path().join("snapshots");
     let snapshot = capture(&config.sandbox, &dir)?;
     say("restoring it, and measuring the baselines on the restored machine");
-    let restored = restore(&config.sandbox, &snapshot);
+    let restored = restore(&config.sandbox, &snapshot, None);
     let record = match restored {
         Ok((sandbox, record)) => {
             sandbox.shutdown();

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args;
 use thiserror::Error;
@@ -10,17 +10,23 @@ use tracing::{info, warn};
 
 use super::{Exit, terminal};
 use crate::baselines::machine::restore_installed;
-use crate::baselines::{self, BaselineStore, StartError, Started};
+use crate::baselines::{self, BaselineStore, OtherwiseGo, StartError, Started};
 use crate::config::Config;
 use crate::confine::{ConfineError, Files, confine, directory_of};
+use crate::degraded::Record;
 use crate::dispatch::executor::{PoolExecutor, Tools};
 use crate::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig, PoolError};
-use crate::sandbox::{ImageError, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
+use crate::sandbox::{
+    Cause, Guard, ImageError, Incident, KvmSandbox, Remains, Sandbox, SandboxConfig, SandboxError,
+};
 use crate::service::{Groundwork, ServiceError};
-use crate::store::note::note_in_audit;
+use crate::store::note::{note_in_audit, note_with_code};
 use guest::registry::RegistryError;
 use serde_json::json;
 use vmm::IntegrityPlan;
+
+/// How often a machine with nothing to do is looked at for a millisecond.
+const SCRUB_EVERY: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -90,8 +96,11 @@ fn machines(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSource,
     let (begun, integrity) = (Instant::now(), config.integrity);
     let guard = &groundwork.degraded;
     let store = BaselineStore::new(groundwork.state_dir.path(), &*groundwork.key_holder);
-    let started = baselines::start(&store, |record| {
-        Ok((restore_installed(&config, record)?, record.clone()))
+    let started = baselines::start(&store, |record, otherwise| {
+        // Where there is something to go back to, that is what follows.
+        let nowhere = otherwise == OtherwiseGo::Nowhere;
+        let guard = nowhere.then(|| Arc::clone(guard) as Arc<dyn Guard>);
+        Ok((restore_installed(&config, record, guard)?, record.clone()))
     })?;
     let Some(Started { made: (sandbox, record), slot, rolled_back }) = started else {
         info!("nothing is installed: resets are compared with what is measured now");
@@ -115,13 +124,36 @@ fn machines(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSource,
     info!(slot = slot.name(), took_ms, "the first machine is as it was installed");
     let guard = Arc::clone(guard);
     let origin = move || {
-        let sandbox = restore_installed(&config, &record).map_err(|error| {
+        restore_installed(&config, &record, Some(Arc::clone(&guard) as _)).map_err(|error| {
             SandboxError::BootFailed { reason: error.to_string(), console: Vec::new() }
-        })?;
-        sandbox.guard_with(Arc::clone(&guard) as _);
-        Ok(sandbox)
+        })
     };
     Ok(KvmSource::new(sandbox).map_err(RunError::Boot)?.renewed_by(Box::new(origin)))
+}
+
+/// Whatever may have been changed stays refused, also when the next start finds nothing wrong: the
+/// latch is on disk, and the audit log says why.
+fn sound_alarm(groundwork: &Groundwork, error: &RunError) {
+    let degraded = &groundwork.degraded;
+    let mut news = degraded.take_news();
+    if let RunError::Baselines(error) = error
+        && let Some(reason) = error.alarm()
+        && news.is_empty()
+    {
+        let (at, cause) = (SystemTime::now(), Cause::NotAsInstalled(reason));
+        degraded.trip(&Incident { at, command_id: None, cause, remains: Remains::default() });
+        news = degraded.take_news();
+    }
+    for record in news {
+        let noted = serde_json::to_value(&*record).map_err(|error| error.to_string());
+        let noted = noted.and_then(|payload| {
+            let (dir, code) = (&groundwork.state_dir, Some(record.code.as_str()));
+            note_with_code(dir, Record::KIND, code, &payload).map_err(|error| error.to_string())
+        });
+        if let Err(error) = noted {
+            warn!(error, "an incident is not in the audit log");
+        }
+    }
 }
 
 /// Says in how many resets everything that commands leave untouched has been read again.
@@ -150,10 +182,13 @@ fn serve(config: Config) -> Result<(), RunError> {
     groundwork.confinement = Some(confine(&files)?);
     let manifest = config.sandbox.image.manifest()?.ok_or(RunError::NoManifest)?;
     let tools = Tools::new(&manifest, &config.sandbox.enable_tools)?;
-    let source = machines(&groundwork, config.sandbox)?;
+    let source = machines(&groundwork, config.sandbox)
+        .inspect_err(|error| sound_alarm(&groundwork, error))?;
     // What reached one machine may have reached others.
     let on_fault = OnFault::Halt;
-    let pool = Pool::start(source, PoolConfig { queue, on_fault, ..PoolConfig::new(wanted) })?;
+    let scrub_every = Some(SCRUB_EVERY);
+    let config = PoolConfig { queue, on_fault, scrub_every, ..PoolConfig::new(wanted) };
+    let pool = Pool::start(source, config)?;
     let warm = pool.wait_until_warm(Duration::from_secs(30))?;
     if warm < wanted {
         warn!(warm, wanted, "not all machines could be made");

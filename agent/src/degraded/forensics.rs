@@ -5,7 +5,7 @@
 //! - `blocks/NUMBER.found` and `.golden`: blocks of the disk, 4096 bytes each;
 //! - `pages/ADDRESS.found` and `.golden`: pages of RAM, by guest-physical address;
 //! - `console.txt`: the end of what the guest wrote to its console;
-//! - `state.txt`: processors and devices.
+//! - `state.txt`: processors with all their registers, and devices.
 //!
 //! It may hold what a tool had in its memory: mode 0700, like the state directory itself.
 

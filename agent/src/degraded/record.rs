@@ -54,6 +54,9 @@ pub struct Record {
 }
 
 impl Record {
+    /// Kind of the audit entry of an incident.
+    pub const KIND: &str = "IntegrityIncident";
+
     /// Where the latch of a state directory is.
     pub fn path(state_dir: &Path) -> PathBuf {
         state_dir.join(FILE)
@@ -139,6 +142,7 @@ pub fn code(cause: &Cause) -> ErrorCode {
     match cause {
         Cause::Verification(verification) => of_verdict(verification),
         Cause::ResetFailed(_) => ErrorCode::ResetFailed,
+        Cause::NotAsInstalled(_) => ErrorCode::IntegrityMonitorTripped,
     }
 }
 

@@ -15,9 +15,6 @@ use crate::protocol::code::ErrorCode;
 use crate::sandbox::{Cause, Incident, PartialOutput, Remains, SandboxError};
 use crate::store::{AuditEntry, Channel, StoreError};
 
-/// Kind of the audit entry of an incident.
-pub(super) const INCIDENT: &str = "IntegrityIncident";
-
 /// Why the agent stays degraded.
 #[derive(Debug, Error)]
 pub enum NotCleared {
@@ -115,7 +112,7 @@ impl<E: Executor> Dispatcher<E> {
                 command_id: record.command_id.clone(),
                 code: Some(record.code.clone()),
                 payload: record.to_bytes(),
-                ..self.parts.audit_entry(Channel::Endpoint, INCIDENT)
+                ..self.parts.audit_entry(Channel::Endpoint, Record::KIND)
             };
             if let Err(error) = self.parts.audit.append_durable(entry).await {
                 error!(%error, "an incident is not in the audit log");

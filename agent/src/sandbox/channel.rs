@@ -82,11 +82,37 @@ impl Channel {
     pub fn query(&self, query: GuestQuery, until: Instant) -> Result<GuestResponse, ChannelError> {
         let (id, kind) = (query.query_id.clone(), query.query_kind);
         let message = HostMessage::GuestQuery(query);
-        let reply = self.exchange(&id, Request::Query(kind), &message, until);
-        match reply.map_err(|failure| failure.error)? {
-            Reply::Answer(response) => Ok(*response),
-            Reply::Output(_) => Err(wrong_reply(&id)),
+        answer(&id, self.exchange(&id, Request::Query(kind), &message, until))
+    }
+
+    /// Asks the guest several things about itself in one go: the questions travel together, so that
+    /// the guest wakes up once. The outcomes are in the order of the questions.
+    pub fn query_all(
+        &self,
+        queries: Vec<GuestQuery>,
+        until: Instant,
+    ) -> Vec<Result<GuestResponse, ChannelError>> {
+        let ids: Vec<_> = queries.iter().map(|query| query.query_id.clone()).collect();
+        let (mut frames, mut registered) = (Vec::new(), 0);
+        let sent = queries.into_iter().zip(&ids).try_for_each(|(query, id)| {
+            let request = Request::Query(query.query_kind);
+            frames.extend(encode(&HostMessage::GuestQuery(query))?);
+            self.lock().register(id, request)?;
+            registered += 1;
+            Ok(())
+        });
+        let id = ids.last().map(String::as_str).unwrap_or_default();
+        let sent = sent.and_then(|()| {
+            self.send(id, &frames, until).inspect_err(|error| self.note_unsent(error))
+        });
+        let Err(error) = sent else {
+            return ids.iter().map(|id| answer(id, self.await_reply(id, until))).collect();
+        };
+        let mut table = self.lock();
+        for id in ids.iter().take(registered) {
+            table.withdraw(id, error.clone());
         }
+        vec![Err(error); ids.len()]
     }
 
     /// Takes in what arrived while nobody was waiting. `None` while the connection works.
@@ -115,13 +141,17 @@ impl Channel {
         let frame = encode(message)?;
         self.lock().register(id, request)?;
         if let Err(error) = self.send(id, &frame, until) {
-            let mut table = self.lock();
-            if !matches!(error, ChannelError::TimedOut { .. }) {
-                table.fail(&error);
-            }
-            return Err(table.withdraw(id, error));
+            self.note_unsent(&error);
+            return Err(self.lock().withdraw(id, error));
         }
         self.await_reply(id, until)
+    }
+
+    /// A frame of which a part is on its way leaves a stream that nobody can use.
+    fn note_unsent(&self, error: &ChannelError) {
+        if !matches!(error, ChannelError::TimedOut { .. }) {
+            self.lock().fail(error);
+        }
     }
 
     /// Header and body go out as one piece: frames of several callers must not mix.
@@ -218,6 +248,14 @@ impl Channel {
 impl From<ChannelError> for CommandFailure {
     fn from(error: ChannelError) -> Self {
         Self { error, partial: Box::default() }
+    }
+}
+
+/// The answer to the query `id`, which a command's output is not.
+fn answer(id: &str, reply: Result<Reply, CommandFailure>) -> Result<GuestResponse, ChannelError> {
+    match reply.map_err(|failure| failure.error)? {
+        Reply::Answer(response) => Ok(*response),
+        Reply::Output(_) => Err(wrong_reply(id)),
     }
 }
 

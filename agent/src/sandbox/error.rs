@@ -17,6 +17,18 @@ pub enum SandboxError {
         /// What is missing and what to do.
         reason: String,
     },
+    /// A snapshot is not as it was written.
+    #[error("{reason}")]
+    SnapshotChanged {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What machines are compared with was measured, and is worth nothing.
+    #[error("the machine could not be shown to be as it was captured: {reason}")]
+    NotGolden {
+        /// What was found.
+        reason: String,
+    },
     /// Everything needed was there, and the machine still did not become ready.
     #[error("the machine did not become ready: {reason}{}", Console(console))]
     BootFailed {
@@ -98,8 +110,10 @@ impl SandboxError {
     /// The protocol's code.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::NotAvailable { .. } | Self::QuerySilent { .. } => "SANDBOX_NOT_AVAILABLE",
-            Self::BootFailed { .. } => "SANDBOX_BOOT_FAILED",
+            Self::NotAvailable { .. } | Self::SnapshotChanged { .. } | Self::QuerySilent { .. } => {
+                "SANDBOX_NOT_AVAILABLE"
+            }
+            Self::BootFailed { .. } | Self::NotGolden { .. } => "SANDBOX_BOOT_FAILED",
             Self::ToolTimeout { .. } => "SANDBOX_TOOL_TIMEOUT",
             Self::MachineStopped { .. } | Self::TakenAway { .. } => "SANDBOX_VSOCK_CLOSED",
             Self::ResetFailed { .. } => "SANDBOX_RESET_FAILED",

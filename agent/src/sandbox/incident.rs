@@ -24,6 +24,9 @@ pub enum Cause {
     Verification(Box<Verification>),
     /// It could not be put back, for this reason.
     ResetFailed(String),
+    /// At its start it was not what every machine is to be compared with, or not what was
+    /// installed, in this way.
+    NotAsInstalled(String),
 }
 
 impl Cause {
@@ -31,7 +34,7 @@ impl Cause {
     pub fn reason(&self) -> String {
         match self {
             Self::Verification(verification) => verification.failure().unwrap_or_default(),
-            Self::ResetFailed(reason) => reason.clone(),
+            Self::ResetFailed(reason) | Self::NotAsInstalled(reason) => reason.clone(),
         }
     }
 }
@@ -45,7 +48,7 @@ pub struct Remains {
     pub pages: Vec<Exhibit>,
     /// What the guest wrote to its console, the end of it.
     pub console: String,
-    /// Processors and devices, in words.
+    /// Processors with all their registers, and devices, in words.
     pub state: String,
 }
 

@@ -6,6 +6,7 @@ mod boot;
 mod command;
 mod freshness;
 mod golden;
+mod idle;
 mod live;
 mod observe;
 mod recover;
@@ -264,7 +265,7 @@ impl KvmSandbox {
         };
         if let Some(golden) = golden.filter(|_| config.strategy.is_some()) {
             let mut live = golden.fork(|machine| self.adopt(epoch, machine))?;
-            verify::prepare(config, &golden, &mut live)?;
+            verify::prepare(self, config, &golden, &mut live)?;
             live.report.total = begun.elapsed();
             return Ok(live);
         }
@@ -287,7 +288,7 @@ impl KvmSandbox {
             let capturing = Instant::now();
             let golden = GoldenSandbox::capture(&live).inspect_err(|_| live.machine.shutdown())?;
             live.report.capture = capturing.elapsed();
-            verify::prepare(config, &golden, &mut live)?;
+            verify::prepare(self, config, &golden, &mut live)?;
             let mut inner = self.lock();
             if inner.epoch == epoch {
                 inner.golden = Some(Arc::new(golden));
@@ -433,10 +434,7 @@ impl Sandbox for KvmSandbox {
     }
 
     fn reset(&self) -> Result<ResetOutcome, SandboxError> {
-        let live = self.ready()?;
-        if let Some(reason) = live.machine.stop_reason() {
-            return Err(SandboxError::ResetFailed { reason: reason.to_string() });
-        }
+        let live = self.ready_to_reset()?;
         self.rewind(&live, None)
     }
 
@@ -445,11 +443,12 @@ impl Sandbox for KvmSandbox {
         if let Some(verification) = self.lock().failed.take() {
             return Ok(VerifiedReset { outcome: None, verification });
         }
-        let live = self.ready()?;
-        if let Some(reason) = live.machine.stop_reason() {
-            return Err(SandboxError::ResetFailed { reason: reason.to_string() });
-        }
+        let live = self.ready_to_reset()?;
         self.rewind_and_verify(&live)
+    }
+
+    fn scrub(&self) -> Option<Verification> {
+        self.look_while_idle()
     }
 
     fn shutdown(&self) {

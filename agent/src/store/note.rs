@@ -8,6 +8,16 @@ use crate::protocol::{Timestamp, canonical_bytes};
 /// Writes an entry that concerns no command; on disk when this returns. The directory is held, so no
 /// agent is writing meanwhile.
 pub fn note_in_audit(state_dir: &StateDir, kind: &str, payload: &Value) -> Result<(), StoreError> {
+    note_with_code(state_dir, kind, None, payload)
+}
+
+/// The same with one of the protocol's codes.
+pub fn note_with_code(
+    state_dir: &StateDir,
+    kind: &str,
+    code: Option<&str>,
+    payload: &Value,
+) -> Result<(), StoreError> {
     let path = state_dir.audit();
     let refused = |detail: String| StoreError::Refused { path: path.clone(), detail };
     let payload = canonical_bytes(payload).map_err(|error| refused(error.to_string()))?;
@@ -15,7 +25,10 @@ pub fn note_in_audit(state_dir: &StateDir, kind: &str, payload: &Value) -> Resul
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .map_err(|error| StoreError::of_io(&path, &error))?;
-    let entry = AuditEntry::new(Timestamp::now(), Channel::Endpoint, kind, payload);
+    let entry = AuditEntry {
+        code: code.map(str::to_owned),
+        ..AuditEntry::new(Timestamp::now(), Channel::Endpoint, kind, payload)
+    };
     runtime.block_on(log.append_durable(entry)).map(|_| ())
 }
 

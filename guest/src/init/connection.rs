@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::time::{Duration, Instant};
 
 use guest::framing::{FrameDecoder, encode_frame};
@@ -14,7 +14,10 @@ use super::console;
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// With this much unsent, no more requests are taken and the output of tools waits in their pipes.
 const CONGESTED_BYTES: usize = 1 << 20;
-const READ_BYTES: usize = 64 << 10;
+/// Read at once at most.
+pub const READ_BYTES: usize = 64 << 10;
+/// Most frames sent in one go.
+const FRAMES_AT_ONCE: usize = 16;
 
 /// A connection and its buffers.
 pub struct Connection {
@@ -63,9 +66,8 @@ impl Connection {
     }
 
     /// Reads what is there, once, so that one busy peer does not starve the others.
-    pub fn read(&mut self) -> Fate {
-        let mut buffer = vec![0; READ_BYTES];
-        match self.stream.read(&mut buffer) {
+    pub fn read(&mut self, buffer: &mut [u8]) -> Fate {
+        match self.stream.read(buffer) {
             Ok(0) => Fate::Closed,
             Ok(count) => {
                 self.decoder.push(buffer.get(..count).unwrap_or_default());
@@ -119,25 +121,36 @@ impl Connection {
         self.closing
     }
 
-    /// Sends as much as the peer takes.
+    /// Sends as much as the peer takes. Frames that wait travel together.
     pub fn flush(&mut self) -> Fate {
-        while let Some(frame) = self.unsent.front() {
-            let rest = frame.get(self.sent_of_first..).unwrap_or_default();
-            match self.stream.write(rest) {
-                Ok(count) => {
-                    self.unsent_bytes = self.unsent_bytes.saturating_sub(count);
-                    self.sent_of_first += count;
-                    if count == rest.len() {
-                        self.unsent.pop_front();
-                        self.sent_of_first = 0;
-                    }
-                }
+        while self.has_unsent() {
+            let mut sent = self.sent_of_first;
+            let rests: Vec<_> = self
+                .unsent
+                .iter()
+                .take(FRAMES_AT_ONCE)
+                .map(|frame| frame.get(std::mem::take(&mut sent)..).unwrap_or_default())
+                .map(IoSlice::new)
+                .collect();
+            match self.stream.write_vectored(&rests) {
+                Ok(count) => self.sent(count),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Fate::Open,
                 Err(_) => return Fate::Closed,
             }
         }
         if self.closing { Fate::Closed } else { Fate::Open }
+    }
+
+    fn sent(&mut self, count: usize) {
+        self.unsent_bytes = self.unsent_bytes.saturating_sub(count);
+        self.sent_of_first = self.sent_of_first.saturating_add(count);
+        while let Some(first) = self.unsent.front()
+            && first.len() <= self.sent_of_first
+        {
+            self.sent_of_first -= first.len();
+            self.unsent.pop_front();
+        }
     }
 
     pub fn has_unsent(&self) -> bool {
@@ -158,7 +171,7 @@ impl Connection {
 #[cfg(test)]
 mod tests {
     use std::os::fd::OwnedFd;
-    use std::os::unix::net::UnixStream;
+    use std::os::unix::net::{UnixDatagram, UnixStream};
 
     use guest::wire::{ErrorCode, ErrorEvent};
 
@@ -200,24 +213,43 @@ mod tests {
     }
 
     #[test]
+    fn frames_that_wait_travel_together() {
+        // A datagram for every call that sends.
+        let (ours, theirs) = UnixDatagram::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut connection = Connection::new(File::from(OwnedFd::from(ours)));
+        let sizes = [10, 20, 30];
+        for size in sizes {
+            connection.send(&message(size));
+        }
+        assert_eq!(connection.flush(), Fate::Open);
+        let expected: Vec<u8> =
+            sizes.iter().flat_map(|size| encode_frame(&message(*size)).unwrap()).collect();
+        let mut found = vec![0; 4096];
+        let count = theirs.recv(&mut found).unwrap();
+        assert!(found[..count] == expected);
+        assert!(!connection.has_unsent() && connection.sent_of_first == 0);
+    }
+
+    #[test]
     fn only_the_inside_of_a_frame_is_timed_and_every_byte_restarts_the_clock() {
         let (mut connection, mut peer) = pair();
         connection.note_progress();
         assert_eq!(connection.deadline(), None);
         peer.write_all(&[0, 0]).unwrap();
-        assert_eq!(connection.read(), Fate::Open);
+        assert_eq!(connection.read(&mut [0; 64]), Fate::Open);
         connection.note_progress();
         let first = connection.deadline().unwrap();
         // Looked at for another reason: nothing came, so the clock goes on.
-        assert_eq!(connection.read(), Fate::Open);
+        assert_eq!(connection.read(&mut [0; 64]), Fate::Open);
         connection.note_progress();
         assert_eq!(connection.deadline(), Some(first));
         peer.write_all(&[0]).unwrap();
-        connection.read();
+        connection.read(&mut [0; 64]);
         connection.note_progress();
         assert!(connection.deadline().unwrap() > first);
         peer.write_all(b"\x02{}").unwrap();
-        connection.read();
+        connection.read(&mut [0; 64]);
         assert_eq!(connection.decoder.next_frame().unwrap(), Some(&b"{}"[..]));
         connection.note_progress();
         assert_eq!(connection.deadline(), None);

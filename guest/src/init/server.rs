@@ -18,7 +18,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use sha2::{Digest, Sha256};
 
 use super::announcement::Announcement;
-use super::connection::{Connection, Fate};
+use super::census::Census;
+use super::connection::{Connection, Fate, READ_BYTES};
 use super::poller::{Poller, Token};
 use super::tool::{self, Cgroup, Filters, Piece, Tool, Which};
 use super::{census, clock, console, freshness, reason, vsock};
@@ -44,6 +45,8 @@ pub struct Server {
     signals: SignalFd,
     next_id: u64,
     connections: BTreeMap<u64, Connection>,
+    /// Reused: fresh memory would be more for a reset to put back.
+    buffer: Vec<u8>,
     tools: BTreeMap<u64, Tool>,
     /// Most bytes of output to hold for all running tools together.
     kept_limit: usize,
@@ -74,6 +77,7 @@ impl Server {
             signals,
             next_id: 0,
             connections: BTreeMap::new(),
+            buffer: vec![0; READ_BYTES],
             tools: BTreeMap::new(),
             kept_limit: usize::try_from(census::memory_total() / KEPT_OUTPUT_SHARE)
                 .unwrap_or(usize::MAX),
@@ -165,7 +169,7 @@ impl Server {
         self.work_off(id);
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if !connection.is_closing() && !connection.is_congested() {
-            if connection.read() == Fate::Closed {
+            if connection.read(&mut self.buffer) == Fate::Closed {
                 return self.drop_connection(id);
             }
             self.work_off(id);
@@ -176,8 +180,10 @@ impl Server {
         }
     }
 
-    /// Deals with the frames that are there, until answers pile up.
+    /// Deals with the frames that are there, until answers pile up. What was asked at once is
+    /// answered from one look at the guest.
     fn work_off(&mut self, id: u64) {
+        let mut census = Census::default();
         while let Some(connection) = self.connections.get_mut(&id) {
             connection.has_backlog = connection.is_congested();
             if connection.is_closing() || connection.has_backlog {
@@ -187,7 +193,7 @@ impl Server {
                 Ok(None) => return,
                 Ok(Some(body)) => match parse::<HostMessage>(body) {
                     Ok(message) => {
-                        self.handle(id, message);
+                        self.handle(id, message, &mut census);
                         continue;
                     }
                     Err(e) => (ErrorCode::FrameMalformed, e.to_string(), request_id(body)),
@@ -199,20 +205,27 @@ impl Server {
         }
     }
 
-    fn handle(&mut self, id: u64, message: HostMessage) {
+    fn handle(&mut self, id: u64, message: HostMessage, census: &mut Census) {
         match message {
-            HostMessage::ToolDispatch(dispatch) => self.dispatch(id, &dispatch),
-            HostMessage::GuestQuery(query) => self.send(
-                id,
-                &GuestMessage::GuestResponse(GuestResponse {
-                    result: census::answer(query.query_kind),
+            HostMessage::ToolDispatch(dispatch) => {
+                self.dispatch(id, &dispatch);
+                *census = Census::default();
+            }
+            HostMessage::GuestQuery(query) => {
+                let response = GuestResponse {
+                    result: census.answer(query.query_kind),
                     query_id: query.query_id,
                     query_kind: query.query_kind,
                     ts: clock::now(),
-                }),
-            ),
+                };
+                // Sent with the answers to what else was asked.
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    connection.send(&GuestMessage::GuestResponse(response));
+                }
+            }
             HostMessage::ResetSignal(signal) => {
                 self.stop_all_tools();
+                *census = Census::default();
                 self.send(
                     id,
                     &GuestMessage::ResetAck(ResetAck {

@@ -2,7 +2,7 @@
 
 use super::{Machine, MachineError, Phase};
 use crate::integrity::{Finding, IntegrityPlan, IntegrityReport, Tamper};
-use crate::snapshot::{ResetReport, Strategy};
+use crate::snapshot::{Register, ResetReport, Strategy};
 
 impl Machine {
     /// Looks at what a reset is about to throw away, on a paused machine: every block of the disk
@@ -28,24 +28,23 @@ impl Machine {
     }
 
     /// [`Machine::reset`] and [`Machine::check_after_reset`] in one, on a paused machine: cheaper
-    /// than one after the other. An error of the reset leaves the machine poisoned, one of the
-    /// check leaves it reset, and paused.
+    /// than one after the other. An error of the reset leaves the machine poisoned; what came of
+    /// the check is part of the result, and leaves it reset, and paused.
     pub fn reset_and_check(
         &self,
         strategy: Strategy,
         plan: &IntegrityPlan,
-    ) -> Result<(ResetReport, IntegrityReport), MachineError> {
+    ) -> Result<(ResetReport, Result<IntegrityReport, MachineError>), MachineError> {
         let mut reports = None;
         self.change("reset", |phase| match phase {
             Phase::Paused(live) if live.golden().is_none() => {
                 (Phase::Paused(live), Err(MachineError::NotCaptured))
             }
             Phase::Paused(live) => match live.rewind_and_check(strategy, plan) {
-                (Ok(reset), Ok(check)) => {
+                (Ok(reset), check) => {
                     reports = Some((reset, check));
                     (Phase::Paused(live), Ok(()))
                 }
-                (Ok(_), Err(e)) => (Phase::Paused(live), Err(e)),
                 (Err(e), _) => (Phase::Poisoned(live, e.to_string()), Err(e)),
             },
             other => {
@@ -81,6 +80,15 @@ impl Machine {
         match &*self.lock() {
             Phase::Paused(live) => live.read_disk(offset, bytes),
             other => Err(other.wrong("read the disk of")),
+        }
+    }
+
+    /// Every register of every vCPU of a paused machine, read back from KVM, beside what was
+    /// captured.
+    pub fn registers(&self) -> Result<Vec<Register>, MachineError> {
+        match &*self.lock() {
+            Phase::Paused(live) => live.registers(),
+            other => Err(other.wrong("read the registers of")),
         }
     }
 

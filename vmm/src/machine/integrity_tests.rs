@@ -97,7 +97,7 @@ fn nothing_is_found_where_nothing_is_wrong() {
         assert_eq!(report.disk_root, root);
         assert_eq!(machine.scrub(&plan).unwrap().findings, []);
         run_for(&machine, Duration::from_micros(seed >> 56));
-        let (_, report) = machine.reset_and_check(strategy, &plan).unwrap();
+        let report = machine.reset_and_check(strategy, &plan).unwrap().1.unwrap();
         assert_eq!(report.findings, [], "{} cycle {cycle}", strategy.name());
     }
     assert_eq!(machine.differences().unwrap().0, []);
@@ -348,10 +348,10 @@ fn a_reset_and_its_check_in_one_see_what_they_see_apart() {
             write_disk(&machine);
             super::reset_tests::disturb(&machine);
             sabotage(&machine, Some(how));
-            assert!(!together().unwrap().1.findings.is_empty(), "{how:?}");
+            assert!(!together().unwrap().1.unwrap().findings.is_empty(), "{how:?}");
             sabotage(&machine, None);
             // A page that was skipped is in no log any more.
-            assert_eq!(with(Strategy::FullCopy).unwrap().1.findings, []);
+            assert_eq!(with(Strategy::FullCopy).unwrap().1.unwrap().findings, []);
         }
         sabotage(&machine, Some(Sabotage::Fail));
         assert!(matches!(together(), Err(MachineError::Reset(_))));
@@ -359,7 +359,7 @@ fn a_reset_and_its_check_in_one_see_what_they_see_apart() {
         assert!(matches!(together(), Err(MachineError::WrongState { .. })));
         sabotage(&machine, None);
         reset(&machine);
-        assert_eq!(together().unwrap().1.findings, []);
+        assert_eq!(together().unwrap().1.unwrap().findings, []);
     }
 }
 

@@ -7,9 +7,9 @@ use super::reset_tests::{
 };
 use super::tests::{SPIN, config, machine};
 use super::*;
-use crate::integrity::IntegrityPlan;
+use crate::integrity::{IntegrityPlan, Tamper};
 use crate::kvm::MpState;
-use crate::snapshot::{Difference, Sabotage};
+use crate::snapshot::{Difference, Register, Sabotage};
 
 fn golden(machine: &Machine) -> Arc<Golden> {
     let phase = machine.lock();
@@ -127,5 +127,38 @@ fn a_reset_machine_passes_its_own_check() {
         let report = machine.check_after_reset(&IntegrityPlan::default()).unwrap();
         assert_eq!(report.findings, [], "{}", strategy.name());
         assert_eq!(report.disk_root, golden(&machine).disk_root().unwrap());
+    }
+}
+
+#[test]
+fn registers_are_told_by_name_as_they_are_and_as_they_were() {
+    for vcpus in [1, 2] {
+        let machine = captured(MachineConfig { vcpus, ..with_disk() });
+        run_a_while(&machine);
+        machine.reset(Strategy::CopyBack).unwrap();
+        let changed = |registers: &[Register]| -> Vec<String> {
+            // Clocks, and which parts are in their initial state, which KVM says as it likes.
+            let volatile = |name: &str| {
+                name == "tsc" || name.contains("current count") || name.starts_with("XSTATE_BV")
+            };
+            let changed = registers.iter().filter(|r| r.was.as_ref() != Some(&r.is));
+            changed.map(|r| r.name.clone()).filter(|name| !volatile(name)).collect()
+        };
+        let before = machine.registers().unwrap();
+        assert_eq!(before.iter().filter(|r| r.name == "rip").count(), usize::from(vcpus));
+        assert_eq!(changed(&before), Vec::<String>::new());
+        machine.tamper(Tamper::Register).unwrap();
+        machine.tamper(Tamper::Msr).unwrap();
+        let after = machine.registers().unwrap();
+        assert_eq!(changed(&after).len(), 2, "{:?}", changed(&after));
+        let rbx = after.iter().find(|r| r.name == "rbx").unwrap();
+        let number = |text: &str| u64::from_str_radix(&text[2..], 16).unwrap();
+        assert_eq!(number(&rbx.is), number(rbx.was.as_ref().unwrap()) ^ 1);
+        assert!(rbx.to_string().starts_with("vCPU 0 rbx: 0x"), "{rbx}");
+        // Looking changes nothing.
+        machine.reset(Strategy::CopyBack).unwrap();
+        assert_eq!(state_differences(&machine), []);
+        machine.resume().unwrap();
+        assert!(matches!(machine.registers(), Err(MachineError::WrongState { .. })));
     }
 }

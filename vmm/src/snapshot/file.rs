@@ -76,6 +76,7 @@ pub use error::SnapshotError;
 pub use expect::Expectation;
 pub use format::{Processor, VERSION};
 pub use info::{Info, SectionInfo};
+pub(crate) use registers::of_vcpu;
 
 use std::fs::{File, OpenOptions};
 use std::io::BufReader;

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::baselines::record::tests::{hash, record};
-use crate::baselines::start::{StartError, start};
+use crate::baselines::start::{OtherwiseGo, StartError, start};
 use crate::keyholder::mac_of_baselines;
 use crate::store::StateDir;
 
@@ -131,11 +131,11 @@ fn worthless_records_are_neither_written_nor_believed() {
 fn the_newest_that_fails_its_first_reset_makes_way_for_the_one_before() {
     let (dir, key) = (directory(), Key::new(1));
     let store = BaselineStore::new(dir.path(), &key);
-    assert!(start(&store, |_| Ok(())).unwrap().is_none());
+    assert!(start(&store, |_, _| Ok(())).unwrap().is_none());
     let golden = |record: &Record| record.golden_hash.clone();
     let fails = |of: &str| {
         let bad = hash(of);
-        move |record: &Record| {
+        move |record: &Record, _: OtherwiseGo| {
             if record.golden_hash == bad {
                 return Err(StartError::Machine("it is not clean".to_owned()));
             }
@@ -164,6 +164,57 @@ fn the_newest_that_fails_its_first_reset_makes_way_for_the_one_before() {
 }
 
 #[test]
+fn it_is_an_incident_where_there_is_nothing_to_go_back_to() {
+    let (dir, key) = (directory(), Key::new(1));
+    let store = BaselineStore::new(dir.path(), &key);
+    let attempts = |fail: bool| {
+        let mut attempts = Vec::new();
+        let started = start(&store, |record, otherwise| {
+            attempts.push((record.golden_hash.clone(), otherwise));
+            if fail { Err(StartError::NotAsInstalled("it is not".to_owned())) } else { Ok(()) }
+        });
+        (started.map(|_| ()), attempts)
+    };
+    store.mint(record("one")).unwrap();
+    let (failed, tried) = attempts(true);
+    assert_eq!(tried, [(hash("one"), OtherwiseGo::Nowhere)]);
+    assert!(failed.unwrap_err().alarm().unwrap().contains("it is not"));
+    attempts(false).0.unwrap();
+    store.mint(record("two")).unwrap();
+    let (failed, tried) = attempts(true);
+    let both = [(hash("two"), OtherwiseGo::Back), (hash("one"), OtherwiseGo::Nowhere)];
+    assert_eq!(tried, both);
+    assert!(failed.unwrap_err().alarm().is_some());
+    // Once it has proved itself there is no way back.
+    attempts(false).0.unwrap();
+    let (_, tried) = attempts(true);
+    assert_eq!(tried, [(hash("two"), OtherwiseGo::Nowhere)]);
+}
+
+#[test]
+fn an_alarm_is_what_no_upgrade_and_no_settings_explain() {
+    let (dir, key) = (directory(), Key::new(1));
+    let store = BaselineStore::new(dir.path(), &key);
+    let alarm_of = |found: Record| {
+        let error = StartError::from(crate::baselines::check(&record("one"), &found).unwrap_err());
+        error.alarm().is_some()
+    };
+    assert!(alarm_of(record("two")));
+    assert!(alarm_of(Record { open_fd_count: 99, ..record("one") }));
+    assert!(!alarm_of(Record { kernel_sha256: hash("other"), ..record("one") }));
+    assert!(!alarm_of(Record { memory_mib: 7, ..record("two") }));
+    assert!(StartError::Machine("no KVM".to_owned()).alarm().is_none());
+    assert!(StartError::from(BaselineError::Nothing).alarm().is_none());
+    store.mint(record("one")).unwrap();
+    let mut bytes = fs::read(&store.path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&store.path, bytes).unwrap();
+    let error = start(&store, |_, _| Ok(())).unwrap_err();
+    assert!(error.alarm().unwrap().contains("not as this endpoint wrote it"), "{error}");
+}
+
+#[test]
 fn another_kernel_is_no_reason_to_go_back() {
     let (dir, key) = (directory(), Key::new(1));
     let store = BaselineStore::new(dir.path(), &key);
@@ -171,7 +222,7 @@ fn another_kernel_is_no_reason_to_go_back() {
     store.confirm().unwrap();
     store.mint(record("two")).unwrap();
     let found = Record { kernel_sha256: hash("other"), ..record("two") };
-    let error = start(&store, |record| {
+    let error = start(&store, |record, _| {
         crate::baselines::check(record, &found)?;
         Ok(())
     })

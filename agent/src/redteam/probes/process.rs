@@ -1,5 +1,6 @@
 //! A tool stays what it is, and whatever becomes of the machine, the host goes on.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -7,7 +8,7 @@ use serde_json::json;
 use super::super::attack_log::AttackLog;
 use super::super::host::HostState;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
-use crate::sandbox::{Sandbox, SandboxError, SandboxState};
+use crate::sandbox::{Guard, Incident, Sandbox, SandboxError, SandboxState};
 
 /// What a tool can try.
 pub const AS_A_TOOL: Probe = Probe {
@@ -73,6 +74,9 @@ fn as_a_tool(arena: &Arena) -> Result<Verdict, ProbeError> {
 
 fn as_root(arena: &Arena) -> Result<Verdict, ProbeError> {
     let sandbox = arena.sandbox(Guest::Bare)?;
+    // A tool that ends its machine has failed: it is no sign of somebody on the host.
+    let alarms = Arc::new(Alarms::default());
+    sandbox.guard_with(Arc::clone(&alarms) as _);
     let before = HostState::now();
     let mut breaches = Vec::new();
     let mut seen = Vec::new();
@@ -92,10 +96,29 @@ fn as_root(arena: &Arena) -> Result<Verdict, ProbeError> {
             "noticed_after_ms": begun.elapsed().as_millis() as u64}));
         let wrong = arena.recover(&sandbox).or_else(|| arena.next_command(&sandbox));
         breaches.extend(wrong.map(|wrong| format!("after {how}: {wrong}")));
+        breaches.extend(alarms.take().map(|why| format!("after {how}, a false alarm: {why}")));
     }
     breaches.extend(HostState::now().breaches(&before, growth(arena)));
     let held = format!("{} ends of a machine, each noticed and followed by a new one", seen.len());
     Ok(Verdict::of(&breaches, held, json!({ "ends": seen })))
+}
+
+/// Incidents, in words.
+#[derive(Default)]
+struct Alarms(Mutex<Vec<String>>);
+
+impl Alarms {
+    /// Those since the last call.
+    fn take(&self) -> impl Iterator<Item = String> + use<> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_iter()
+    }
+}
+
+impl Guard for Alarms {
+    fn tripped(&self, incident: Incident) {
+        let mut alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        alarms.push(incident.cause.reason());
+    }
 }
 
 fn growth(arena: &Arena) -> u64 {

@@ -4,7 +4,7 @@ use std::sync::{Arc, RwLockWriteGuard};
 use std::time::Instant;
 
 use tracing::{debug, warn};
-use vmm::{Machine, MachineError, ResetReport, Strategy};
+use vmm::{IntegrityPlan, IntegrityReport, Machine, MachineError, ResetReport, Strategy};
 
 use super::live::Live;
 use super::{KvmSandbox, Phase, not_available};
@@ -68,6 +68,19 @@ impl<'a> Alone<'a> {
         self.decide(result);
     }
 
+    /// Gives everybody another machine in place of this one, which is over.
+    pub fn succeed(mut self, successor: Live) {
+        let Some(excluded) = self.excluded.take() else { return };
+        let mut inner = self.sandbox.lock();
+        if matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.live)) {
+            inner.phase = Phase::Ready(Arc::new(successor));
+        }
+        drop(inner);
+        drop(excluded);
+        self.sandbox.settled.notify_all();
+        self.live.machine.shutdown();
+    }
+
     fn decide(&mut self, result: Result<(), &str>) {
         let Some(excluded) = self.excluded.take() else { return };
         let mut inner = self.sandbox.lock();
@@ -106,9 +119,34 @@ pub fn put_back(
     inspect: Option<&mut Inspection<'_>>,
 ) -> Result<ResetReport, SandboxError> {
     let report = reset(&live.machine, strategy, inspect).map_err(|error| reset_failed(&error))?;
+    renew(live, &report)?;
+    Ok(report)
+}
+
+/// The same with the machine's own check in one step, which is cheaper. `look` sees what it found
+/// while the machine stands still.
+pub fn put_back_checked(
+    live: &Live,
+    strategy: Strategy,
+    plan: &IntegrityPlan,
+    look: impl FnOnce(&Machine, Result<IntegrityReport, MachineError>),
+) -> Result<ResetReport, SandboxError> {
+    let machine = &live.machine;
+    let report = hold(machine)
+        .and_then(|()| machine.reset_and_check(strategy, plan))
+        .and_then(|(report, check)| {
+            look(machine, check);
+            machine.resume().map(|()| report)
+        })
+        .map_err(|error| reset_failed(&error))?;
+    renew(live, &report)?;
+    Ok(report)
+}
+
+fn renew(live: &Live, report: &ResetReport) -> Result<(), SandboxError> {
     live.renew_channel()?;
     debug!(took = ?report.parts.total(), pages = report.dirty_pages, "reset");
-    Ok(report)
+    Ok(())
 }
 
 /// Has a machine stand still, also when somebody else has paused it.

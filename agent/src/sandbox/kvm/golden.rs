@@ -8,6 +8,7 @@ use vmm::{Golden, Machine, MachineError, MachineState, MpState};
 
 use super::admission::Gate;
 use super::live::{self, Live};
+use super::observe::QUESTIONS;
 use super::{boot, freshness};
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::state::{BootPath, BootReport};
@@ -43,6 +44,7 @@ impl GoldenSandbox {
         let failed = |error: MachineError| capture_failed(live, &error.to_string());
         for turn in 0..WARM_UPS {
             warm_up(live, turn)?;
+            warm_up_answers(live)?;
         }
         let until = Instant::now() + IDLE_LIMIT;
         loop {
@@ -156,6 +158,14 @@ fn warm_up(live: &Live, turn: usize) -> Result<(), SandboxError> {
         Ok(_) => Ok(()),
         Err(failure) => Err(live.explain(failure.error)),
     }
+}
+
+/// Asks what every machine will be asked after its reset, for the same reason.
+fn warm_up_answers(live: &Live) -> Result<(), SandboxError> {
+    for answer in live.query_all(&QUESTIONS, WARM_UP_LIMIT) {
+        answer.map_err(|error| live.explain(error))?;
+    }
+    Ok(())
 }
 
 /// True when no vCPU has anything to do.

@@ -100,6 +100,17 @@ impl Live {
         let response = self.channel().query(query::ask(kind), Instant::now() + limit)?;
         query::understand(&response)
     }
+
+    /// Asks the guest all of this at once; the answers are in the order of the questions.
+    pub fn query_all(
+        &self,
+        kinds: &[QueryKind],
+        limit: Duration,
+    ) -> Vec<Result<QueryAnswer, ChannelError>> {
+        let queries = kinds.iter().map(|kind| query::ask(*kind)).collect();
+        let responses = self.channel().query_all(queries, Instant::now() + limit);
+        responses.into_iter().map(|response| query::understand(&response?)).collect()
+    }
 }
 
 fn channel_on(control: &VsockStream) -> Result<Channel, SandboxError> {

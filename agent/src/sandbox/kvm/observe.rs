@@ -5,15 +5,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use guest::wire::QueryKind;
 use tracing::debug;
-use vmm::{Golden, IntegrityPlan, Machine, MachineState, MpState, ResetReport, Strategy};
+use vmm::{
+    Golden, IntegrityParts, IntegrityPlan, IntegrityReport, Machine, MachineError, MachineState,
+    MpState, ResetReport, Strategy,
+};
 
-use super::alone::{hold, put_back, reset_failed};
+use super::alone::{hold, put_back, put_back_checked, reset_failed};
 use super::live::Live;
 use super::remains::Exhibits;
 use crate::sandbox::QueryAnswer;
 use crate::sandbox::channel::ChannelError;
 use crate::sandbox::error::SandboxError;
-use crate::sandbox::query;
 use crate::sandbox::verify::{
     Account, Descriptors, Evidence, Finding, Place, RunState, Source, VerificationParts,
 };
@@ -24,6 +26,10 @@ pub const SETTLING: Duration = Duration::from_secs(5);
 const BACK_OFF: Duration = Duration::from_secs(1);
 /// Most characters of something the guest had a say in.
 const QUOTED: usize = 300;
+/// All that a guest is asked after a reset, in one go: each time it wakes up costs more than an
+/// answer.
+pub const QUESTIONS: [QueryKind; 3] =
+    [QueryKind::OpenFdCount, QueryKind::ProcessList, QueryKind::MemUsage];
 
 /// A moment of a verified reset.
 #[doc(hidden)]
@@ -83,13 +89,12 @@ pub fn observe(
     live: &Live,
     golden: &Arc<Golden>,
     how: How,
-    mut moment: impl FnMut(Moment, &Machine),
+    mut meddler: Option<&mut Meddler>,
 ) -> Result<Observed, SandboxError> {
-    let How { strategy, plan, patience } = how;
     let machine = &live.machine;
     let mut parts = VerificationParts::default();
     hold(machine).map_err(|error| reset_failed(&error))?;
-    moment(Moment::Held, machine);
+    pass(&mut meddler, Moment::Held, machine);
     let begun = Instant::now();
     let differences = before_reset(machine)?;
     parts.before = begun.elapsed();
@@ -98,70 +103,157 @@ pub fn observe(
         return Ok(Observed { report: None, evidence: as_found(differences, parts), exhibits });
     }
 
-    let mut reset_at = SystemTime::now();
-    let mut put_back_at = Instant::now();
-    let (mut differences, mut disk) = (Vec::new(), Err("nobody looked".to_owned()));
-    let mut exhibits = Exhibits::default();
-    let mut inspect = |machine: &Machine| {
-        (reset_at, put_back_at) = (SystemTime::now(), Instant::now());
-        moment(Moment::PutBack, machine);
-        (differences, disk) = after_reset(machine, &plan, &mut parts);
-        exhibits = Exhibits::of(machine, golden, &differences);
-        Ok(())
-    };
-    let report = put_back(live, strategy, Some(&mut inspect))?;
+    let (wall, begun) = (SystemTime::now(), Instant::now());
+    let mut looked = Looked::default();
+    let report = put_back_and_look(live, golden, how, &mut meddler, &mut looked)?;
+    let took = report.parts.total();
+    let Looked { differences, disk, exhibits, took: parts_of_look } = looked;
+    parts = VerificationParts { before: parts.before, ..parts_of_look };
 
-    moment(Moment::Running, machine);
-    let begun = Instant::now();
-    let mut run_state = read_run_state(machine, golden);
-    parts.vmm += begun.elapsed();
-    let (mut suspicions, mut account) = (Vec::new(), Account::default());
-    let mut descriptors = Descriptors::NotAsked;
-    if run_state == RunState::Running {
-        let begun = Instant::now();
-        moment(Moment::Asking, machine);
-        descriptors = count_descriptors(live, begun + patience.answer);
-        moment(Moment::Asked, machine);
-        // Silence may be that of a machine that was stopped.
-        if !matches!(descriptors, Descriptors::Count(_)) {
-            run_state = read_run_state(machine, golden);
-        }
-        if descriptors == Descriptors::Silent
-            && run_state == RunState::Running
-            && differences.is_empty()
-        {
-            std::thread::sleep(BACK_OFF);
-            moment(Moment::Asking, machine);
-            debug!("the guest is asked again");
-            descriptors = count_descriptors(live, put_back_at + patience.settling);
-            moment(Moment::Asked, machine);
-            run_state = read_run_state(machine, golden);
-            if matches!(descriptors, Descriptors::Count(_)) {
-                let limit = format!("within {:?}", patience.answer);
-                let is = format!("there after {:.1?}", put_back_at.elapsed());
-                suspicions.push(Finding::new(Source::Guest, Place::Answer, limit, is));
-            }
-        }
-        if matches!(descriptors, Descriptors::Count(_)) {
-            account = give_account(live, patience, &mut suspicions);
-            // Somebody may have stopped it since it counted.
-            if account.memory_used.is_none() {
-                run_state = read_run_state(machine, golden);
-            }
-        }
-        parts.guest = begun.elapsed();
-    }
+    pass(&mut meddler, Moment::Running, machine);
+    let clean = differences.is_empty();
+    let heard = hear(live, golden, how.patience, begun + took, clean, &mut meddler, &mut parts);
+    let Heard { answers, run_state } = heard;
     let evidence = Evidence {
-        reset_at,
+        reset_at: wall + took,
         disk,
-        descriptors,
-        account,
+        descriptors: answers.descriptors,
+        account: answers.account,
         run_state,
         differences,
-        suspicions,
+        suspicions: answers.odd,
         parts,
     };
     Ok(Observed { report: Some(report), evidence, exhibits })
+}
+
+/// Lets somebody do something at this moment.
+fn pass(meddler: &mut Option<&mut Meddler>, moment: Moment, machine: &Machine) {
+    if let Some(meddler) = meddler {
+        meddler(moment, machine);
+    }
+}
+
+/// What was seen of a machine that was put back and had not run yet.
+struct Looked {
+    differences: Vec<Finding>,
+    disk: Result<[u8; 32], String>,
+    exhibits: Exhibits,
+    took: VerificationParts,
+}
+
+impl Default for Looked {
+    fn default() -> Self {
+        Self {
+            differences: Vec::new(),
+            disk: Err("nobody looked".to_owned()),
+            exhibits: Exhibits::default(),
+            took: VerificationParts::default(),
+        }
+    }
+}
+
+impl Looked {
+    fn take(
+        &mut self,
+        machine: &Machine,
+        golden: &Arc<Golden>,
+        check: Result<IntegrityReport, MachineError>,
+    ) {
+        match check {
+            Ok(report) => {
+                let IntegrityParts { state: vmm, memory, disk } = report.took;
+                self.took = VerificationParts { disk, vmm, memory, ..self.took };
+                self.disk = report.disk_root.ok_or_else(|| "there is none".to_owned());
+                self.differences = report.findings.into_iter().map(Finding::from).collect();
+            }
+            Err(error) => {
+                let place = Place::State { name: "the machine".to_owned() };
+                let is = format!("not readable: {error}");
+                self.differences = vec![Finding::new(Source::Vmm, place, "as captured", is)];
+                self.disk = Err(error.to_string());
+            }
+        }
+        self.exhibits = Exhibits::of(machine, golden, &self.differences);
+    }
+}
+
+/// Reset and check are one step, unless somebody wants to get between the two.
+fn put_back_and_look(
+    live: &Live,
+    golden: &Arc<Golden>,
+    how: How,
+    meddler: &mut Option<&mut Meddler>,
+    looked: &mut Looked,
+) -> Result<ResetReport, SandboxError> {
+    let How { strategy, plan, .. } = how;
+    let Some(meddler) = meddler else {
+        return put_back_checked(live, strategy, &plan, |machine, check| {
+            looked.take(machine, golden, check);
+        });
+    };
+    let mut inspect = |machine: &Machine| {
+        meddler(Moment::PutBack, machine);
+        looked.take(machine, golden, machine.check_after_reset(&plan));
+        Ok(())
+    };
+    put_back(live, strategy, Some(&mut inspect))
+}
+
+/// What the guest said, and what KVM said of its machine then.
+struct Heard {
+    answers: Answers,
+    run_state: RunState,
+}
+
+/// Asks the guest, and then KVM what the machine is doing: an answer that came does not say that it
+/// still runs. `clean`: nothing has disagreed so far, so that silence is worth a second question.
+fn hear(
+    live: &Live,
+    golden: &Golden,
+    patience: Patience,
+    put_back_at: Instant,
+    clean: bool,
+    meddler: &mut Option<&mut Meddler>,
+    parts: &mut VerificationParts,
+) -> Heard {
+    let machine = &live.machine;
+    let (begun, mut reading) = (Instant::now(), Duration::ZERO);
+    let mut read = || {
+        let begun = Instant::now();
+        let run_state = read_run_state(machine, golden);
+        reading += begun.elapsed();
+        run_state
+    };
+    if machine.is_paused() || machine.stop_reason().is_some() {
+        return Heard { answers: Answers::default(), run_state: read() };
+    }
+    let mut ask = |until| {
+        pass(meddler, Moment::Asking, machine);
+        let answers = ask(live, until);
+        pass(meddler, Moment::Asked, machine);
+        answers
+    };
+    let mut answers = ask(begun + patience.answer);
+    let mut run_state = read();
+    if clean && answers.descriptors == Descriptors::Silent && run_state == RunState::Running {
+        std::thread::sleep(BACK_OFF);
+        debug!("the guest is asked again");
+        answers = ask(put_back_at + patience.settling);
+        run_state = read();
+        if matches!(answers.descriptors, Descriptors::Count(_)) {
+            let limit = format!("within {:?}", patience.answer);
+            let is = format!("there after {:.1?}", put_back_at.elapsed());
+            answers.odd.push(Finding::new(Source::Guest, Place::Answer, limit, is));
+        }
+    }
+    // One that is over cannot have said anything: that is all there is to tell.
+    if run_state == RunState::Stopped {
+        answers = Answers::default();
+    }
+    parts.vmm += reading;
+    parts.guest = begun.elapsed().saturating_sub(reading);
+    Heard { answers, run_state }
 }
 
 /// What is said of a machine that was not put back. Its guest is not asked: it is as the command
@@ -186,28 +278,6 @@ pub fn before_reset(machine: &Machine) -> Result<Vec<Finding>, SandboxError> {
     Ok(found.into_iter().map(Finding::from).collect())
 }
 
-/// What is not as it was captured, and the root of the disk. The machine must stand still.
-fn after_reset(
-    machine: &Machine,
-    plan: &IntegrityPlan,
-    parts: &mut VerificationParts,
-) -> (Vec<Finding>, Result<[u8; 32], String>) {
-    match machine.check_after_reset(plan) {
-        Ok(report) => {
-            parts.vmm = report.took.state;
-            parts.memory = report.took.memory;
-            parts.disk = report.took.disk;
-            let disk = report.disk_root.ok_or_else(|| "there is none".to_owned());
-            (report.findings.into_iter().map(Finding::from).collect(), disk)
-        }
-        Err(error) => {
-            let place = Place::State { name: "the machine".to_owned() };
-            let is = format!("not readable: {error}");
-            (vec![Finding::new(Source::Vmm, place, "as captured", is)], Err(error.to_string()))
-        }
-    }
-}
-
 /// What KVM says the machine is doing, beside what it did in its golden state.
 fn read_run_state(machine: &Machine, golden: &Golden) -> RunState {
     match machine.state() {
@@ -229,37 +299,56 @@ fn fits(then: MpState, now: MpState) -> bool {
     then == now || started(then) && started(now)
 }
 
-fn count_descriptors(live: &Live, until: Instant) -> Descriptors {
-    let limit = until.saturating_duration_since(Instant::now());
-    match live.query(QueryKind::OpenFdCount, limit) {
-        Ok(QueryAnswer::OpenFdCount { open_fd_count, .. }) => Descriptors::Count(open_fd_count),
-        Ok(_) => Descriptors::Unusable("it answered another question".to_owned()),
-        Err(
-            ChannelError::TimedOut { .. }
-            | ChannelError::Stalled { .. }
-            | ChannelError::WriteStalled { .. },
-        ) => Descriptors::Silent,
-        Err(error) => Descriptors::Unusable(error.to_string().chars().take(QUOTED).collect()),
+/// What a guest says of itself.
+struct Answers {
+    descriptors: Descriptors,
+    account: Account,
+    odd: Vec<Finding>,
+}
+
+impl Default for Answers {
+    /// Of a guest that was not asked.
+    fn default() -> Self {
+        let (descriptors, account) = (Descriptors::NotAsked, Account::default());
+        Self { descriptors, account, odd: Vec::new() }
     }
 }
 
-/// Processes and memory. A guest that counted its descriptors and says nothing here is odd.
-fn give_account(live: &Live, patience: Patience, suspicions: &mut Vec<Finding>) -> Account {
-    let mut account = Account::default();
-    for kind in [QueryKind::ProcessList, QueryKind::MemUsage] {
-        let limit = patience.answer.max(query::limit(QueryKind::MemUsage));
-        match live.query(kind, limit) {
-            Ok(QueryAnswer::ProcessList(processes)) => account.processes = Some(processes),
-            Ok(QueryAnswer::MemUsage { bytes_used, .. }) => account.memory_used = Some(bytes_used),
-            Ok(QueryAnswer::OpenFdCount { .. }) => {}
+/// Everything at once. A guest that counts its descriptors and says nothing else is odd.
+fn ask(live: &Live, until: Instant) -> Answers {
+    let limit = until.saturating_duration_since(Instant::now());
+    let (mut answers, mut missing) = (Answers::default(), Vec::new());
+    for (kind, answer) in QUESTIONS.into_iter().zip(live.query_all(&QUESTIONS, limit)) {
+        match answer {
+            Ok(QueryAnswer::OpenFdCount { open_fd_count, .. }) => {
+                answers.descriptors = Descriptors::Count(open_fd_count);
+            }
+            Ok(QueryAnswer::ProcessList(processes)) => answers.account.processes = Some(processes),
+            Ok(QueryAnswer::MemUsage { bytes_used, .. }) => {
+                answers.account.memory_used = Some(bytes_used);
+            }
+            Err(error) if kind == QueryKind::OpenFdCount => {
+                answers.descriptors = without_a_count(&error);
+            }
             Err(error) => {
                 let is = format!("none to {kind:?}: {error}");
-                suspicions.push(Finding::new(Source::Guest, Place::Answer, "an answer", is));
-                break;
+                missing.push(Finding::new(Source::Guest, Place::Answer, "an answer", is));
             }
         }
     }
-    account
+    if matches!(answers.descriptors, Descriptors::Count(_)) {
+        answers.odd = missing;
+    }
+    answers
+}
+
+fn without_a_count(error: &ChannelError) -> Descriptors {
+    match error {
+        ChannelError::TimedOut { .. }
+        | ChannelError::Stalled { .. }
+        | ChannelError::WriteStalled { .. } => Descriptors::Silent,
+        error => Descriptors::Unusable(error.to_string().chars().take(QUOTED).collect()),
+    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
+use vmm::StopReason;
 
 use super::KvmSandbox;
 use super::alone::{Alone, Inspection, hold, put_back, reset_failed};
+use super::golden::GoldenSandbox;
 use super::live::Live;
 use super::observe::{as_found, before_reset};
 use super::remains::{self, Exhibits};
@@ -38,20 +40,57 @@ impl KvmSandbox {
         }
     }
 
-    /// Gets rid of whatever a machine has become: resets it, or ends it if it has stopped, if there
-    /// is no golden state, or if somebody else than its guest has changed it.
+    /// Gets rid of whatever a machine has become: resets it, or puts another one in its place if
+    /// its guest has ended it. Ends it if there is no golden state, if it has stopped for another
+    /// reason, or if somebody else than its guest has changed it.
     pub(super) fn recover(&self, live: &Arc<Live>, reason: &str) {
         warn!(reason, "the machine cannot be trusted as it is");
-        let keeps_golden = self.lock().golden.is_some();
-        if keeps_golden && live.machine.stop_reason().is_none() {
-            // A failure is noted in the sandbox's state.
-            let _ = self.check_and_rewind(live);
-        } else {
-            if self.is_ready_with(live) {
-                let cause = Cause::ResetFailed(reason.to_owned());
-                self.tell_guard(live, cause, || remains::of(&live.machine, Exhibits::default()));
+        let golden = self.lock().golden.clone();
+        // A failure is noted in the sandbox's state.
+        let _ = match (live.machine.stop_reason(), golden) {
+            (None, Some(_)) => self.check_and_rewind(live),
+            (Some(end), Some(golden)) if is_by_its_guest(&end) => self.replace(live, &golden),
+            _ => {
+                if self.is_ready_with(live) {
+                    let cause = Cause::ResetFailed(reason.to_owned());
+                    let remains = || remains::of(&live.machine, Exhibits::default());
+                    self.tell_guard(live, cause, remains);
+                }
+                self.condemn(live, reason);
+                Ok(())
             }
-            self.condemn(live, reason);
+        };
+    }
+
+    /// The machine, if it can be put back. One whose guest has ended it has a successor.
+    pub(super) fn ready_to_reset(&self) -> Result<Arc<Live>, SandboxError> {
+        let live = self.ready()?;
+        let Some(end) = live.machine.stop_reason() else { return Ok(live) };
+        let golden = self.lock().golden.clone().filter(|_| is_by_its_guest(&end));
+        let Some(golden) = golden else {
+            return Err(SandboxError::ResetFailed { reason: end.to_string() });
+        };
+        self.replace(&live, &golden)?;
+        self.ready()
+    }
+
+    /// Puts another machine of the golden state in the place of one that is over: there is nothing
+    /// to put back. Nobody has verified it yet.
+    fn replace(&self, live: &Arc<Live>, golden: &GoldenSandbox) -> Result<(), SandboxError> {
+        let alone = Alone::with(self, live)?;
+        match golden.fork(|_| alone.still_wanted()) {
+            Ok(successor) => {
+                info!("another machine takes the place of one that its guest has ended");
+                if let Some(command_id) = live.last_command() {
+                    successor.begins(&command_id);
+                }
+                alone.succeed(successor);
+                Ok(())
+            }
+            Err(error) => {
+                self.give_up(alone, live, &error);
+                Err(error)
+            }
         }
     }
 
@@ -121,5 +160,34 @@ impl KvmSandbox {
         }
         let reason = verification.failure().unwrap_or_default();
         alone.end(Err(&reason));
+    }
+}
+
+/// Whether a tool can have done that to its machine. Whoever ends machines from outside, and a
+/// processor that KVM cannot run, are no tool's doing.
+fn is_by_its_guest(end: &StopReason) -> bool {
+    match end {
+        StopReason::GuestPanic(_)
+        | StopReason::TripleFault
+        | StopReason::GuestReset
+        | StopReason::DeviceFault(_) => true,
+        StopReason::Shutdown | StopReason::BootFailed(_) | StopReason::VcpuError(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_guest_can_do_is_its_doing() {
+        for end in
+            [StopReason::GuestPanic("x".into()), StopReason::TripleFault, StopReason::GuestReset]
+        {
+            assert!(is_by_its_guest(&end), "{end}");
+        }
+        for end in [StopReason::Shutdown, StopReason::VcpuError("x".into())] {
+            assert!(!is_by_its_guest(&end), "{end}");
+        }
     }
 }

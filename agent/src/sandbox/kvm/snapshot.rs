@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vmm::Golden;
-use vmm::snapshot::file::Expectation;
+use vmm::snapshot::file::{Expectation, SnapshotError};
 
 use super::{KvmSandbox, SandboxConfig, not_available};
 use crate::sandbox::error::SandboxError;
@@ -32,7 +32,18 @@ impl KvmSandbox {
             memory_mib: Some(config.memory_mib),
             vcpus: Some(config.vcpus),
         };
-        let golden = Golden::load(path, &expectation).map_err(|e| not_available(&e.to_string()))?;
+        let golden = Golden::load(path, &expectation).map_err(|error| refused(&error))?;
         Self::restore(config, Arc::new(image), golden)
+    }
+}
+
+/// Damage has a name of its own: nobody else than somebody who should not have can have done it.
+fn refused(error: &SnapshotError) -> SandboxError {
+    use SnapshotError::{Damaged, NotAFile, NotASnapshot, TooLarge, Truncated};
+    match error {
+        NotAFile | NotASnapshot | TooLarge { .. } | Truncated { .. } | Damaged { .. } => {
+            SandboxError::SnapshotChanged { reason: error.to_string() }
+        }
+        error => not_available(&error.to_string()),
     }
 }

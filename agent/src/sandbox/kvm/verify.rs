@@ -10,9 +10,11 @@ use super::alone::{Alone, put_back};
 use super::golden::{GoldenSandbox, capture_failed};
 use super::live::Live;
 use super::observe::{How, Meddler, Observed, Patience, observe};
+use super::remains::{self, Exhibits};
 use super::{KvmSandbox, SandboxConfig, not_available};
+use crate::sandbox::Cause;
 use crate::sandbox::error::SandboxError;
-use crate::sandbox::verify::{Baseline, GoldenFacts, VerifiedReset};
+use crate::sandbox::verify::{Baseline, BaselineError, GoldenFacts, VerifiedReset};
 
 /// For the answers that others are compared with: the first time, a busy host may take its time.
 const BASELINE_PATIENCE: Patience =
@@ -54,11 +56,7 @@ impl KvmSandbox {
         let mut meddler = self.meddler.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = self.lock().config.integrity;
         let how = How { strategy: alone.strategy(), plan, patience: Patience::USUAL };
-        let observed = observe(live, &golden, how, |moment, machine| {
-            if let Some(meddler) = meddler.as_mut() {
-                meddler(moment, machine);
-            }
-        });
+        let observed = observe(live, &golden, how, meddler.as_mut());
         drop(meddler);
         let Observed { report, evidence, exhibits } = match observed {
             Ok(observed) => observed,
@@ -80,8 +78,10 @@ impl KvmSandbox {
 }
 
 /// Measures what verified resets compare with, if the configuration wants them and nobody has
-/// measured it for this golden state. The machine is golden afterwards.
+/// measured it for this golden state. The machine is golden afterwards, and it is an incident when
+/// it was not before.
 pub fn prepare(
+    sandbox: &KvmSandbox,
     config: &SandboxConfig,
     golden: &GoldenSandbox,
     live: &mut Live,
@@ -90,7 +90,13 @@ pub fn prepare(
     let begun = Instant::now();
     golden
         .measure_baseline(|| measure(live, golden.golden(), strategy, config.integrity))
-        .inspect_err(|_| live.machine.shutdown())?;
+        .inspect_err(|error| {
+            if matches!(error, SandboxError::NotGolden { .. }) {
+                let remains = || remains::of(&live.machine, Exhibits::default());
+                sandbox.tell_guard(live, Cause::NotAsInstalled(error.to_string()), remains);
+            }
+            live.machine.shutdown();
+        })?;
     live.report.baseline = begun.elapsed();
     Ok(())
 }
@@ -109,12 +115,20 @@ fn measure(
     let disk = golden.disk_root().map_err(|e| failed(&e))?.zip(golden.disk_bytes());
     golden.memory_root().map_err(|e| failed(&e))?;
     let how = How { strategy, plan, patience: BASELINE_PATIENCE };
-    let Observed { evidence, .. } =
-        observe(live, golden, how, |_, _| ()).map_err(|e| failed(&e))?;
+    let Observed { evidence, .. } = observe(live, golden, how, None).map_err(|e| failed(&e))?;
     let hash = golden.hash().map_err(|e| failed(&e))?;
     let Some((disk_root, disk_bytes)) = disk else { return Err(failed(&"it has no disk")) };
     let facts = GoldenFacts { hash, disk_root, disk_bytes };
-    let baseline = Baseline::measured(facts, &evidence).map_err(|e| failed(&e))?;
+    let baseline = Baseline::measured(facts, &evidence).map_err(|error| match error {
+        // The image's fault.
+        BaselineError::TrivialDisk(_)
+        | BaselineError::TrivialGolden(_)
+        | BaselineError::Descriptors(_) => failed(&error),
+        BaselineError::NoDisk(_)
+        | BaselineError::OtherDisk
+        | BaselineError::NoDescriptors(_)
+        | BaselineError::NotGolden { .. } => SandboxError::NotGolden { reason: error.to_string() },
+    })?;
     // The guest has been asked.
     put_back(live, strategy, None)?;
     Ok(baseline)

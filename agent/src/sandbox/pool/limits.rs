@@ -29,6 +29,11 @@ pub struct PoolConfig {
     pub refill_backoff: Duration,
     /// What follows when a machine cannot be put back or does not pass its verification.
     pub on_fault: OnFault,
+    /// How often an idle machine is looked at for a millisecond ([`Sandbox::scrub`]); never with
+    /// `None`, nor where calls cannot wait for one that long.
+    ///
+    /// [`Sandbox::scrub`]: crate::sandbox::Sandbox::scrub
+    pub scrub_every: Option<Duration>,
 }
 
 /// What a pool does when a machine cannot be put back or does not pass its verification. Whatever
@@ -59,6 +64,7 @@ impl PoolConfig {
             refill_retries: 5,
             refill_backoff: Duration::from_millis(100),
             on_fault: OnFault::default(),
+            scrub_every: None,
         }
     }
 

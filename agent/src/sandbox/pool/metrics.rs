@@ -51,6 +51,8 @@ pub struct PoolCounters {
     pub verified: u64,
     /// Machines that did not, because a source disagreed or was silent; each one was ended.
     pub failed_verifications: u64,
+    /// Looks at idle machines.
+    pub scrubs: u64,
     /// Machines that were made, the first ones included.
     pub refills: u64,
     /// Attempts to make a machine that failed.

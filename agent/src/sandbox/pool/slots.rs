@@ -16,7 +16,7 @@ enum Slot<S> {
     Clean(Arc<S>),
     /// Given to a call.
     Busy { tenant: Arc<str>, machine: Arc<S> },
-    /// Used, and on its way back to its golden state.
+    /// Used, and on its way back to its golden state; or looked at for a moment.
     Resetting(Arc<S>),
     /// Given up; it still holds memory until its shutdown is over.
     Ending(Arc<S>),
@@ -100,6 +100,22 @@ impl<S> Slots<S> {
                 false
             }
         }
+    }
+
+    /// Takes an idle machine out of use to look at it: the next one behind `after`, round and round.
+    /// It comes back like one that was reset.
+    pub fn look(&mut self, after: usize) -> Option<(usize, Arc<S>)> {
+        let count = self.places.len();
+        let index = (1..=count)
+            .map(|step| after.wrapping_add(step) % count)
+            .find(|index| matches!(self.places.get(*index), Some(Slot::Clean(_))))?;
+        let slot = self.places.get_mut(index)?;
+        let Slot::Clean(machine) = slot else { return None };
+        let machine = Arc::clone(machine);
+        *slot = Slot::Resetting(Arc::clone(&machine));
+        self.counts.clean -= 1;
+        self.counts.resetting += 1;
+        Some((index, machine))
     }
 
     /// The machine that is to be reset.

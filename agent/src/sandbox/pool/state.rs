@@ -37,6 +37,10 @@ pub struct State<S> {
     looked_at_memory: Option<Instant>,
     /// Something happened that makes it worth to look at the host's memory.
     look_at_memory: bool,
+    /// Not before then an idle machine is looked at.
+    scrub_at: Option<Instant>,
+    /// The one that was looked at last.
+    scrubbed: usize,
 }
 
 /// How the making of machines goes.
@@ -62,6 +66,14 @@ pub enum Chore<S> {
     Wait(Option<Instant>),
 }
 
+/// What somebody with nothing to do may look at.
+pub enum Scrub<S> {
+    /// This machine, for a moment.
+    Now(usize, Arc<S>),
+    /// Nothing before that moment.
+    At(Option<Instant>),
+}
+
 impl<S> State<S> {
     /// A pool without machines.
     pub fn new(config: PoolConfig) -> Self {
@@ -79,6 +91,8 @@ impl<S> State<S> {
             under_pressure: false,
             looked_at_memory: None,
             look_at_memory: false,
+            scrub_at: None,
+            scrubbed: 0,
             config,
         }
     }
@@ -143,17 +157,50 @@ impl<S> State<S> {
         begun
     }
 
-    /// A machine is back in its golden state. Given back when it is not to be used again.
-    pub fn finish_reset(&mut self, index: usize, now: Instant) -> Option<Arc<S>> {
-        self.counters.resets += 1;
+    /// A machine to look at, or the moment to ask again; `None` when nobody looks.
+    pub fn scrub(&mut self, now: Instant) -> Scrub<S> {
+        let Some(every) = self.config.scrub_every.filter(|_| self.config.queue > 0) else {
+            return Scrub::At(None);
+        };
+        let due = *self.scrub_at.get_or_insert(now + every);
+        if due > now {
+            return Scrub::At(Some(due));
+        }
+        let next = now + every;
+        self.scrub_at = Some(next);
+        if self.halted.is_some() || self.is_wanted() {
+            return Scrub::At(Some(next));
+        }
+        let Some((index, machine)) = self.slots.look(self.scrubbed) else {
+            return Scrub::At(Some(next));
+        };
+        self.scrubbed = index;
+        self.counters.scrubs += 1;
+        Scrub::Now(index, machine)
+    }
+
+    /// Somebody waits for a machine, or a machine for its reset.
+    pub fn is_wanted(&self) -> bool {
+        self.closed || self.queue.len() > 0 || !self.dirty.is_empty()
+    }
+
+    /// Nobody looks at a machine any more. Given back when it is not to be used again.
+    pub fn finish_scrub(&mut self, index: usize) -> Option<Arc<S>> {
         let unwanted = self.slots.is_distrusted(index).then(|| self.slots.fail_reset(index));
         self.slots.finish_reset(index);
         self.serve();
+        unwanted.flatten()
+    }
+
+    /// A machine is back in its golden state. Given back when it is not to be used again.
+    pub fn finish_reset(&mut self, index: usize, now: Instant) -> Option<Arc<S>> {
+        self.counters.resets += 1;
+        let unwanted = self.finish_scrub(index);
         let looked = self.looked_at_memory;
         if looked.is_none_or(|then| now.saturating_duration_since(then) >= PRESSURE_INTERVAL) {
             self.look_at_memory = true;
         }
-        unwanted.flatten()
+        unwanted
     }
 
     /// A machine could not be put back, or did not pass. Either it gets a successor, whatever

@@ -4,6 +4,7 @@ mod fake;
 mod halted;
 mod lifecycle;
 mod random;
+mod scrubbed;
 mod verified;
 
 use std::sync::Barrier;

@@ -3,15 +3,18 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
 use super::SandboxSource;
 use super::error::PoolError;
 use super::pressure::{Pressure, PressureLevel};
-use super::state::{Chore, State};
+use super::state::{Chore, Scrub, State};
 use crate::sandbox::{ResetOutcome, Sandbox, SandboxError, VerifiedReset};
+
+/// For one look at an idle machine.
+const SCRUB_FOR: Duration = Duration::from_millis(1);
 
 /// What callers and threads of a pool share.
 pub struct Shared<S: Sandbox> {
@@ -244,23 +247,55 @@ impl<S: Sandbox> Shared<S> {
         count
     }
 
-    /// Resets machines until the pool is shut down.
+    /// Resets machines until the pool is shut down, and looks at idle ones meanwhile.
     pub fn reset_dirty_machines(&self) {
         loop {
-            let index = {
-                let mut state = self.lock();
-                loop {
-                    if state.closed {
-                        return;
-                    }
-                    match state.dirty.pop_front() {
-                        Some(index) => break index,
-                        None => state = wait(&self.dirty, state, None),
-                    }
+            let mut state = self.lock();
+            if state.closed {
+                return;
+            }
+            if let Some(index) = state.dirty.pop_front() {
+                drop(state);
+                // A failure has been dealt with.
+                let _ = self.reset(index);
+                continue;
+            }
+            match state.scrub(Instant::now()) {
+                Scrub::Now(index, machine) => {
+                    drop(state);
+                    self.scrub(index, machine);
                 }
-            };
-            // A failure has been dealt with.
-            let _ = self.reset(index);
+                Scrub::At(moment) => drop(wait(&self.dirty, state, moment)),
+            }
+        }
+    }
+
+    /// Looks at a machine until its time is over or somebody wants one.
+    fn scrub(&self, index: usize, machine: Arc<S>) {
+        let until = Instant::now() + SCRUB_FOR;
+        let found = loop {
+            let found = shielded(|| machine.scrub());
+            let goes_on = matches!(found, Ok(None)) && Instant::now() < until;
+            if !goes_on || self.lock().is_wanted() {
+                break found;
+            }
+        };
+        // The next one to have it must be the only one.
+        drop(machine);
+        match found {
+            Ok(None) => {
+                let mut state = self.lock();
+                let unwanted = state.finish_scrub(index);
+                self.tell_all(state);
+                if let Some(machine) = unwanted {
+                    self.end_at(index, machine);
+                }
+            }
+            Ok(Some(verification)) => {
+                self.lock().counters.failed_verifications += 1;
+                self.give_up(index, &verification.failure().unwrap_or_default());
+            }
+            Err(reason) => self.give_up(index, &reason),
         }
     }
 

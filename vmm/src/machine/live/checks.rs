@@ -9,9 +9,10 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{Core, Live, PARK_LIMIT};
 use crate::integrity::{Checker, Finding, FindingSource, IntegrityPlan, IntegrityReport, Place};
-use crate::kvm::VcpuControl;
+use crate::kvm::{VcpuControl, host_tsc};
 use crate::machine::MachineError;
 use crate::memory::PAGE_BYTES;
+use crate::snapshot::registers::{self, Register};
 use crate::snapshot::state::{self, PutBack, Unlike, VcpuFound};
 use crate::snapshot::{Golden, ResetError, ResetReport, Run, Strategy};
 
@@ -146,6 +147,31 @@ impl Live {
     pub fn dirty_blocks(&self) -> Vec<u64> {
         let block = self.core.devices.block();
         block.map_or_else(Vec::new, |b| b.overlay().dirty_blocks().map(|n| n as u64).collect())
+    }
+
+    /// See [`Machine::registers`](crate::Machine::registers).
+    pub fn registers(&self) -> Result<Vec<Register>, MachineError> {
+        let golden = self.golden().ok_or(MachineError::NotCaptured)?;
+        let now = host_tsc();
+        let asked: Vec<_> = self
+            .core
+            .vcpus
+            .iter()
+            .enumerate()
+            .map(|(index, control)| {
+                let (vcpu, golden) = (Arc::clone(control), Arc::clone(&golden));
+                let read = move || match golden.vcpus.get(index) {
+                    Some(image) => registers::read(index, &mut vcpu.vcpu(), image, now),
+                    None => Ok(Vec::new()),
+                };
+                (index, control, ask(control, read))
+            })
+            .collect();
+        let mut all = Vec::new();
+        for (index, control, answer) in asked {
+            all.extend(wait(control, index, &answer)??);
+        }
+        Ok(all)
     }
 
     /// What the last reset put back.

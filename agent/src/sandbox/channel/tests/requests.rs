@@ -48,6 +48,73 @@ fn replies_in_any_order_find_their_callers() {
 }
 
 #[test]
+fn questions_that_are_asked_together_travel_together_and_are_answered_one_by_one() {
+    let (channel, mut guest) = pair();
+    let questions = ["p", "q", "r"];
+    let asker = {
+        let channel = channel.clone();
+        std::thread::spawn(move || {
+            let until = Instant::now() + super::fake_guest::PATIENCE;
+            channel.query_all(questions.map(query).to_vec(), until)
+        })
+    };
+    // All of them are there at once: nobody waits for an answer before asking on.
+    let mut ids = questions.map(|_| guest.receive()["query_id"].as_str().unwrap().to_owned());
+    ids.reverse();
+    for id in &ids {
+        guest.send(&response(id));
+    }
+    let answers = asker.join().unwrap();
+    let answered: Vec<_> =
+        answers.iter().map(|answer| &answer.as_ref().unwrap().query_id).collect();
+    assert_eq!(answered, questions);
+    assert_eq!(channel.counters().late_arrivals, 0);
+}
+
+#[test]
+fn a_question_without_an_answer_costs_the_others_nothing() {
+    let (channel, mut guest) = pair();
+    let until = Instant::now() + Duration::from_millis(300);
+    let asker = {
+        let channel = channel.clone();
+        std::thread::spawn(move || channel.query_all(["a", "b", "c"].map(query).to_vec(), until))
+    };
+    for _ in 0..3 {
+        guest.receive();
+    }
+    guest.send(&response("a"));
+    guest.send(&response("c"));
+    let answers = asker.join().unwrap();
+    assert!(answers[0].is_ok() && answers[2].is_ok(), "{answers:?}");
+    assert_eq!(answers[1].as_ref().unwrap_err(), &ChannelError::TimedOut { id: "b".into() });
+    // What comes later is nobody's.
+    guest.send(&response("b"));
+    let next = spawn_query(&channel, "next");
+    guest.receive();
+    guest.send(&response("next"));
+    assert!(next.join().unwrap().is_ok());
+    assert!(channel.counters().late_arrivals >= 1);
+}
+
+#[test]
+fn questions_asked_together_fail_together_and_leave_others_alone() {
+    let (channel, mut guest) = pair();
+    let first = spawn_query(&channel, "b");
+    guest.receive();
+    let until = Instant::now() + super::fake_guest::PATIENCE;
+    let refused = channel.query_all(["a", "b"].map(query).to_vec(), until);
+    let duplicate = ChannelError::DuplicateRequest { id: "b".into() };
+    assert_eq!(refused, [Err(duplicate.clone()), Err(duplicate)]);
+    guest.send(&response("b"));
+    assert!(first.join().unwrap().is_ok());
+    // None of them is in flight any more.
+    let again = spawn_query(&channel, "a");
+    guest.receive();
+    guest.send(&response("a"));
+    assert!(again.join().unwrap().is_ok());
+}
+
+#[test]
 fn many_callers_share_the_reading() {
     let (channel, mut guest) = pair();
     let callers: Vec<_> = (0..8)

@@ -43,6 +43,12 @@ pub struct Facts {
     pub hold_second_resets: bool,
     pub failing_second_resets: usize,
     pub hold_ends: bool,
+    /// Looks at idle machines, those that do not end until that changes, and what the next ones
+    /// find.
+    pub scrubs: usize,
+    pub looking: usize,
+    pub hold_scrubs: bool,
+    pub scrub_findings: Vec<Finding>,
 }
 
 /// What a verification may come to.
@@ -101,6 +107,7 @@ impl World {
             facts.hold_resets = false;
             facts.hold_second_resets = false;
             facts.hold_ends = false;
+            facts.hold_scrubs = false;
         });
     }
 
@@ -158,6 +165,8 @@ struct Inside {
     uses_since_reset: usize,
     /// It has been asked something since its last reset.
     asked: bool,
+    /// Somebody looks at it.
+    looked_at: bool,
     files: Vec<String>,
 }
 
@@ -203,6 +212,9 @@ impl Sandbox for Fake {
             }
             if inside.asked {
                 self.violated("a machine was handed out that had been asked something");
+            }
+            if inside.looked_at {
+                self.violated("a machine was handed out that somebody looks at");
             }
             inside.files.push(call.command_id.clone());
             inside.files.join(",").into_bytes()
@@ -279,24 +291,26 @@ impl Sandbox for Fake {
         let outcome = self.reset()?;
         self.inside.lock().unwrap().asked = true;
         let finding = self.world.change(|facts| facts.findings.pop()).unwrap_or(Finding::Golden);
-        assert!(finding != Finding::Panic, "as the test wanted");
-        let silent = finding == Finding::Silence;
-        let verification = Verification {
-            reset_at: SystemTime::UNIX_EPOCH,
-            golden_hash: String::new(),
-            fs_hash: String::new(),
-            fs_hash_baseline: String::new(),
-            open_fd_count: if finding == Finding::Golden { 7 } else { -1 },
-            open_fd_count_baseline: 7,
-            vmm_state: "running",
-            expected_vmm_state: "running",
-            silent,
-            findings: Vec::new(),
-            more_findings: 0,
-            suspicions: Vec::new(),
-            parts: VerificationParts::default(),
-        };
+        let verification = verification(finding);
         Ok(VerifiedReset { outcome: Some(outcome), verification })
+    }
+
+    fn scrub(&self) -> Option<Verification> {
+        {
+            let mut inside = self.inside.lock().unwrap();
+            if inside.uses_since_reset > 0 || inside.asked {
+                self.violated("a machine in use was looked at");
+            }
+            inside.looked_at = true;
+        }
+        self.world.change(|facts| {
+            facts.scrubs += 1;
+            facts.looking += 1;
+        });
+        drop(self.world.until(|facts| !facts.hold_scrubs || !self.alive()));
+        self.world.change(|facts| facts.looking -= 1);
+        self.inside.lock().unwrap().looked_at = false;
+        self.world.change(|facts| facts.scrub_findings.pop()).map(verification)
     }
 
     fn query(&self, _: QueryKind) -> Result<QueryAnswer, SandboxError> {
@@ -321,6 +335,25 @@ impl Drop for Fake {
         if self.alive() && !std::thread::panicking() {
             self.violated("a machine was dropped without being ended");
         }
+    }
+}
+
+fn verification(finding: Finding) -> Verification {
+    assert!(finding != Finding::Panic, "as the test wanted");
+    Verification {
+        reset_at: SystemTime::UNIX_EPOCH,
+        golden_hash: String::new(),
+        fs_hash: String::new(),
+        fs_hash_baseline: String::new(),
+        open_fd_count: if finding == Finding::Golden { 7 } else { -1 },
+        open_fd_count_baseline: 7,
+        vmm_state: "running",
+        expected_vmm_state: "running",
+        silent: finding == Finding::Silence,
+        findings: Vec::new(),
+        more_findings: 0,
+        suspicions: Vec::new(),
+        parts: VerificationParts::default(),
     }
 }
 
