@@ -6,6 +6,7 @@
     reason = "a test says so by failing"
 )]
 
+pub mod agent_process;
 mod image;
 mod raw_guest;
 mod served_agent;

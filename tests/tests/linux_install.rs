@@ -41,6 +41,17 @@ async fn echo(relay: &DevRelay, agent: &ServedAgent) -> Value {
     outcome.frame().clone()
 }
 
+/// A command that does not run: the code that the relay is told.
+async fn refused_command(relay: &DevRelay, agent: &ServedAgent) -> Option<String> {
+    agent.session(relay).await;
+    let options = DispatchOptions::default();
+    let params = json!({"message": "hello"});
+    let mut command = relay.dispatch(agent.id(), "echo", &params, &options).unwrap();
+    let outcome = command.outcome(LIMIT).await.unwrap();
+    assert!(!outcome.is_completed(), "{outcome:?}");
+    outcome.code().map(str::to_owned)
+}
+
 /// A start that is refused: what it said.
 fn refused(agent: &mut ServedAgent) -> String {
     let before = agent.log().len();
@@ -49,6 +60,20 @@ fn refused(agent: &mut ServedAgent) -> String {
     let said = agent.log()[before..].to_owned();
     assert!(!status.success(), "{said}");
     said
+}
+
+/// No command runs until somebody has looked, who is told this; he has, and all is well again.
+fn assert_latched(agent: &ServedAgent, why: &str) {
+    let words = said(&agent.command(&["explain"]));
+    assert!(words.contains("DEGRADED since") && words.contains(why), "{words}");
+    assert!(words.contains("ENDPOINT_INTEGRITY_MONITOR_TRIPPED"), "{words}");
+    let cleared = agent.command(&["clear", "--reason", "it was a test"]);
+    assert!(cleared.status.success(), "{}", said(&cleared));
+}
+
+fn assert_not_latched(agent: &ServedAgent) {
+    let words = said(&agent.command(&["explain"]));
+    assert!(words.starts_with("not degraded"), "{words}");
 }
 
 fn stop(agent: &mut ServedAgent) {
@@ -95,6 +120,12 @@ async fn what_was_installed_is_what_runs_and_nothing_else() {
     let words = refused(&mut agent);
     assert!(words.contains("install` again"), "{words}");
     fs::write(&snapshot, &good).unwrap();
+    // Also when nothing is wrong any more: somebody has to look.
+    agent.start();
+    let code = refused_command(&relay, &agent).await;
+    assert_eq!(code.as_deref(), Some("ENDPOINT_INTEGRITY_MONITOR_TRIPPED"));
+    stop(&mut agent);
+    assert_latched(&agent, "is damaged");
 
     // A byte of the baselines.
     let store = agent.state().join("baselines.db");
@@ -103,6 +134,7 @@ async fn what_was_installed_is_what_runs_and_nothing_else() {
     let words = refused(&mut agent);
     assert!(words.contains("baselines.db") && words.contains("not as this endpoint"), "{words}");
     fs::write(&store, kept).unwrap();
+    assert_latched(&agent, "baselines.db");
 
     // Another snapshot of the same image, whole in itself.
     let image = image_dir();
@@ -119,6 +151,7 @@ async fn what_was_installed_is_what_runs_and_nothing_else() {
     let words = refused(&mut agent);
     assert!(words.contains("golden_hash was") && words.contains("tampering"), "{words}");
     fs::write(&snapshot, &good).unwrap();
+    assert_latched(&agent, "golden_hash was");
 
     // Other settings than those of the installation.
     let config = agent.state().with_file_name("config.toml");
@@ -127,6 +160,7 @@ async fn what_was_installed_is_what_runs_and_nothing_else() {
     let words = refused(&mut agent);
     assert!(words.contains("memory_mib was 128 and is 160"), "{words}");
     fs::write(&config, text).unwrap();
+    assert_not_latched(&agent);
 
     // The next one goes into the other slot; the one before can be had back.
     let output = install(&agent, &[]);
@@ -142,6 +176,7 @@ async fn what_was_installed_is_what_runs_and_nothing_else() {
     assert_eq!(frame["sandbox_reset_state"]["golden_hash"], golden);
     stop(&mut agent);
     assert_eq!(show(&agent)["active"], "A");
+    assert_not_latched(&agent);
     let back = install(&agent, &["--rollback"]);
     assert_eq!(back.status.code(), Some(0), "{}", said(&back));
     assert_eq!(show(&agent)["active"], "B");
@@ -182,7 +217,7 @@ fn machines_are_renewed_from_what_was_installed_and_not_from_the_image() {
     booted.boot().unwrap();
     booted.save_snapshot(&snapshot).unwrap();
     booted.shutdown();
-    let restored = || restore(&config, &snapshot).unwrap();
+    let restored = || restore(&config, &snapshot, None).unwrap();
     let (sandbox, record) = restored();
     let golden = |source: &KvmSource| {
         source.renew().unwrap();
@@ -194,7 +229,7 @@ fn machines_are_renewed_from_what_was_installed_and_not_from_the_image() {
     assert_ne!(golden(&source), record.golden_hash);
     let origin = {
         let (config, snapshot) = (config.clone(), snapshot.clone());
-        move || Ok(restore(&config, &snapshot).unwrap().0)
+        move || Ok(restore(&config, &snapshot, None).unwrap().0)
     };
     let source = source.renewed_by(Box::new(origin));
     assert_eq!(golden(&source), record.golden_hash);

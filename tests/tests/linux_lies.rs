@@ -9,16 +9,18 @@
     reason = "a test says so by failing"
 )]
 
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brainstorm_agent::degraded::DegradedMode;
 use brainstorm_agent::degraded::explain::explain;
+use brainstorm_agent::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
 use brainstorm_agent::sandbox::verify::{Place, Source};
 use brainstorm_agent::sandbox::{
     ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState, ToolCall, Verdict,
-    Verification,
+    Verification, VerifiedReset,
 };
 use integration_tests::{RawConnection, Received, dispatch};
 use serde_json::json;
@@ -92,7 +94,13 @@ impl Watched {
     fn cycle(&self) -> Verification {
         let outcome = self.sandbox.execute_tool(shell("echo secret > /work/secret; sync")).unwrap();
         assert_eq!(outcome.exit_code, 0, "{outcome:?}");
-        self.sandbox.reset_verified().unwrap().verification
+        let VerifiedReset { outcome, verification } = self.sandbox.reset_verified().unwrap();
+        // What the disk had to hide is found before anything is wiped.
+        assert_eq!(
+            outcome.is_none(),
+            verification.findings.iter().any(|f| f.source == Source::Disk)
+        );
+        verification
     }
 
     /// Does `deed` at the first such moment of the next verified reset.
@@ -255,6 +263,72 @@ fn in_the_state_of_processors_and_devices() {
         ),
         state("a queue index", |machine| tamper(machine, Tamper::QueueIndex), "device block"),
     ]);
+}
+
+/// Nobody is there to get between the reset and the check, which are one step then.
+#[test]
+fn to_a_machine_that_is_put_back_and_checked_in_one() {
+    let watched = Watched::fork();
+    assert!(watched.cycle().passed());
+    let machine = watched.sandbox.machine().unwrap();
+    machine.pause().unwrap();
+    tamper(&machine, Tamper::CleanPage { address: FAR + 5 });
+    machine.resume().unwrap();
+    let verification = watched.cycle();
+    assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:#?}");
+    watched.assert_halted(&verification, DIVERGENCE, "page 0x6400000");
+}
+
+#[test]
+fn what_is_saved_shows_every_register_as_it_was_found() {
+    let watched = Watched::fork();
+    watched.meddle(Moment::PutBack, |machine| tamper(machine, Tamper::Register));
+    assert!(!watched.cycle().passed());
+    let bundle = watched.degraded.current().unwrap().bundle.clone().unwrap();
+    let state =
+        fs::read_to_string(watched.state_dir.path().join(bundle).join("state.txt")).unwrap();
+    let line = |name: &str| {
+        let start = format!("vCPU 0 {name}: ");
+        state.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("{state}"))
+    };
+    assert!(line("rbx").contains(", captured 0x"), "{state}");
+    assert!(!line("rip").contains("captured") && !line("cr3").contains("captured"), "{state}");
+}
+
+/// How long it takes until golden memory that was changed while no command came is noticed, if it is
+/// within `limit`.
+fn noticed_while_idle(scrub_every: Option<Duration>, limit: Duration) -> Option<Duration> {
+    // Golden memory is every machine's: this one has its own.
+    let Watched { sandbox, degraded, state_dir } = Watched::of(KvmSandbox::new(config()));
+    let machine = sandbox.machine().unwrap();
+    let (on_fault, machines) = (OnFault::Halt, PoolConfig::new(1));
+    let config = PoolConfig { on_fault, scrub_every, ..machines };
+    let pool = Pool::start(KvmSource::new(sandbox).unwrap(), config).unwrap();
+    pool.wait_until_warm(PATIENCE).unwrap();
+    machine.pause().unwrap();
+    tamper(&machine, Tamper::Golden { address: KERNEL });
+    machine.resume().unwrap();
+    let begun = Instant::now();
+    while pool.halted().is_none() && begun.elapsed() < limit {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    pool.halted()?;
+    let took = begun.elapsed();
+    let record = degraded.current().expect("nothing was latched");
+    assert_eq!((record.code.as_str(), record.command_id.as_ref()), (DIVERGENCE, None));
+    let words = explain(state_dir.path()).in_words();
+    assert!(words.contains("golden page 0x1000000"), "{words}");
+    assert!(state_dir.path().join(record.bundle.as_ref().unwrap()).join("pages").is_dir());
+    assert_eq!(pool.metrics().counters.calls, 0);
+    Some(took)
+}
+
+#[test]
+fn in_golden_memory_while_nobody_uses_the_machine() {
+    let often = Some(Duration::from_millis(1));
+    let took = noticed_while_idle(often, Duration::from_secs(300)).expect("nobody noticed");
+    // This is why somebody looks.
+    assert_eq!(noticed_while_idle(None, took * 2), None);
 }
 
 /// Golden memory is every machine's: this sandbox has its own.

@@ -17,7 +17,8 @@ use brainstorm_agent::sandbox::{
 };
 use serde_json::{Value, json};
 
-const COMMANDS: usize = 60;
+/// Every call twice.
+const COMMANDS: usize = 42;
 const MARK: &str = "leak-";
 /// Is killed at its deadline, which is short.
 const ENDLESS: &str = "f() { f | f & }; f; sleep 1000";

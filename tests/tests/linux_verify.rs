@@ -1,4 +1,5 @@
-//! Verified resets of real Linux guests, and of guests somebody has meddled with.
+//! Verified resets of real Linux guests: what passes, what is said of it, and what becomes of those
+//! that do not come to their end. Lies are in `linux_lies`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,10 +15,9 @@ use std::time::Duration;
 use brainstorm_agent::sandbox::pool::{
     CallOptions, KvmSource, OnFault, Pool, PoolConfig, PressureLevel,
 };
-use brainstorm_agent::sandbox::verify::{Finding, Place, Source};
 use brainstorm_agent::sandbox::{
-    Cause, Guard, ImageSource, Incident, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState,
-    ToolCall, Verdict, Verification, VerifiedReset,
+    Guard, ImageSource, Incident, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState,
+    ToolCall, Verdict, VerifiedReset,
 };
 use serde_json::{Map, json};
 use vmm::{IntegrityPlan, Tamper};
@@ -74,12 +74,6 @@ fn assert_ended(sandbox: &KvmSandbox, why: &str) {
     assert_eq!(error.code(), "SANDBOX_NOT_AVAILABLE");
     assert!(error.to_string().contains(why), "{error}");
     assert_eq!(sandbox.reset_verified().unwrap_err().code(), "SANDBOX_NOT_AVAILABLE");
-}
-
-fn assert_halted(sandbox: &KvmSandbox, verification: &Verification, why: &str) {
-    assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:?}");
-    assert_eq!(verification.divergence_action(), "halt");
-    assert_ended(sandbox, why);
 }
 
 #[test]
@@ -205,7 +199,8 @@ fn a_bit_flipped_on_the_disk_between_commands_is_caught() {
     assert_eq!(flip_bits_on_disk(), 1);
     let VerifiedReset { verification, .. } = cycle(&sandbox);
     assert!(!verification.fs_hash_match(), "{verification:?}");
-    assert_halted(&sandbox, &verification, "disk: block 0 ");
+    assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:?}");
+    assert_ended(&sandbox, "disk: block 0 ");
     let incident = told.only();
     assert!(incident.command_id.is_some());
     let exhibit = &incident.remains.blocks[0];
@@ -216,27 +211,6 @@ fn a_bit_flipped_on_the_disk_between_commands_is_caught() {
     // The golden disk was out of reach: a new machine is as it should be.
     sandbox.boot().unwrap();
     assert!(cycle(&sandbox).verification.passed());
-}
-
-#[test]
-fn a_block_the_guest_wrote_and_somebody_changed_is_caught_before_it_is_thrown_away() {
-    let _alone = alone();
-    let sandbox = booted();
-    let told = guarded(&sandbox);
-    meddle(&sandbox, Moment::Held, |machine| {
-        let block = machine.dirty_blocks().unwrap().first().copied().expect("nothing written");
-        machine.tamper(Tamper::Overlay { block }).unwrap();
-    });
-    // A tool may not sync: the guest's kernel writes in its own time.
-    let written = sandbox.execute_tool(shell("echo x > /work/x; sleep 7")).unwrap();
-    assert_eq!(written.exit_code, 0);
-    let VerifiedReset { outcome, verification } = sandbox.reset_verified().unwrap();
-    assert!(outcome.is_none(), "it was wiped");
-    assert_eq!(verification.findings.len(), 1, "{verification:?}");
-    assert_eq!(verification.findings[0].source, Source::Disk);
-    assert!(!verification.fs_hash_match());
-    assert_halted(&sandbox, &verification, "disk: block ");
-    assert_eq!(told.only().remains.blocks.len(), 1);
 }
 
 #[test]
@@ -267,173 +241,8 @@ fn a_deadline_does_not_wipe_what_somebody_changed() {
     // It was found when the host took the machine away, and is told to the one who asks.
     assert_eq!(told.only().remains.blocks.len(), 1);
     let verification = sandbox.reset_and_verify().unwrap().verification;
-    assert_halted(&sandbox, &verification, "disk: block ");
-}
-
-/// Flips something behind the machine's back at one moment, and sees who notices.
-fn caught(tamper: Tamper, when: Moment, source: Source) -> Verification {
-    let sandbox = booted_deep();
-    let told = guarded(&sandbox);
-    meddle(&sandbox, when, move |machine| machine.tamper(tamper).unwrap());
-    let VerifiedReset { verification, .. } = cycle(&sandbox);
-    assert_eq!(verification.verdict(), Verdict::Diverged, "{tamper:?}: {verification:?}");
-    let found = verification.findings.iter().any(|finding| finding.source == source);
-    assert!(found, "{tamper:?}: {:?}", verification.findings);
-    let incident = told.only();
-    if source == Source::Memory {
-        assert!(!incident.remains.pages.is_empty(), "{tamper:?}: {verification:?}");
-    }
-    assert!(matches!(sandbox.state(), SandboxState::Failed { .. }));
-    verification
-}
-
-#[test]
-fn memory_that_is_not_as_captured_is_caught() {
-    let _alone = alone();
-    // Far from anything the guest uses in a moment.
-    let address = 100 << 20;
-    caught(Tamper::CleanPage { address }, Moment::PutBack, Source::Memory);
-    caught(Tamper::RestoredPage, Moment::PutBack, Source::Memory);
-    let hidden = caught(Tamper::HideDirtyPage { address }, Moment::Held, Source::Memory);
-    assert_eq!(hidden.vmm_state, "error");
-    caught(Tamper::Golden { address }, Moment::PutBack, Source::Memory);
-}
-
-#[test]
-fn state_that_is_not_as_captured_is_caught() {
-    let _alone = alone();
-    for tamper in [Tamper::Register, Tamper::Msr, Tamper::InterruptController, Tamper::QueueIndex] {
-        let found = caught(tamper, Moment::PutBack, Source::Vmm);
-        assert_eq!(found.vmm_state, "error", "{tamper:?}");
-    }
-}
-
-#[test]
-fn a_process_that_was_not_there_is_caught_and_named() {
-    let _alone = alone();
-    let sandbox = booted();
-    let told = guarded(&sandbox);
-    let baseline = sandbox.baseline().unwrap();
-    let mut account = baseline.account().clone();
-    let processes = account.processes.as_mut().expect("the guest lists its processes");
-    assert!(processes.iter().any(|process| process.pid == 1), "{processes:?}");
-    assert!(account.memory_used.is_some());
-    // As if the guest's own program had been started since.
-    processes.retain(|process| process.pid != 1);
-    sandbox.expect((*baseline).clone().with_account(account));
-    let VerifiedReset { verification, .. } = cycle(&sandbox);
-    assert_eq!(verification.findings.len(), 1, "{verification:?}");
-    let Place::Process { pid: 1, .. } = verification.findings[0].place else {
-        panic!("{verification:?}")
-    };
-    assert_eq!(verification.open_fd_count, -1);
-    assert_halted(&sandbox, &verification, "guest: process 1 (");
-    assert!(matches!(told.only().cause, Cause::Verification(_)));
-}
-
-#[test]
-fn a_guest_with_another_number_of_open_files_is_caught() {
-    let _alone = alone();
-    let sandbox = booted();
-    let baseline = sandbox.baseline().unwrap();
-    for off_by in [1, -1] {
-        let expected = baseline.descriptors() + off_by;
-        sandbox.expect((*baseline).clone().with_descriptors(expected));
-        let VerifiedReset { verification, .. } = cycle(&sandbox);
-        assert!(verification.fs_hash_match());
-        assert_eq!(verification.open_fd_count, baseline.descriptors());
-        assert_eq!(verification.open_fd_count_baseline, expected);
-        assert_halted(&sandbox, &verification, "open descriptors is");
-        sandbox.boot().unwrap();
-    }
-}
-
-#[test]
-fn a_machine_somebody_holds_is_caught() {
-    let _alone = alone();
-    let sandbox = booted();
-    meddle(&sandbox, Moment::Running, |machine| machine.pause().unwrap());
-    let VerifiedReset { verification, .. } = cycle(&sandbox);
-    assert_eq!(verification.vmm_state, "paused");
-    assert_halted(&sandbox, &verification, "run state is paused");
-}
-
-#[test]
-fn a_machine_that_is_held_while_the_guest_should_answer_is_not_called_silent() {
-    let _alone = alone();
-    let sandbox = booted();
-    meddle(&sandbox, Moment::Asking, |machine| machine.pause().unwrap());
-    let VerifiedReset { verification, .. } = cycle(&sandbox);
-    assert_eq!((verification.vmm_state, verification.silent), ("paused", true));
-    assert_halted(&sandbox, &verification, "run state is paused");
-}
-
-#[test]
-fn a_machine_that_is_gone_is_caught() {
-    let _alone = alone();
-    let sandbox = booted();
-    meddle(&sandbox, Moment::Running, vmm::Machine::shutdown);
-    let VerifiedReset { verification, .. } = cycle(&sandbox);
-    assert_eq!(verification.vmm_state, "stopped");
-    assert_halted(&sandbox, &verification, "run state is stopped");
-}
-
-/// Keeps the guest from answering for that long since its reset. Whoever looks at the machine
-/// between the questions finds it running.
-fn deaf_for(sandbox: &KvmSandbox, time: Duration) {
-    let mut put_back = None;
-    let machine = sandbox.machine().unwrap();
-    sandbox.let_meddle(Box::new(move |moment, _| match moment {
-        Moment::PutBack => put_back = Some(std::time::Instant::now()),
-        Moment::Asking => {
-            let until = put_back.unwrap() + time;
-            if std::time::Instant::now() < until {
-                machine.pause().unwrap();
-                let machine = Arc::clone(&machine);
-                std::thread::spawn(move || {
-                    let left = until.saturating_duration_since(std::time::Instant::now());
-                    std::thread::sleep(left);
-                    // The machine may be gone, or run again for another reason.
-                    let _ = machine.resume();
-                });
-            }
-        }
-        Moment::Asked => {
-            let _ = machine.resume();
-        }
-        Moment::Held | Moment::Running => {}
-    }));
-}
-
-#[test]
-fn a_guest_that_answers_after_two_seconds_is_asked_again_and_passes() {
-    let _alone = alone();
-    let sandbox = booted();
-    deaf_for(&sandbox, Duration::from_secs(2) + Duration::from_millis(500));
-    let VerifiedReset { verification, .. } = cycle(&sandbox);
-    assert!(verification.passed(), "{verification:?}");
-    assert!(verification.parts.guest >= Duration::from_secs(2));
-    // It passed, and somebody may want to know.
-    let late = |finding: &&Finding| finding.place == Place::Answer;
-    assert_eq!(verification.suspicions.iter().filter(late).count(), 1, "{verification:?}");
-    sandbox.let_meddle(Box::new(|_, _| ()));
-    assert!(cycle(&sandbox).verification.passed());
-}
-
-#[test]
-fn a_guest_that_needs_eight_seconds_is_silent_and_no_divergence() {
-    let _alone = alone();
-    let sandbox = booted();
-    let told = guarded(&sandbox);
-    deaf_for(&sandbox, Duration::from_secs(8));
-    let VerifiedReset { verification, .. } = cycle(&sandbox);
-    assert_eq!(verification.verdict(), Verdict::Silent, "{verification:?}");
-    assert!(verification.silent && !verification.passed() && verification.fs_hash_match());
-    assert_eq!((verification.vmm_state, verification.open_fd_count), ("running", -1));
-    assert!(verification.findings.is_empty(), "{verification:?}");
-    assert!(verification.parts.guest >= Duration::from_secs(4));
-    assert_ended(&sandbox, "did not answer");
-    assert!(matches!(told.only().cause, Cause::Verification(_)));
+    assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:?}");
+    assert_ended(&sandbox, "disk: block ");
 }
 
 #[test]

@@ -11,14 +11,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::sync::Arc;
 
-use brainstorm_agent::config::{Config, Overrides};
+use brainstorm_agent::config::Config;
 use brainstorm_agent::dispatch::executor::{PoolExecutor, Tools};
 use brainstorm_agent::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
 use brainstorm_agent::sandbox::{ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig};
-use brainstorm_agent::service::Groundwork;
+use brainstorm_agent::service::ServiceError;
+use integration_tests::agent_process::{begin, give_up, lay_groundwork};
 use vmm::{Machine, Tamper};
 
 /// RAM that the guest has no use for.
@@ -58,39 +58,22 @@ fn clean_block(machine: &Machine) -> u64 {
     (0..1024).find(|block| !dirty.contains(block)).unwrap()
 }
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
-    if arguments.get(1).is_some_and(|word| word == brainstorm_agent::keyholder::SUBCOMMAND) {
-        return brainstorm_agent::keyholder::serve();
-    }
-    tracing_subscriber::fmt()
-        .with_env_filter("info")
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false)
-        .init();
-    let [_, config, image, dir] = arguments.as_slice() else {
-        panic!("agent-to-tamper CONFIG IMAGE_DIR DIR");
-    };
-    let config = Config::load(Overrides::default(), Some(Path::new(config))).unwrap();
-    let config = Config {
-        sandbox: SandboxConfig {
-            image: ImageSource::directory(image),
-            verify: true,
-            ..config.sandbox
-        },
-        ..config
-    };
-    serve(config, Path::new(dir));
-    ExitCode::SUCCESS
+fn main() {
+    let (config, arguments) = begin();
+    let [image, dir] = arguments.as_slice() else { panic!("agent-to-tamper CONFIG IMAGE_DIR DIR") };
+    let image = ImageSource::directory(image);
+    let config =
+        Config { sandbox: SandboxConfig { image, verify: true, ..config.sandbox }, ..config };
+    serve(config, Path::new(dir)).unwrap_or_else(|error| give_up(&error));
 }
 
 /// What `brainstorm-agent run` does, with one machine.
-fn serve(config: Config, dir: &Path) {
-    let groundwork = Groundwork::lay(config.run).unwrap();
-    let manifest = config.sandbox.image.manifest().unwrap().expect("the image has no manifest");
-    let tools = Tools::new(&manifest, &config.sandbox.enable_tools).unwrap();
-    let sandbox = KvmSandbox::new(config.sandbox);
+fn serve(config: Config, dir: &Path) -> Result<(), ServiceError> {
+    let sandbox = config.sandbox.clone();
+    let groundwork = lay_groundwork(config);
+    let manifest = sandbox.image.manifest().unwrap().expect("the image has no manifest");
+    let tools = Tools::new(&manifest, &sandbox.enable_tools).unwrap();
+    let sandbox = KvmSandbox::new(sandbox);
     sandbox.guard_with(Arc::clone(&groundwork.degraded) as _);
     sandbox.boot().unwrap();
     let mut attack = Attack { order: dir.join("tamper"), pending: None };
@@ -99,7 +82,7 @@ fn serve(config: Config, dir: &Path) {
     let source = KvmSource::new(sandbox).unwrap();
     let config = PoolConfig { on_fault: OnFault::Halt, ..PoolConfig::new(1) };
     let pool = Pool::start(source, config).unwrap();
-    groundwork.serve(Arc::new(PoolExecutor::new(pool, tools)), None).unwrap();
+    groundwork.serve(Arc::new(PoolExecutor::new(pool, tools)), None)
 }
 
 struct Attack {

@@ -15,13 +15,11 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use brainstorm_agent::config::{Config, Overrides};
 use brainstorm_agent::dispatch::executor::{Executed, Executor, Failure, ToolFacts};
 use brainstorm_agent::dispatch::milestone::{Milestone, Observer};
 use brainstorm_agent::evidence::Chunks;
@@ -30,30 +28,15 @@ use brainstorm_agent::sandbox::verify::{Finding, Place, Source};
 use brainstorm_agent::sandbox::{
     PartialOutput, SandboxError, ToolCall, ToolOutcome, Verification, VerificationParts, WireState,
 };
-use brainstorm_agent::service::Groundwork;
 use guest::registry::{CallError, Track};
+use integration_tests::agent_process::{begin, give_up, lay_groundwork};
 use serde_json::{Map, Value};
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().collect();
-    if arguments.get(1).is_some_and(|word| word == brainstorm_agent::keyholder::SUBCOMMAND) {
-        return brainstorm_agent::keyholder::serve();
-    }
-    tracing_subscriber::fmt()
-        .with_env_filter("info")
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .log_internal_errors(false)
-        .init();
-    let config = Config::load(Overrides::default(), Some(Path::new(&arguments[1]))).unwrap();
-    let dir = PathBuf::from(&arguments[2]);
-    let mut groundwork = match Groundwork::lay(config.run) {
-        Ok(groundwork) => groundwork,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(125);
-        }
-    };
+fn main() {
+    let (config, arguments) = begin();
+    let [dir] = arguments.as_slice() else { panic!("agent-under-test CONFIG DIR") };
+    let dir = PathBuf::from(dir);
+    let mut groundwork = lay_groundwork(config);
     let offset = dir.join("clock_offset_ms");
     groundwork.clock = Arc::new(move || {
         let text = fs::read_to_string(&offset).unwrap_or_default();
@@ -66,13 +49,8 @@ fn main() -> ExitCode {
     groundwork.link.backoff.first = Duration::from_millis(100);
     groundwork.link.backoff.most = Duration::from_millis(500);
     let executor = Arc::new(Tools { dir: dir.clone(), ended: AtomicBool::new(false) });
-    match groundwork.serve(executor, Some(Box::new(Fuse(dir.join("kill_at"))))) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(125)
-        }
-    }
+    let fuse = Box::new(Fuse(dir.join("kill_at")));
+    groundwork.serve(executor, Some(fuse)).unwrap_or_else(|error| give_up(&error));
 }
 
 /// Kills the process where a test wants it.
