@@ -58,7 +58,9 @@ async fn signed_commands_run_in_guests_whose_resets_are_verified() {
     let confinement = &status["confinement"];
     assert_eq!(confinement["capabilities"], 0, "{status}");
     assert_eq!(confinement["system_calls"], true, "{status}");
-    assert_eq!(confinement["vcpu_threads"], true, "{status}");
+    for threads in ["vcpu_threads", "store_threads", "machine_threads"] {
+        assert_eq!(confinement[threads], true, "{status}");
+    }
     let bad = run(&relay, &agent, "echo", json!({"massage": "x"})).await;
     assert_eq!(bad.code(), Some("ENDPOINT_SCHEMA_INVALID"));
     assert_clean(&relay);
