@@ -76,8 +76,8 @@ pub fn among_tests() -> Report {
     let begun = Instant::now();
     let mut report = Report::empty("fuzz targets", "natively");
     // The same every time, as far as time allows: a test that fails is to fail again.
-    let ran = Fuzzer::build().and_then(|fuzzer| {
-        let fuzzer = Fuzzer { seed: Some(1), ..fuzzer };
+    let ran = Fuzzer::build().and_then(|mut fuzzer| {
+        fuzzer.seed = Some(1);
         Ok(fuzzer.run_all(&all_targets()?, SECONDS_AMONG_TESTS, None))
     });
     match ran {
