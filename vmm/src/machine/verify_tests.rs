@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::reset_tests::{
-    STRATEGIES, captured, disturb, run_a_while, sabotage, with_disk, write_disk,
+    STRATEGIES, captured, disturb, let_run, run_a_while, sabotage, with_disk, write_disk,
 };
 use super::tests::{SPIN, config, machine};
 use super::*;
@@ -69,7 +69,7 @@ fn what_a_broken_reset_leaves_in_state_or_on_disk_is_seen() {
 fn a_host_that_is_slow_between_two_steps_is_no_difference() {
     let machine = captured(config(&SPIN));
     for _ in 0..3 {
-        run_a_while(&machine);
+        let_run(&machine);
         sabotage(&machine, Some(Sabotage::Dawdle));
         machine.reset(Strategy::CopyBack).unwrap();
         assert_eq!(state_differences(&machine), []);
