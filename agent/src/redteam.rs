@@ -8,6 +8,7 @@ mod arena;
 mod attack_log;
 mod host;
 mod latency;
+mod leak;
 mod page;
 mod probe;
 mod probes;

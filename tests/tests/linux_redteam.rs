@@ -49,7 +49,12 @@ fn probe<'a>(report: &'a Value, name: &str) -> &'a Value {
 /// Without a defence the probe fails: it is not errored, and it did not pass.
 fn fails_without(defence: &str, name: &str, because: &str) {
     let (report, code) = report(&["--without", defence, "--probes", name, "--iterations", "2"]);
-    let probe = probe(&report, name);
+    assert_failed(&report, name, because);
+    assert_eq!(code, Some(1));
+}
+
+fn assert_failed(report: &Value, name: &str, because: &str) {
+    let probe = probe(report, name);
     assert_eq!(
         (&probe["passed"], &probe["errored"]),
         (&Value::Bool(false), &Value::Bool(false)),
@@ -57,7 +62,6 @@ fn fails_without(defence: &str, name: &str, because: &str) {
     );
     let reason = probe["reason"].as_str().unwrap();
     assert!(reason.contains(because), "{reason}");
-    assert_eq!(code, Some(1));
 }
 
 #[test]
@@ -126,6 +130,43 @@ fn without_the_end_of_its_processes_a_tool_stays() {
 #[test]
 fn without_resets_marks_stay() {
     fails_without("reset", "marker-persistence", "finds the mark");
+}
+
+#[test]
+fn output_that_is_taken_for_text_does_not_arrive() {
+    fails_without("bytes", "stdout-injection", "invalid utf-8");
+}
+
+#[test]
+fn what_a_host_shares_with_its_guests_is_found() {
+    let probes = "fs-escape,fs-escape-as-root,egress-as-root";
+    let (report, _) = report(&["--without", "isolation", "--probes", probes]);
+    for (name, because) in [
+        ("fs-escape", "the host's marker is in the guest"),
+        ("fs-escape-as-root", "the host's marker is in the guest"),
+        ("egress-as-root", "cid 2 port 80 worked"),
+    ] {
+        assert_failed(&report, name, because);
+    }
+}
+
+#[test]
+fn without_resets_what_an_attack_broke_stays_broken() {
+    let probes = "conc-n,vsock-poison,process-escape-as-root,time-bomb-as-root";
+    let (report, _) = report(&["--without", "reset", "--probes", probes, "--machines", "2"]);
+    for (name, because) in [
+        ("conc-n", "after its reset"),
+        ("vsock-poison", "the next command"),
+        ("process-escape-as-root", "the next command"),
+        ("time-bomb-as-root", "the next command"),
+    ] {
+        assert_failed(&report, name, because);
+    }
+}
+
+#[test]
+fn without_its_nonces_an_endpoint_takes_a_command_twice() {
+    fails_without("nonces", "envelope-reuse", "again after a restart: taken");
 }
 
 #[test]

@@ -14,7 +14,8 @@ use crate::config::Config;
 use crate::redteam::{self, Event, Plan, ProbeReport, Report, Selection};
 
 /// Defences that `--without` knows.
-const DEFENCES: [&str; 6] = ["filter", "kill", "limits", "mounts", "privileges", "reset"];
+const DEFENCES: [&str; 9] =
+    ["bytes", "filter", "isolation", "kill", "limits", "mounts", "nonces", "privileges", "reset"];
 
 #[derive(Debug, Args)]
 pub struct Arguments {

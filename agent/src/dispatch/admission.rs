@@ -62,14 +62,11 @@ impl<E: Executor> Dispatcher<E> {
         let spent = spent.await;
         self.note_store(!matches!(spent, Err(NonceError::Store(_))));
         if let Err(error) = spent {
-            let code = match error {
-                NonceError::Full { .. } => ErrorCode::NonceCacheFull,
-                NonceError::Store(_) => ErrorCode::Internal,
-                _ => ErrorCode::NonceReplay,
-            };
             let is_known = matches!(&error,
                 NonceError::Replay { command_id } if *command_id == envelope.command_id);
-            return Err(Refused::of(envelope, code, error.to_string()).about_known(is_known));
+            return Err(
+                Refused::of(envelope, error.code(), error.to_string()).about_known(is_known)
+            );
         }
         self.reach(&mut trace, Milestone::NonceSpent);
 

@@ -18,6 +18,8 @@ pub enum AttackerClass {
     A6,
     /// Somebody who has others' data pass for his own.
     A7,
+    /// Somebody who has a signed command that is not, or no longer, for this endpoint.
+    A8,
     /// Nobody: a measurement.
     #[serde(rename = "LAT")]
     Latency,

@@ -2,8 +2,10 @@
 
 mod concurrency;
 mod egress;
+mod envelopes;
 mod exhaustion;
 mod files;
+mod floods;
 mod injection;
 mod latency;
 mod persistence;
@@ -24,10 +26,12 @@ pub fn all() -> Vec<Probe> {
         process::AS_A_TOOL,
         process::AS_ROOT,
         exhaustion::PROBE,
+        floods::PROBE,
         time_bomb::AS_A_TOOL,
         time_bomb::AS_ROOT,
         injection::PROBE,
         poison::PROBE,
+        envelopes::PROBE,
         persistence::PROBE,
         latency::BOOT,
         latency::RESET,

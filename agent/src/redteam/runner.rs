@@ -21,6 +21,10 @@ const PER_ITERATION: Duration = Duration::from_secs(2);
 /// For an abandoned probe to notice that its machines are gone.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Defences on the host's side: that machines are put back, that nonces outlive a restart, and that a
+/// machine shares nothing with the host.
+pub const HOST_DEFENCES: [&str; 3] = ["reset", "nonces", "isolation"];
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -37,7 +41,7 @@ pub struct Plan {
     /// Whether medians are held to their limits. On a host that is emulated they mean nothing.
     pub gates: bool,
     /// Defences to leave out, to see probes fail: those of the guest program (`filter`,
-    /// `privileges`, `mounts`, `limits`, `kill`), and `reset`.
+    /// `privileges`, `mounts`, `limits`, `kill`, `bytes`), and [`HOST_DEFENCES`].
     pub without: Vec<String>,
 }
 
@@ -49,8 +53,12 @@ impl Plan {
 
     /// Those of the guest program that are left out, as its command line wants them.
     pub(super) fn guest_without(&self) -> String {
-        let own: Vec<&str> =
-            self.without.iter().map(String::as_str).filter(|name| *name != "reset").collect();
+        let own: Vec<&str> = self
+            .without
+            .iter()
+            .map(String::as_str)
+            .filter(|n| !HOST_DEFENCES.contains(n))
+            .collect();
         own.join(",")
     }
 

@@ -23,6 +23,7 @@ use super::StoreError;
 use super::database::{self, Kind};
 use super::file::{directory_of, volatile_filesystem};
 use super::writer::{Ledger, Writer};
+use crate::protocol::code::ErrorCode;
 use crate::protocol::timestamp::Timestamp;
 
 /// How far the clocks of relay and endpoint may be apart.
@@ -98,6 +99,19 @@ pub enum NonceError {
     /// The store failed. The nonce counts as not spent, and the command must not run.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl NonceError {
+    /// What the relay is told.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Full { .. } => ErrorCode::NonceCacheFull,
+            Self::Store(_) => ErrorCode::Internal,
+            Self::Replay { .. } | Self::ClockWentBack { .. } | Self::TooLong => {
+                ErrorCode::NonceReplay
+            }
+        }
+    }
 }
 
 /// The nonces that were spent, on disk.

@@ -13,6 +13,8 @@ pub enum Defence {
     Limits,
     /// The end of everything a tool started, when it ends.
     Kill,
+    /// Output as bytes, whatever they are, and not as text.
+    Bytes,
 }
 
 impl Defence {

@@ -6,6 +6,8 @@ use std::io::{ErrorKind, Read};
 use guest::output;
 use guest::wire::Encoding;
 
+use super::defence::Defence;
+
 /// Leaves room for the tag in a chunk of 64 KiB.
 const READ_BYTES: usize = (64 << 10) - 1;
 
@@ -89,7 +91,11 @@ impl Stream {
 
     pub fn finish(self) -> Captured {
         let truncated = self.is_cut();
-        let (text, encoding) = output::encode(self.kept);
+        let (text, encoding) = if Defence::Bytes.holds() {
+            output::encode(self.kept)
+        } else {
+            (String::from_utf8_lossy(&self.kept).into_owned(), Encoding::Utf8)
+        };
         Captured { text, encoding, bytes: self.total, truncated }
     }
 }

@@ -4,6 +4,7 @@
 mod egress;
 mod exhaust;
 mod files;
+mod flood;
 mod hold;
 mod hostile;
 mod log;
@@ -24,6 +25,10 @@ fn main() -> ExitCode {
         ["egress"] => egress::run(&[]),
         ["egress", listening] => egress::run(&numbers(listening)),
         ["exhaust", what] => exhaust::run(what),
+        ["flood", what, milliseconds] => match milliseconds.parse() {
+            Ok(milliseconds) => flood::run(what, milliseconds),
+            Err(_) => ExitCode::from(2),
+        },
         ["files", host_file, secret] => files::run(host_file, secret),
         ["hold", how] => hold::run(how),
         ["mark", marker] => marker::leave(marker),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::super::leak::Leak;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
 use crate::sandbox::{KvmSandbox, Sandbox};
 
@@ -25,10 +26,14 @@ const ROUNDS: usize = 2;
 fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     let first = arena.sandbox(Guest::Shipped)?;
     let count = arena.plan().machines as usize;
-    let machines = (0..count)
-        .map(|_| KvmSandbox::fork_of(&first))
-        .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| ProbeError::Control("the sandbox has no golden state to fork".into()))?;
+    let fork = || {
+        KvmSandbox::fork_of(&first)
+            .ok_or_else(|| ProbeError::Control("the sandbox has no golden state to fork".into()))
+    };
+    // What is made once for all machines is no leak.
+    fork()?.boot().map_err(ProbeError::at("booting beside others"))?;
+    let mut leak = Leak::watch(0);
+    let machines = (0..count).map(|_| fork()).collect::<Result<Vec<_>, _>>()?;
     let markers: Vec<String> = machines.iter().map(|_| search::marker()).collect();
     let barrier = Barrier::new(count);
     let begun = Instant::now();
@@ -46,11 +51,14 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     });
     let wall = begun.elapsed();
     let ran = results.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let breaches: Vec<String> = ran.iter().flat_map(|ran| ran.breaches.clone()).collect();
+    drop(machines);
+    let mut breaches: Vec<String> = ran.iter().flat_map(|ran| ran.breaches.clone()).collect();
     let samples: Vec<Duration> = ran.iter().flat_map(|ran| ran.commands.clone()).collect();
+    breaches.extend(leak.found_once());
     arena.measured(&format!("roundtrip-{count}-machines"), &samples);
     let held = format!("{count} machines, {ROUNDS} rounds, no mark anywhere it should not be");
-    let evidence = json!({"machines": count, "rounds": ROUNDS, "wall_ms": wall.as_millis() as u64});
+    let evidence = json!({"machines": count, "rounds": ROUNDS, "wall_ms": wall.as_millis() as u64,
+        "footprint": leak.evidence()});
     Ok(Verdict::of(&breaches, held, evidence))
 }
 

@@ -41,16 +41,20 @@ pub const AS_ROOT: Probe = Probe {
             .vsock()
             .listen(LISTENING)
             .map_err(|e| ProbeError::Control(format!("listening on a vsock port: {e}")))?;
+        // As a host would that serves others to its guests.
+        let open = arena.plan().leaves_out("isolation").then(|| machine.vsock().listen(TRIED));
         let before = counters(&sandbox)?;
         let params = json!({"listening": LISTENING.to_string()});
         let log = arena.attack(&sandbox, "attack_egress", params)?;
-        drop(listener);
+        drop((listener, open));
         Ok(judge(&log, Packets::since(before, counters(&sandbox)?), Expected::Refusals))
     },
 };
 
 /// Where the host does answer, as a control.
 const LISTENING: u32 = 7_001;
+/// One of the ports that the attack tries.
+const TRIED: u32 = 80;
 /// Block device, entropy source, socket device (virtio 1.2, section 5).
 const DEVICES: [&str; 3] = ["0x0002", "0x0004", "0x0013"];
 /// A device of the kernel's own that leads nowhere.

@@ -33,6 +33,9 @@ pub const AS_ROOT: Probe = Probe {
 /// How often the marker is in this process.
 const COPIES: usize = 4096;
 
+/// Where on the disk, from its end, a host without isolation would put what it shares.
+const SHARED_AT: u64 = 4096;
+
 /// A marker that only the host has: in a file, and in this process.
 struct HostSecret {
     marker: String,
@@ -82,6 +85,10 @@ fn run(arena: &Arena, guest: Guest) -> Result<Verdict, ProbeError> {
     let memory_mib = arena.plan().sandbox.memory_mib;
     let markers = [own.as_str(), host.marker.as_str()];
     let (memory, disk, console) = arena.held(&sandbox, |machine| {
+        if arena.plan().leaves_out("isolation") {
+            // As a host would that shares its files.
+            machine.write_disk(disk_bytes.saturating_sub(SHARED_AT), host.marker.as_bytes())?;
+        }
         let memory = search::memory(machine, memory_mib, &markers)?;
         let disk = search::disk(machine, disk_bytes, &markers)?;
         Ok((memory, disk, machine.console().last_lines(usize::MAX).join("\n")))

@@ -29,14 +29,20 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
         let reversed: Vec<u8> = bytes.iter().rev().copied().collect();
         let params =
             json!({"stdout": STANDARD.encode(&bytes), "stderr": STANDARD.encode(&reversed)});
-        let outcome = arena
-            .run(&sandbox, "attack_output", params, arena.plan().deadline())
-            .map_err(ProbeError::at("running the attack"))?;
-        let wrong = differences(&outcome, &bytes, &reversed);
+        let result = arena.run(&sandbox, "attack_output", params, arena.plan().deadline());
+        let wrong = match result {
+            Ok(outcome) => differences(&outcome, &bytes, &reversed),
+            Err(error) => vec![format!("what it printed became an error: {error}")],
+        };
         if name == "control" && !wrong.is_empty() {
             return Err(ProbeError::Control(wrong.join("; ")));
         }
-        seen.push(json!({"payload": name, "bytes": bytes.len(), "unchanged": wrong.is_empty()}));
+        let unchanged = wrong.is_empty();
+        if !unchanged {
+            // The next payload is to find the channel as this one did.
+            arena.recover(&sandbox);
+        }
+        seen.push(json!({"payload": name, "bytes": bytes.len(), "unchanged": unchanged}));
         breaches.extend(wrong.into_iter().map(|wrong| format!("{name}: {wrong}")));
     }
     breaches.extend(channel_suffered(&sandbox));

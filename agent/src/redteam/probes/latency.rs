@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use super::super::leak::Leak;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Latency, Probe, ProbeError, Verdict};
-use crate::bench::Footprint;
 use crate::sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
 
 /// Cold boots, each of a new machine.
@@ -38,7 +38,7 @@ fn boot(arena: &Arena) -> Result<Verdict, ProbeError> {
     let config = SandboxConfig { strategy: None, verify: false, ..arena.config() };
     let image = Image::open(&config.image).map_err(|e| ProbeError::Control(e.to_string()))?;
     let image = Arc::new(image);
-    repeat(arena, "boot", BOOT_P50, || {
+    repeat(arena, "boot", BOOT_P50, 0, || {
         let sandbox = KvmSandbox::with_image(config.clone(), Arc::clone(&image));
         let begun = Instant::now();
         sandbox.boot().map_err(ProbeError::at("booting"))?;
@@ -50,7 +50,7 @@ fn boot(arena: &Arena) -> Result<Verdict, ProbeError> {
 
 fn reset(arena: &Arena) -> Result<Verdict, ProbeError> {
     let sandbox = arena.sandbox(Guest::Shipped)?;
-    repeat(arena, "reset", RESET_P50, || {
+    repeat(arena, "reset", RESET_P50, arena.plan().sandbox.memory_mib, || {
         command(arena, &sandbox)?;
         let begun = Instant::now();
         let verified = sandbox.reset_verified().map_err(ProbeError::at("resetting"))?;
@@ -63,7 +63,9 @@ fn reset(arena: &Arena) -> Result<Verdict, ProbeError> {
 
 fn round_trip(arena: &Arena) -> Result<Verdict, ProbeError> {
     let sandbox = arena.sandbox(Guest::Shipped)?;
-    repeat(arena, "roundtrip", ROUND_TRIP_P50, || command(arena, &sandbox))
+    repeat(arena, "roundtrip", ROUND_TRIP_P50, arena.plan().sandbox.memory_mib, || {
+        command(arena, &sandbox)
+    })
 }
 
 fn command(arena: &Arena, sandbox: &KvmSandbox) -> Result<Duration, ProbeError> {
@@ -78,40 +80,34 @@ fn repeat(
     arena: &Arena,
     name: &str,
     most: Duration,
+    guest_mib: u32,
     mut once: impl FnMut() -> Result<Duration, ProbeError>,
 ) -> Result<Verdict, ProbeError> {
     for _ in 0..WARM_UP {
         once()?;
     }
-    let before = Footprint::now();
-    let samples =
-        (0..arena.plan().iterations).map(|_| once()).collect::<Result<Vec<_>, ProbeError>>()?;
-    let after = Footprint::now();
+    let iterations = arena.plan().iterations;
+    let mut leak = Leak::watch(guest_mib);
+    let turn = |turn| {
+        leak.at(turn, iterations);
+        once()
+    };
+    let samples = (0..iterations).map(turn).collect::<Result<Vec<_>, ProbeError>>()?;
+    let mut breaches = leak.found();
     arena.measured(name, &samples);
     let latency = Latency::of(&samples);
     let most = if arena.plan().gates { most } else { Duration::MAX };
-    let breaches = judge(&latency, most, before, after);
+    breaches.extend(too_slow(&latency, most));
     let held = format!("p50 {:.2} ms, p99 {:.2} ms", latency.p50, latency.p99);
-    let evidence = json!({"iterations": samples.len(), "p50_at_most_ms": arena.plan().gates.then_some(most.as_millis() as u64),
-        "before": before, "after": after});
+    let gate = arena.plan().gates.then_some(most.as_millis() as u64);
+    let evidence = json!({"iterations": samples.len(), "p50_at_most_ms": gate,
+        "footprint": leak.evidence()});
     Ok(Verdict::of(&breaches, held, evidence))
 }
 
-fn judge(latency: &Latency, most: Duration, before: Footprint, after: Footprint) -> Vec<String> {
-    let mut breaches = Vec::new();
+fn too_slow(latency: &Latency, most: Duration) -> Option<String> {
     let most = most.as_secs_f64() * 1000.0;
-    if latency.p50 > most {
-        breaches.push(format!("p50 is {:.1} ms, more than {most:.0}", latency.p50));
-    }
-    for (what, before, after) in [
-        ("descriptors", before.descriptors, after.descriptors),
-        ("threads", before.threads, after.threads),
-    ] {
-        if after > before {
-            breaches.push(format!("{what} went from {before} to {after}"));
-        }
-    }
-    breaches
+    (latency.p50 > most).then(|| format!("p50 is {:.1} ms, more than {most:.0}", latency.p50))
 }
 
 #[cfg(test)]
@@ -119,13 +115,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slowness_and_leaks_fail() {
-        let fast = Latency::of(&[Duration::from_millis(1)]);
-        let (most, none) = (Duration::from_millis(2), Footprint::default());
-        assert!(judge(&fast, most, none, none).is_empty());
-        let leaked = Footprint { descriptors: 1, threads: 1, ..none };
-        assert_eq!(judge(&fast, most, none, leaked).len(), 2);
-        let slow = Latency::of(&[Duration::from_millis(3)]);
-        assert_eq!(judge(&slow, most, none, none).len(), 1);
+    fn slowness_fails() {
+        let latency = |ms| Latency::of(&[Duration::from_millis(ms)]);
+        assert_eq!(too_slow(&latency(1), Duration::from_millis(2)), None);
+        assert!(too_slow(&latency(3), Duration::from_millis(2)).is_some());
     }
 }

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::attack_log::AttackLog;
+use super::super::leak::Leak;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
 use crate::sandbox::{KvmSandbox, Sandbox};
 
@@ -26,7 +27,9 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     control(arena, &sandbox)?;
     let mut breaches = Vec::new();
     let mut searches = 0;
+    let mut leak = Leak::watch(arena.plan().sandbox.memory_mib);
     for turn in 0..arena.plan().iterations {
+        leak.at(turn, arena.plan().iterations);
         let marker = search::marker();
         arena.attack(&sandbox, "attack_mark", json!({"marker": marker}))?;
         if !arena.plan().leaves_out("reset") {
@@ -48,9 +51,11 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
             sandbox.reset().map_err(ProbeError::at("resetting"))?;
         }
     }
+    breaches.extend(leak.found());
     let commands = arena.plan().iterations;
     let held = format!("{commands} marks left, none found; {searches} searches of everything");
-    let evidence = json!({"commands": commands, "searches_of_everything": searches});
+    let evidence = json!({"commands": commands, "searches_of_everything": searches,
+        "footprint": leak.evidence()});
     Ok(Verdict::of(&breaches, held, evidence))
 }
 

@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
-use vmm::{Machine, Tamper};
+use vmm::{IntegrityPlan, Machine, Tamper};
 
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
-use crate::sandbox::{KvmSandbox, Moment, Sandbox, SandboxState};
+use crate::sandbox::{KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState};
 
 /// Lies about one machine.
 pub const LIES: Probe = Probe {
@@ -30,10 +30,19 @@ pub const GOLDEN: Probe = Probe {
     name: "substrate-golden",
     class: AttackerClass::A6,
     expectation: Expectation::ShouldFail,
-    description: "A bit is flipped in golden memory, from which every reset copies: the machine \
-                  is halted",
+    description: "A bit is flipped in golden memory, from which every reset copies: a check that \
+                  reads all of it halts the machine at once, and others in a known number of \
+                  resets",
     repeats: false,
-    run: |arena| tell_all(arena, GOLDEN_LIST, || Ok(KvmSandbox::new(arena.config()))),
+    run: |arena| {
+        let plan = arena.plan().sandbox.integrity;
+        if let Some(golden) = arena.sandbox(Guest::Shipped)?.golden() {
+            let (_, resets) = plan.resets_for_all(&golden);
+            arena.note(format!("the usual check has read all golden memory after {resets} resets"));
+        }
+        let config = SandboxConfig { integrity: IntegrityPlan::deep(), ..arena.config() };
+        tell_all(arena, GOLDEN_LIST, || Ok(KvmSandbox::new(config.clone())))
+    },
 };
 
 /// A lie, when it is told, and in how many verified resets it must be noticed.
@@ -80,11 +89,7 @@ const LIE_LIST: &[Lie] = &[
     }),
 ];
 
-/// Lies that only the rotating sample finds, in more resets than a probe has. They are in the notes
-/// of the report and no verdict hangs on them.
-const FOUND_LATER: &[&str] = &["golden-page"];
-
-const GOLDEN_LIST: &[Lie] = &[lie("golden-page", Moment::Held, SOME, |machine| {
+const GOLDEN_LIST: &[Lie] = &[lie("golden-page", Moment::Held, 1, |machine| {
     machine.tamper(Tamper::Golden { address: TEXT })
 })];
 
@@ -111,17 +116,12 @@ fn tell_all(
         let found = tell(arena, &sandbox, lie)?;
         seen.push(json!({"lie": lie.name, "resets": found.resets, "said": found.said}));
         match found.breach.map(|breach| format!("{}: {breach}", lie.name)) {
-            Some(breach) if FOUND_LATER.contains(&lie.name) => {
-                arena.note(format!(
-                    "left to the rotating sample, and no part of the verdict: {breach}"
-                ));
-            }
             Some(breach) => breaches.push(breach),
             None => noticed += 1,
         }
     }
     let told = lies.len();
-    let held = format!("{noticed} of {told} lies noticed and the machine halted; see the notes");
+    let held = format!("{noticed} of {told} lies noticed and the machine halted");
     Ok(Verdict::of(&breaches, held, json!({ "lies": seen })))
 }
 
