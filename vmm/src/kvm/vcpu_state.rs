@@ -163,6 +163,8 @@ impl Vcpu {
 
     /// Gives a new vCPU the state of another one, all MSRs included.
     pub fn adopt(&mut self, image: &VcpuImage, host_tsc: u64) -> Result<(), KvmError> {
+        // KVM takes the local APIC's registers in the form of the mode the APIC is in.
+        self.fd.set_sregs(&image.state.sregs).map_err(KvmError::ioctl("KVM_SET_SREGS"))?;
         self.put_back(image, &msrs::collection(&image.state.msrs)?, host_tsc, TscBy::Offset)
     }
 
