@@ -143,9 +143,10 @@ impl Archive {
                 .with_context(|| format!("creating {}", directory.display()))?;
         }
         let sources = scratch.join("sources.list");
-        let signed_by = match Path::new(KEYRING).exists() {
-            true => format!(" [signed-by={KEYRING}]"),
-            false => String::new(),
+        let signed_by = if Path::new(KEYRING).exists() {
+            format!(" [signed-by={KEYRING}]")
+        } else {
+            String::new()
         };
         fs::write(&sources, format!("deb{signed_by} {} {suite} main\n", self.address))
             .with_context(|| format!("writing {}", sources.display()))?;
