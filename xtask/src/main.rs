@@ -37,7 +37,7 @@ enum Task {
     Bench(bench::BenchArgs),
     /// Run the fuzz targets
     Fuzz(fuzz::FuzzArgs),
-    /// Run unit tests with AddressSanitizer or ThreadSanitizer
+    /// Run unit tests with AddressSanitizer
     Sanitize(sanitize::SanitizeArgs),
     /// Run one command in the nested machine
     Nested(nested::NestedArgs),

@@ -1,15 +1,12 @@
-//! Runs unit tests with a sanitizer: AddressSanitizer over what handles foreign bytes,
-//! ThreadSanitizer over what runs on several threads.
+//! Runs unit tests with AddressSanitizer, over what reads foreign bytes and keeps state.
 //!
-//! The standard library is as it was shipped, without instrumentation, because its source is not
-//! part of every toolchain. AddressSanitizer does not mind. ThreadSanitizer sees less of what the
-//! library does: what it reports has to be looked at with that in mind.
+//! The standard library stays as it was shipped, which AddressSanitizer does not mind. ThreadSanitizer
+//! would: it takes everything that a lock of that library protects for a race.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use clap::ValueEnum;
 
 use crate::run_tests::cargo;
 
@@ -28,40 +25,23 @@ const READERS: [&str; 12] = [
     "store::",
     "wire::",
 ];
-/// What several threads use at once.
-const THREADED: [&str; 2] = ["devices::vsock", "memory::"];
 
 /// Arguments of `cargo xtask sanitize`.
 #[derive(Debug, clap::Args)]
 pub struct SanitizeArgs {
-    /// Which sanitizer
-    #[arg(value_enum, default_value_t = Sanitizer::Address)]
-    sanitizer: Sanitizer,
     /// Arguments of the test programs, instead of the usual choice of tests
     #[arg(last = true)]
     tests: Vec<String>,
-}
-
-/// Sanitizers that come with the compiler.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Sanitizer {
-    /// Memory errors and leaks, in the library tests of vmm, guest and agent
-    Address,
-    /// Data races, in the library tests of vmm
-    Thread,
 }
 
 /// Builds and runs the tests. An error means that a test failed or that the sanitizer found
 /// something.
 pub fn run(arguments: &SanitizeArgs) -> Result<()> {
     let workspace = crate::workspace::root()?;
-    let (mut command, usual) = match arguments.sanitizer {
-        Sanitizer::Address => (address(&workspace), READERS.as_slice()),
-        Sanitizer::Thread => (thread()?, THREADED.as_slice()),
-    };
+    let mut command = tests(&workspace);
     command.current_dir(&workspace).arg("--");
     if arguments.tests.is_empty() {
-        command.args(usual);
+        command.args(READERS);
     } else {
         command.args(&arguments.tests);
     }
@@ -71,7 +51,7 @@ pub fn run(arguments: &SanitizeArgs) -> Result<()> {
 }
 
 /// Only crates of this workspace are compiled anew.
-fn address(workspace: &Path) -> Command {
+fn tests(workspace: &Path) -> Command {
     let mut command = Command::new(cargo());
     let packages =
         ["vmm", "guest", "brainstorm-agent"].map(|package| format!("--package={package}"));
@@ -80,16 +60,4 @@ fn address(workspace: &Path) -> Command {
         .args(["test", "--lib", "--quiet"])
         .args(packages);
     command
-}
-
-/// Everything is compiled anew, beside what other builds have made.
-fn thread() -> Result<Command> {
-    let mut command = Command::new(cargo());
-    command
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("RUSTFLAGS", "-Zsanitizer=thread -Cunsafe-allow-abi-mismatch=sanitizer")
-        .env("CARGO_TARGET_DIR", crate::workspace::target_dir()?.join("thread-sanitizer"))
-        .env("TSAN_OPTIONS", "halt_on_error=0 second_deadlock_stack=1")
-        .args(["test", "--lib", "--quiet", "--package=vmm"]);
-    Ok(command)
 }

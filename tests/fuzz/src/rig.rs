@@ -40,6 +40,9 @@ pub struct Rig {
     /// What the driver has made available, for each queue.
     published: Vec<u16>,
     ram_bytes: u64,
+    /// Its content, before and after the device has worked.
+    before: Vec<u8>,
+    after: Vec<u8>,
 }
 
 impl Rig {
@@ -61,8 +64,16 @@ impl Rig {
         let latch = Arc::new(FaultLatch::new(Arc::clone(&interrupt), sink));
         let transport = MmioTransport::new(device, Arc::clone(&memory), interrupt, latch);
         let published = vec![0; sizes.len()];
-        let mut rig =
-            Self { memory, transport, faults, sizes: sizes.to_vec(), published, ram_bytes };
+        let mut rig = Self {
+            memory,
+            transport,
+            faults,
+            sizes: sizes.to_vec(),
+            published,
+            ram_bytes,
+            before: vec![0; ram_bytes as usize],
+            after: vec![0; ram_bytes as usize],
+        };
         rig.initialise(event_idx);
         assert_eq!(rig.get(STATUS), DRIVER_OK);
         rig
@@ -210,12 +221,13 @@ impl Rig {
     /// Lets the device work, and holds it against its bitmap: a reset puts back only what is there.
     pub fn watched(&mut self, act: impl FnOnce(&mut Self)) {
         self.memory.iter().for_each(|region| MmapRegion::bitmap(region).clear());
-        let before = self.content();
+        self.memory.read_slice(&mut self.before, GuestAddress(0)).unwrap();
         let faults = self.faults();
         act(self);
         assert!(self.faults() <= faults + 1, "a fault is told once");
-        let after = self.content();
-        for (page, (old, new)) in before.chunks(PAGE).zip(after.chunks(PAGE)).enumerate() {
+        self.memory.read_slice(&mut self.after, GuestAddress(0)).unwrap();
+        let pages = self.before.chunks(PAGE).zip(self.after.chunks(PAGE));
+        for (page, (old, new)) in pages.enumerate() {
             if old != new {
                 let at = page * PAGE;
                 let dirty = self.memory.iter().any(|region| region.bitmap().dirty_at(at));
@@ -225,12 +237,6 @@ impl Rig {
         if self.faults() > faults {
             assert_ne!(self.get(STATUS) & NEEDS_RESET, 0, "a device that stopped says so");
         }
-    }
-
-    fn content(&self) -> Vec<u8> {
-        let mut bytes = vec![0; self.ram_bytes as usize];
-        self.memory.read_slice(&mut bytes, GuestAddress(0)).unwrap();
-        bytes
     }
 
     /// Mostly inside of memory.

@@ -123,7 +123,12 @@ impl Fuzzer {
 
     fn command(&self, target: &str) -> Command {
         let mut command = Command::new(&self.program);
-        command.env("BSM_FUZZ_TARGET", target).stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .env("BSM_FUZZ_TARGET", target)
+            // What was freed is watched, but not 256 MiB of it.
+            .env("ASAN_OPTIONS", "quarantine_size_mb=16")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         command
     }
 }

@@ -11,7 +11,8 @@ use vmm::devices::vsock::{BUFFER_BYTES, MAX_CONNECTIONS, VsockDevice};
 use crate::rig::Rig;
 use crate::script::Script;
 
-const RAM_BYTES: u64 = 256 << 10;
+/// Rings, and as many buffers as an input can name by their offsets.
+const RAM_BYTES: u64 = 0x2_2000;
 const DISK_BLOCKS: usize = 8;
 /// More than this one input says nothing new.
 const MOST_ACTS: usize = 200;
