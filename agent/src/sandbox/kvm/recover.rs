@@ -45,20 +45,19 @@ impl KvmSandbox {
     /// reason, or if somebody else than its guest has changed it.
     pub(super) fn recover(&self, live: &Arc<Live>, reason: &str) {
         warn!(reason, "the machine cannot be trusted as it is");
-        let golden = self.lock().golden.clone();
+        let keeps_golden = self.lock().golden.is_some();
         // A failure is noted in the sandbox's state.
-        let _ = match (live.machine.stop_reason(), golden) {
-            (None, Some(_)) => self.check_and_rewind(live),
-            (Some(end), Some(golden)) if is_by_its_guest(&end) => self.replace(live, &golden),
-            _ => {
-                if self.is_ready_with(live) {
-                    let cause = Cause::ResetFailed(reason.to_owned());
-                    let remains = || remains::of(&live.machine, Exhibits::default());
-                    self.tell_guard(live, cause, remains);
-                }
-                self.condemn(live, reason);
-                Ok(())
+        let _ = if let Some(golden) = self.golden_of_ended(live) {
+            Alone::with(self, live).and_then(|alone| self.replace(alone, live, &golden))
+        } else if keeps_golden && live.machine.stop_reason().is_none() {
+            self.check_and_rewind(live)
+        } else {
+            if self.is_ready_with(live) {
+                let cause = Cause::ResetFailed(reason.to_owned());
+                self.tell_guard(live, cause, || remains::of(&live.machine, Exhibits::default()));
             }
+            self.condemn(live, reason);
+            Ok(())
         };
     }
 
@@ -66,18 +65,27 @@ impl KvmSandbox {
     pub(super) fn ready_to_reset(&self) -> Result<Arc<Live>, SandboxError> {
         let live = self.ready()?;
         let Some(end) = live.machine.stop_reason() else { return Ok(live) };
-        let golden = self.lock().golden.clone().filter(|_| is_by_its_guest(&end));
-        let Some(golden) = golden else {
+        let Some(golden) = self.golden_of_ended(&live) else {
             return Err(SandboxError::ResetFailed { reason: end.to_string() });
         };
-        self.replace(&live, &golden)?;
+        self.replace(Alone::with(self, &live)?, &live, &golden)?;
         self.ready()
+    }
+
+    /// What a successor is made of, if the machine's guest has ended it.
+    fn golden_of_ended(&self, live: &Live) -> Option<Arc<GoldenSandbox>> {
+        live.machine.stop_reason().filter(is_by_its_guest)?;
+        self.lock().golden.clone()
     }
 
     /// Puts another machine of the golden state in the place of one that is over: there is nothing
     /// to put back. Nobody has verified it yet.
-    fn replace(&self, live: &Arc<Live>, golden: &GoldenSandbox) -> Result<(), SandboxError> {
-        let alone = Alone::with(self, live)?;
+    fn replace(
+        &self,
+        alone: Alone<'_>,
+        live: &Live,
+        golden: &GoldenSandbox,
+    ) -> Result<(), SandboxError> {
         match golden.fork(|_| alone.still_wanted()) {
             Ok(successor) => {
                 info!("another machine takes the place of one that its guest has ended");
@@ -131,13 +139,17 @@ impl KvmSandbox {
     ) -> Result<(), SandboxError> {
         match &result {
             Ok(()) => alone.end(Ok(())),
-            Err(error) => self.give_up(alone, live, error),
+            Err(error) => match self.golden_of_ended(live) {
+                // It was on its way down when somebody began to put it back.
+                Some(golden) => return self.replace(alone, live, &golden),
+                None => self.give_up(alone, live, error),
+            },
         }
         result
     }
 
     /// Ends a machine that could not be put back.
-    pub(super) fn give_up(&self, alone: Alone<'_>, live: &Arc<Live>, error: &SandboxError) {
+    pub(super) fn give_up(&self, alone: Alone<'_>, live: &Live, error: &SandboxError) {
         if alone.still_wanted() {
             let cause = Cause::ResetFailed(error.to_string());
             self.tell_guard(live, cause, || remains::of(&live.machine, Exhibits::default()));
