@@ -14,8 +14,18 @@ use crate::config::Config;
 use crate::redteam::{self, Event, Plan, ProbeReport, Report, Selection};
 
 /// Defences that `--without` knows.
-const DEFENCES: [&str; 9] =
-    ["bytes", "filter", "isolation", "kill", "limits", "mounts", "nonces", "privileges", "reset"];
+const DEFENCES: [&str; 10] = [
+    "bytes",
+    "deadline",
+    "filter",
+    "isolation",
+    "kill",
+    "limits",
+    "mounts",
+    "nonces",
+    "privileges",
+    "reset",
+];
 
 #[derive(Debug, Args)]
 pub struct Arguments {

@@ -26,6 +26,8 @@ pub enum Guest {
     Hostile,
 }
 
+/// How much longer an attack goes on that no deadline ends.
+const BEYOND: Duration = Duration::from_secs(2);
 const EVERY_DEFENCE: &str = "filter,privileges,mounts,limits,kill";
 
 /// A sandbox and the image it is made of, where that is one of our own.
@@ -156,6 +158,12 @@ impl Arena {
             return Err(ProbeError::Control(wrong));
         }
         Ok(Duration::from_millis(250) + begun.elapsed() * 4)
+    }
+
+    /// The deadline that a command with this one gets: a later one than `slack` allows for, where
+    /// deadlines are left out.
+    pub fn enforced(&self, deadline: Duration, slack: Duration) -> Duration {
+        if self.plan.leaves_out("deadline") { deadline + slack + BEYOND } else { deadline }
     }
 
     /// Keeps a measurement for the report.

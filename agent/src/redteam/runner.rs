@@ -21,9 +21,9 @@ const PER_ITERATION: Duration = Duration::from_secs(2);
 /// For an abandoned probe to notice that its machines are gone.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Defences on the host's side: that machines are put back, that nonces outlive a restart, and that a
-/// machine shares nothing with the host.
-pub const HOST_DEFENCES: [&str; 3] = ["reset", "nonces", "isolation"];
+/// Defences on the host's side: that machines are put back, that nonces outlive a restart, that a
+/// machine shares nothing with the host, and that the host keeps to deadlines.
+pub const HOST_DEFENCES: [&str; 4] = ["reset", "nonces", "isolation", "deadline"];
 
 /// What to run.
 #[derive(Debug, Clone)]

@@ -62,11 +62,12 @@ fn defuse(arena: &Arena, guest: Guest, bombs: &[(&str, Fate)]) -> Result<Verdict
     let sandbox = arena.sandbox(guest)?;
     arena.attack(&sandbox, "attack_hold", json!({"how": "control"}))?;
     let slack = arena.slack(&sandbox)?;
+    let enforced = arena.enforced(DEADLINE, slack);
     let mut breaches = Vec::new();
     let mut seen = Vec::new();
     for (how, fate) in bombs {
         let begun = Instant::now();
-        let result = arena.run(&sandbox, "attack_hold", json!({"how": how}), DEADLINE);
+        let result = arena.run(&sandbox, "attack_hold", json!({"how": how}), enforced);
         let took = begun.elapsed();
         let mut wrong = judge(*fate, &result, took, DEADLINE + slack);
         if guest == Guest::Shipped {
