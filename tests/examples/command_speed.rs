@@ -78,16 +78,16 @@ fn processor_seconds(agent: &ServedAgent) -> f64 {
     ticks as f64 / TICKS
 }
 
+/// What each process holds, in the kernel's own words.
 fn memory_kib(agent: &ServedAgent) -> String {
-    let mut text = String::new();
-    for pid in agent.processes() {
+    let of = |pid: i32| {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-        for name in ["Rss:", "Pss:", "Private_Dirty:", "Shared_Dirty:"] {
+        let field = |name: &str| {
             let line = rollup.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-            text += &line.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
-            text += ", ";
-        }
-        text += &format!("process {pid}; ");
-    }
-    text
+            line.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        let fields = ["Rss:", "Pss:", "Private_Dirty:", "Shared_Dirty:"].map(field);
+        format!("process {pid}: {}", fields.join(", "))
+    };
+    agent.processes().into_iter().map(of).collect::<Vec<_>>().join("; ")
 }
