@@ -41,6 +41,10 @@ pub struct TestArgs {
     filter: Option<String>,
 }
 
+/// Ends a test program and its children where it hangs: the longest takes two minutes. The status
+/// is 124 then, timeout(1).
+const HOST_LIMIT: [&str; 3] = ["timeout", "--kill-after=10", "900"];
+
 /// Runs the tests. An error means that something failed or that guest tests ran nowhere.
 pub fn run(arguments: &TestArgs) -> Result<()> {
     let workspace = crate::workspace::root()?;
@@ -135,7 +139,12 @@ fn jobs(tests: &[Executable], files: &GuestFiles, filter: Option<&str>, on: On) 
         .iter()
         .map(|test| {
             let directory = test.package_directory.display().to_string();
-            let mut argv = vec![test.path.display().to_string()];
+            // The nested machine has limits of its own.
+            let mut argv = match on {
+                On::Native => HOST_LIMIT.map(str::to_owned).to_vec(),
+                On::Nested => Vec::new(),
+            };
+            argv.push(test.path.display().to_string());
             argv.extend(filter.into_iter().chain(threads).map(str::to_owned));
             Job {
                 label: format!("{} of {} ({})", test.target, test.package, test.kind),
