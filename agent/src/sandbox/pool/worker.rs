@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use super::SandboxSource;
 use super::error::PoolError;
+use super::metrics::PoolCounters;
 use super::pressure::{Pressure, PressureLevel};
 use super::state::{Chore, Scrub, State};
 use crate::sandbox::{ResetOutcome, Sandbox, SandboxError, VerifiedReset};
@@ -142,8 +143,7 @@ impl<S: Sandbox> Shared<S> {
             }
             Err(error) => {
                 warn!(code = error.code(), %error, "a machine of the pool could not be reset");
-                self.lock().counters.failed_resets += 1;
-                self.give_up(index, &error.to_string());
+                self.give_up(index, &error.to_string(), |counters| counters.failed_resets += 1);
             }
         }
         result
@@ -166,13 +166,12 @@ impl<S: Sandbox> Shared<S> {
                 self.dirty.notify_one();
             }
             Ok(verified) => {
-                self.lock().counters.failed_verifications += 1;
-                self.give_up(index, &verified.verification.failure().unwrap_or_default());
+                let reason = verified.verification.failure().unwrap_or_default();
+                self.give_up(index, &reason, |counters| counters.failed_verifications += 1);
             }
             Err(error) => {
                 warn!(code = error.code(), %error, "a machine of the pool could not be verified");
-                self.lock().counters.failed_resets += 1;
-                self.give_up(index, &error.to_string());
+                self.give_up(index, &error.to_string(), |counters| counters.failed_resets += 1);
             }
         }
         self.unless_taken_away(result)
@@ -188,9 +187,13 @@ impl<S: Sandbox> Shared<S> {
         if closed && !passed { Err(taken_away()) } else { result }
     }
 
-    /// Ends a machine that was being reset.
-    fn give_up(&self, index: usize, reason: &str) {
-        let lost = self.lock().fail_reset(index, reason);
+    /// Ends a machine that was being reset. Whoever sees it counted sees what follows from it, a
+    /// halted pool above all.
+    fn give_up(&self, index: usize, reason: &str, count: fn(&mut PoolCounters)) {
+        let mut state = self.lock();
+        count(&mut state.counters);
+        let lost = state.fail_reset(index, reason);
+        drop(state);
         // There may be room for another one before this one has ended.
         self.wake_keeper();
         match lost {
@@ -292,10 +295,10 @@ impl<S: Sandbox> Shared<S> {
                 }
             }
             Ok(Some(verification)) => {
-                self.lock().counters.failed_verifications += 1;
-                self.give_up(index, &verification.failure().unwrap_or_default());
+                let reason = verification.failure().unwrap_or_default();
+                self.give_up(index, &reason, |counters| counters.failed_verifications += 1);
             }
-            Err(reason) => self.give_up(index, &reason),
+            Err(reason) => self.give_up(index, &reason, |_| ()),
         }
     }
 
