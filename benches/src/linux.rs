@@ -15,6 +15,7 @@ use vmm::{DirtyTracking, Strategy};
 use crate::exits;
 use crate::memory;
 use crate::report::Report;
+use crate::verified;
 
 /// One part of a boot: its name, how to read it, the bar it is held against.
 type Part = (&'static str, fn(&BootReport) -> Duration, Option<&'static str>);
@@ -92,6 +93,8 @@ pub fn measure(image_dir: &Path, boots: usize, calls: usize, report: &mut Report
         "reset after echo: {} dirty pages; median of the first tenth {:.0} us, of the last {:.0} us",
         row.dirty_pages, row.drift_us[0], row.drift_us[1]
     ));
+
+    verified::measure(image_dir, &image, calls, report)?;
 
     report.add("one PIO exit", &exits::pio()?, None);
     report.note(memory::per_machine(&config, &image)?);

@@ -8,6 +8,7 @@ mod memory;
 mod native;
 mod report;
 mod resets;
+mod verified;
 
 use std::path::PathBuf;
 

@@ -60,5 +60,6 @@ pub use machine::{
     BootTimings, ConfigError, Machine, MachineConfig, MachineError, MachineState, StopReason,
 };
 pub use snapshot::{
-    Difference, Differences, Golden, Register, ResetError, ResetParts, ResetReport, Strategy,
+    Difference, Differences, Golden, PageSet, Register, ResetError, ResetParts, ResetReport,
+    Strategy,
 };

@@ -453,6 +453,8 @@ impl Phase {
 }
 
 #[cfg(test)]
+mod habit_tests;
+#[cfg(test)]
 mod hazard_tests;
 #[cfg(test)]
 mod hostile_tests;

@@ -10,7 +10,7 @@
 //! 1. *stop*: every vCPU leaves the guest and completes the access it was in the middle of;
 //!    devices let go of guest memory;
 //! 2. *harvest*: KVM's dirty log, which does not know what devices wrote, united with the
-//!    devices' own record;
+//!    devices' own record; pages that nearly every command writes stay in that log for ever;
 //! 3. *copy*: those pages get their golden content;
 //! 4. *devices*: registers, queue positions, connections; then the disk's overlay is dropped;
 //! 5. *machine*: interrupt controllers after devices, which may have raised interrupts; timer,
@@ -23,6 +23,7 @@
 mod compare;
 pub mod file;
 mod golden;
+mod page_set;
 mod pages;
 pub(crate) mod registers;
 mod rewind;
@@ -32,6 +33,7 @@ pub(crate) use compare::state;
 pub use compare::{Difference, Differences};
 pub use golden::Golden;
 pub(crate) use golden::Origin;
+pub use page_set::PageSet;
 pub(crate) use pages::Run;
 pub use registers::Register;
 pub(crate) use rewind::Rewinder;

@@ -6,6 +6,7 @@ mod boot;
 mod command;
 mod freshness;
 mod golden;
+mod habit;
 mod idle;
 mod live;
 mod observe;
@@ -263,8 +264,9 @@ impl KvmSandbox {
             let inner = self.lock();
             (inner.image.clone(), inner.golden.clone())
         };
-        if let Some(golden) = golden.filter(|_| config.strategy.is_some()) {
+        if let (Some(golden), Some(strategy)) = (golden, config.strategy) {
             let mut live = golden.fork(|machine| self.adopt(epoch, machine))?;
+            habit::learn(&live, &golden, strategy)?;
             verify::prepare(self, config, &golden, &mut live)?;
             live.report.total = begun.elapsed();
             return Ok(live);
@@ -284,9 +286,10 @@ impl KvmSandbox {
         };
         let mut live = boot::start(config, &image, gate, adopt)?;
         live.report.image = image_took;
-        if config.strategy.is_some() {
+        if let Some(strategy) = config.strategy {
             let capturing = Instant::now();
             let golden = GoldenSandbox::capture(&live).inspect_err(|_| live.machine.shutdown())?;
+            habit::learn(&live, &golden, strategy)?;
             live.report.capture = capturing.elapsed();
             verify::prepare(self, config, &golden, &mut live)?;
             let mut inner = self.lock();

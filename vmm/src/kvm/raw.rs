@@ -3,16 +3,18 @@
 use std::io;
 
 use kvm_bindings::{
-    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr, kvm_dirty_log,
-    kvm_dirty_log__bindgen_ty_1,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_VCPU_TSC_CTRL,
+    KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1,
+    kvm_device_attr, kvm_dirty_log, kvm_dirty_log__bindgen_ty_1, kvm_enable_cap,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
+use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
 
 use super::KvmError;
 
 ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
+ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
@@ -25,8 +27,9 @@ pub fn dirty_words(bytes: u64) -> usize {
     bytes.div_ceil(PAGE_BYTES).div_ceil(WORD_BITS) as usize
 }
 
-/// `KVM_GET_DIRTY_LOG` (api.rst 4.8): reads **and clears** the log of a slot of `bytes` bytes.
-/// `bitmap` is overwritten; bit 0 of word 0 is the slot's first page.
+/// `KVM_GET_DIRTY_LOG` (api.rst 4.8): reads **and clears** the log of a slot of `bytes` bytes; after
+/// [`forget_dirty_pages_by_hand`] it only reads. `bitmap` is overwritten; bit 0 of word 0 is the
+/// slot's first page.
 pub fn get_dirty_log(vm: &VmFd, slot: u32, bytes: u64, bitmap: &mut [u64]) -> Result<(), KvmError> {
     let failed = |source| KvmError::Ioctl { ioctl: "KVM_GET_DIRTY_LOG", source };
     if bitmap.len() != dirty_words(bytes) {
@@ -40,6 +43,56 @@ pub fn get_dirty_log(vm: &VmFd, slot: u32, bytes: u64, bitmap: &mut [u64]) -> Re
     // SAFETY: the descriptor is a VM, and KVM writes one bit per page of the slot, rounded up to
     // whole 64-bit words, which is the length just checked.
     let result = unsafe { ioctl_with_ref(vm, KVM_GET_DIRTY_LOG(), &log) };
+    if result == 0 { Ok(()) } else { Err(failed(io::Error::last_os_error())) }
+}
+
+/// True where [`forget_dirty_pages_by_hand`] works.
+pub fn can_forget_by_hand(vm: &VmFd) -> bool {
+    let modes = vm.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into());
+    u32::try_from(modes).is_ok_and(|modes| modes & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE != 0)
+}
+
+/// Leaves it to [`clear_dirty_log`] to clear the log and to protect pages again
+/// (`KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`, api.rst 7.10). What is in the log stays there.
+pub fn forget_dirty_pages_by_hand(vm: &VmFd) -> Result<(), KvmError> {
+    let capability = kvm_enable_cap {
+        cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+        args: [KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE.into(), 0, 0, 0],
+        ..kvm_enable_cap::default()
+    };
+    vm.enable_cap(&capability).map_err(KvmError::ioctl("KVM_ENABLE_CAP"))
+}
+
+/// `KVM_CLEAR_DIRTY_LOG` (api.rst 4.117): takes the pages in `bitmap` out of the log of a slot of
+/// `bytes` bytes and protects them again. `bitmap` begins with the page `first_word` * 64 of the
+/// slot.
+pub fn clear_dirty_log(
+    vm: &VmFd,
+    slot: u32,
+    bytes: u64,
+    first_word: usize,
+    bitmap: &[u64],
+) -> Result<(), KvmError> {
+    let failed = |source| KvmError::Ioctl { ioctl: "KVM_CLEAR_DIRTY_LOG", source };
+    let first_page = (first_word as u64).saturating_mul(WORD_BITS);
+    let pages = (bitmap.len() as u64).saturating_mul(WORD_BITS);
+    // Whole words, except at the end of the slot, where exactly its pages are wanted.
+    let left = bytes.div_ceil(PAGE_BYTES).saturating_sub(first_page);
+    if pages >= left.saturating_add(WORD_BITS) {
+        return Err(failed(io::ErrorKind::InvalidInput.into()));
+    }
+    let num_pages = u32::try_from(pages.min(left)).map_err(|e| failed(io::Error::other(e)))?;
+    let range = kvm_clear_dirty_log {
+        slot,
+        num_pages,
+        first_page,
+        __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {
+            dirty_bitmap: bitmap.as_ptr().cast_mut().cast(),
+        },
+    };
+    // SAFETY: the descriptor is a VM, and KVM reads one bit for each of `num_pages` pages, rounded
+    // up to whole words: at most all of `bitmap`.
+    let result = unsafe { ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &range) };
     if result == 0 { Ok(()) } else { Err(failed(io::Error::last_os_error())) }
 }
 

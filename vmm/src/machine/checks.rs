@@ -2,7 +2,7 @@
 
 use super::{Machine, MachineError, Phase};
 use crate::integrity::{Finding, IntegrityPlan, IntegrityReport, Tamper};
-use crate::snapshot::{Register, ResetReport, Strategy};
+use crate::snapshot::{PageSet, Register, ResetReport, Strategy};
 
 impl Machine {
     /// Looks at what a reset is about to throw away, on a paused machine: every block of the disk
@@ -53,6 +53,14 @@ impl Machine {
             }
         })?;
         reports.ok_or(MachineError::NotCaptured)
+    }
+
+    /// The pages that the last reset put back: what the guest and its devices had written.
+    pub fn put_back_pages(&self) -> Result<PageSet, MachineError> {
+        match &*self.lock() {
+            Phase::Running(live) | Phase::Paused(live) => Ok(PageSet::of(&live.restored()?)),
+            other => Err(other.wrong("read the pages of")),
+        }
     }
 
     /// Reads the next part of what was not touched, on a machine that has nothing to do. Together

@@ -10,7 +10,7 @@ use crate::devices::{DeviceSet, DeviceState};
 use crate::kvm::{CpuidTemplate, MpState, Vcpu, VcpuImage, Vm, VmState, host_tsc, msr_list};
 use crate::memory::{GoldenMemory, MemoryError};
 
-use super::ResetError;
+use super::{PageSet, ResetError};
 
 /// What a machine was made of that its golden state does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +45,8 @@ pub struct Golden {
     pub(crate) made_by: String,
     /// See [`Golden::hash`].
     pub(crate) hash: OnceLock<[u8; 32]>,
+    /// See [`Golden::expect_writes`]. No part of the state.
+    pub(crate) habit: OnceLock<PageSet>,
 }
 
 impl Golden {
@@ -87,7 +89,24 @@ impl Golden {
             tsc_goes_back,
             made_by: env!("CARGO_PKG_VERSION").to_owned(),
             hash: OnceLock::new(),
+            habit: OnceLock::new(),
         })
+    }
+
+    /// Names the pages that nearly every command writes. From the next reset on, machines in this
+    /// state keep them writable, which spares the guest a fault for each, and every reset puts them
+    /// back, written or not. The set is for good: a second one changes nothing. Where KVM cannot
+    /// leave single pages writable, or gives dirty pages in rings, all is as before.
+    ///
+    /// Take it from commands you trust ([`Machine::put_back_pages`](crate::Machine::put_back_pages)):
+    /// how long a write takes tells a guest whether a page is in it.
+    pub fn expect_writes(&self, pages: PageSet) {
+        self.habit.get_or_init(|| pages);
+    }
+
+    /// What [`Golden::expect_writes`] was told.
+    pub fn habit(&self) -> Option<&PageSet> {
+        self.habit.get()
     }
 
     /// RAM of a machine in this state, in MiB.

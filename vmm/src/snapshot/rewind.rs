@@ -8,7 +8,7 @@ use thiserror::Error;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::Golden;
-use super::pages::{Harvest, Run};
+use super::pages::{Harvest, Run, Wanted};
 use super::strategy::Strategy;
 use crate::devices::{DeviceSet, DeviceStateError};
 use crate::kvm::{KvmError, Vcpu, Vm, host_tsc};
@@ -70,7 +70,8 @@ pub struct ResetReport {
     pub strategy: Strategy,
     /// What each part cost.
     pub parts: ResetParts,
-    /// Pages the guest or its devices had written.
+    /// Pages the guest or its devices had written, and those that are put back every time
+    /// ([`Golden::expect_writes`]).
     pub dirty_pages: usize,
     /// Pages that were copied.
     pub copied_pages: usize,
@@ -127,15 +128,15 @@ impl Rewinder {
         self.put_back_between
     }
 
-    /// The pages written since the last reset. The next one puts them back too. Asks
-    /// KVM for the log of every memory slot, and fails where one is missing. No vCPU and no device
-    /// may run.
+    /// The pages written since the last reset, but for those that stay writable. The next one puts
+    /// them back too. Asks KVM for the log of every memory slot, and fails where one is missing. No
+    /// vCPU and no device may run.
     pub fn written_since(
         &mut self,
         vm: &Vm,
         vcpus: &mut [MutexGuard<'_, Vcpu>],
     ) -> Result<&[Run], ResetError> {
-        self.harvest.gather(vm, vcpus)?;
+        self.harvest.gather(vm, vcpus, self.golden.habit(), Wanted::Fresh)?;
         Ok(self.harvest.runs())
     }
 
@@ -165,7 +166,7 @@ impl Rewinder {
         let mut parts = ResetParts::default();
         let mut lap = Lap::start();
 
-        self.harvest.gather(vm, vcpus)?;
+        self.harvest.gather(vm, vcpus, golden.habit(), Wanted::All)?;
         let dirty_pages = self.harvest.pages();
         parts.harvest = lap.next();
 

@@ -35,6 +35,8 @@ pub struct GoldenSandbox {
     path: BootPath,
     /// Measured by the first machine that needs it.
     baseline: Mutex<Option<Arc<Baseline>>>,
+    /// Whether the first machine has shown what commands write.
+    learned: Mutex<bool>,
 }
 
 impl GoldenSandbox {
@@ -43,7 +45,7 @@ impl GoldenSandbox {
     pub fn capture(live: &Live) -> Result<Self, SandboxError> {
         let failed = |error: MachineError| capture_failed(live, &error.to_string());
         for turn in 0..WARM_UPS {
-            warm_up(live, turn)?;
+            warm_up(live, &format!("{WARM_UP_COMMAND}-{turn}"))?;
             warm_up_answers(live)?;
         }
         let until = Instant::now() + IDLE_LIMIT;
@@ -65,8 +67,8 @@ impl GoldenSandbox {
         let gate = Arc::clone(&live.gate);
         let guest_boot_us = live.report.guest_boot_us;
         let path = BootPath::Fork;
-        let baseline = Mutex::default();
-        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path, baseline })
+        let (baseline, learned) = Default::default();
+        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path, baseline, learned })
     }
 
     /// A captured machine that came from elsewhere: `guest_port` is where its guest program
@@ -84,8 +86,9 @@ impl GoldenSandbox {
             )));
         };
         let path = BootPath::Snapshot;
-        let baseline = Mutex::default();
-        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us: 0, path, baseline })
+        let (baseline, learned) = Default::default();
+        let guest_boot_us = 0;
+        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path, baseline, learned })
     }
 
     /// What was captured.
@@ -106,6 +109,19 @@ impl GoldenSandbox {
         let mut measured = self.measured();
         if measured.is_none() {
             *measured = Some(Arc::new(measure()?));
+        }
+        Ok(())
+    }
+
+    /// Learns what commands write, unless that has been done. Whoever comes meanwhile waits.
+    pub fn learn_once(
+        &self,
+        learn: impl FnOnce() -> Result<(), SandboxError>,
+    ) -> Result<(), SandboxError> {
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*learned {
+            learn()?;
+            *learned = true;
         }
         Ok(())
     }
@@ -145,9 +161,9 @@ impl GoldenSandbox {
 
 /// Runs a tool whose result nobody wants: what it makes the guest set up is part of the golden
 /// state then, and not set up again after every reset.
-fn warm_up(live: &Live, turn: usize) -> Result<(), SandboxError> {
+pub fn warm_up(live: &Live, command_id: &str) -> Result<(), SandboxError> {
     let dispatch = ToolDispatch {
-        command_id: format!("{WARM_UP_COMMAND}-{turn}"),
+        command_id: command_id.to_owned(),
         tool: WARM_UP_TOOL.to_owned(),
         params: serde_json::Map::from_iter([("message".to_owned(), WARM_UP_COMMAND.into())]),
         deadline_ms: WARM_UP_LIMIT.as_millis() as i64,
@@ -161,7 +177,7 @@ fn warm_up(live: &Live, turn: usize) -> Result<(), SandboxError> {
 }
 
 /// Asks what every machine will be asked after its reset, for the same reason.
-fn warm_up_answers(live: &Live) -> Result<(), SandboxError> {
+pub fn warm_up_answers(live: &Live) -> Result<(), SandboxError> {
     for answer in live.query_all(&QUESTIONS, WARM_UP_LIMIT) {
         answer.map_err(|error| live.explain(error))?;
     }

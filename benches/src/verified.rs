@@ -1,0 +1,67 @@
+//! What a reset costs that proves itself: put back, every source heard, put back again; and what
+//! each part of that costs.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use brainstorm_agent::sandbox::{
+    Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall, VerifiedReset,
+};
+
+use crate::report::Report;
+
+/// Not measured: the first ones find memory of the host that nobody has touched.
+const WARM_UP: usize = 5;
+
+/// A part of it: its name and how to read it from the first reset.
+type Part = (&'static str, fn(&VerifiedReset) -> Duration);
+
+const PARTS: [Part; 6] = [
+    ("  record of the disk, before", |v| v.verification.parts.before),
+    ("  first reset", |v| v.outcome.map_or(Duration::ZERO, |o| o.report.parts.total())),
+    ("  memory", |v| v.verification.parts.memory),
+    ("  disk", |v| v.verification.parts.disk),
+    ("  state in KVM and the devices, beside these two", |v| v.verification.parts.vmm),
+    ("  the guest's answers", |v| v.verification.parts.guest),
+];
+
+/// Calls `echo` and puts the machine back, `calls` times.
+pub fn measure(
+    image_dir: &Path,
+    image: &Arc<Image>,
+    calls: usize,
+    report: &mut Report,
+) -> Result<()> {
+    let source = ImageSource::directory(image_dir);
+    let config = SandboxConfig { verify: true, ..SandboxConfig::new(source) };
+    let sandbox = KvmSandbox::with_image(config, Arc::clone(image));
+    sandbox.boot()?;
+    let (mut whole, mut second, mut parts) =
+        (Vec::new(), Vec::new(), vec![Vec::new(); PARTS.len()]);
+    for turn in 0..WARM_UP + calls {
+        let params = serde_json::json!({"message": "hello"});
+        let call = ToolCall::new("echo", params.as_object().cloned().unwrap_or_default());
+        let outcome = sandbox.execute_tool(call)?;
+        ensure!(outcome.stdout == b"hello\n", "echo said {:?}", outcome.stdout);
+        let begun = Instant::now();
+        let verified = sandbox.reset_and_verify()?;
+        let again = sandbox.reset()?;
+        let took = begun.elapsed();
+        ensure!(verified.verification.passed(), "{:?}", verified.verification.failure());
+        if turn >= WARM_UP {
+            whole.push(took);
+            second.push(again.took);
+            for (samples, (_, part)) in parts.iter_mut().zip(&PARTS) {
+                samples.push(part(&verified));
+            }
+        }
+    }
+    report.add("reset after echo, verified, and reset again", &whole, Some("<= 20 ms nested"));
+    for (samples, (name, _)) in parts.iter().zip(&PARTS) {
+        report.add(*name, samples, None);
+    }
+    report.add("  second reset", &second, None);
+    Ok(())
+}

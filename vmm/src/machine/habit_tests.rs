@@ -1,0 +1,117 @@
+//! Machines whose habits are known: pages that stay writable and go back every time.
+
+use super::reset_tests::{STRATEGIES, captured, run_a_while, with_disk};
+use super::*;
+use crate::integrity::{FindingSource, IntegrityPlan, Place};
+use crate::kvm::raw;
+use crate::memory::PAGE_BYTES;
+use crate::snapshot::PageSet;
+
+/// Pages that the guest writes to all the time.
+const BUSY: u64 = 0x20_0000;
+const BUSY_PAGES: usize = 64;
+
+fn with_live<T>(machine: &Machine, look: impl FnOnce(&Live) -> T) -> T {
+    let phase = machine.lock();
+    let Phase::Paused(live) = &*phase else { panic!("not paused") };
+    look(live)
+}
+
+/// Has a machine work once and takes what it wrote for its habit.
+fn learn(machine: &Machine) -> PageSet {
+    run_a_while(machine);
+    machine.reset(Strategy::CopyBack).unwrap();
+    let habit = machine.put_back_pages().unwrap();
+    assert!(habit.len() >= BUSY_PAGES, "{}", habit.len());
+    with_live(machine, |live| live.golden().unwrap().expect_writes(habit.clone()));
+    habit
+}
+
+fn is_golden(machine: &Machine) {
+    assert_eq!(machine.differences().unwrap().0, []);
+    let report = machine.check_after_reset(&IntegrityPlan::default()).unwrap();
+    assert_eq!(report.findings, []);
+}
+
+#[test]
+fn a_machine_with_a_habit_comes_back_bit_for_bit_and_so_do_its_forks() {
+    for vcpus in [1, 2] {
+        let machine = captured(MachineConfig { vcpus, ..with_disk() });
+        learn(&machine);
+        let golden = with_live(&machine, |live| live.golden().unwrap());
+        let forks = [DirtyTracking::Log, DirtyTracking::Ring]
+            .map(|tracking| Machine::fork_with(&golden, tracking).unwrap());
+        for machine in forks.iter().chain([&machine]) {
+            for strategy in STRATEGIES.into_iter().cycle().take(12) {
+                run_a_while(machine);
+                machine.reset(strategy).unwrap();
+                is_golden(machine);
+                run_a_while(machine);
+                let (_, check) =
+                    machine.reset_and_check(strategy, &IntegrityPlan::default()).unwrap();
+                assert_eq!(check.unwrap().findings, []);
+            }
+        }
+    }
+}
+
+#[test]
+fn pages_of_a_habit_go_back_whether_they_were_written_or_not() {
+    let machine = captured(with_disk());
+    let habit = learn(&machine);
+    // The log still has none of them: they are in it from their next write on.
+    assert!(machine.reset(Strategy::CopyBack).unwrap().dirty_pages < BUSY_PAGES);
+    run_a_while(&machine);
+    machine.reset(Strategy::CopyBack).unwrap();
+    for _ in 0..3 {
+        let report = machine.reset(Strategy::CopyBack).unwrap();
+        assert!((BUSY_PAGES..=habit.len()).contains(&report.dirty_pages), "{report:?}");
+        let back = machine.put_back_pages().unwrap();
+        assert_eq!(back.clone().intersection(&habit), back);
+        is_golden(&machine);
+    }
+}
+
+#[test]
+fn a_second_habit_changes_nothing() {
+    let machine = captured(with_disk());
+    let habit = learn(&machine);
+    with_live(&machine, |live| {
+        let golden = live.golden().unwrap();
+        golden.expect_writes(PageSet::default());
+        assert_eq!(golden.habit(), Some(&habit));
+    });
+}
+
+/// Nobody knows when such a page was written: its content says that it is not as it was.
+#[test]
+fn what_is_written_after_a_reset_is_seen_in_a_page_of_a_habit_too() {
+    let machine = captured(with_disk());
+    learn(&machine);
+    run_a_while(&machine);
+    machine.reset(Strategy::CopyBack).unwrap();
+    run_a_while(&machine);
+    let findings = machine.check_after_reset(&IntegrityPlan::default()).unwrap().findings;
+    let page = (FindingSource::Memory, Place::Page { address: BUSY });
+    assert!(findings.iter().any(|f| (f.source, f.place.clone()) == page), "{findings:#?}");
+}
+
+#[test]
+fn a_page_of_a_habit_that_fell_out_of_the_log_is_seen() {
+    let machine = captured(with_disk());
+    learn(&machine);
+    run_a_while(&machine);
+    machine.reset(Strategy::CopyBack).unwrap();
+    run_a_while(&machine);
+    let word = BUSY as usize / PAGE_BYTES / 64;
+    with_live(&machine, |live| {
+        let fd = live.vm().fd();
+        let bytes = u64::from(live.golden().unwrap().memory_mib()) << 20;
+        raw::clear_dirty_log(fd, 0, bytes, word, &[u64::MAX]).unwrap();
+    });
+    machine.reset(Strategy::CopyBack).unwrap();
+    assert!(!machine.differences().unwrap().is_empty());
+    let findings = machine.check_after_reset(&IntegrityPlan::default()).unwrap().findings;
+    assert!(findings.iter().all(|f| f.source == FindingSource::Memory), "{findings:#?}");
+    assert!(!findings.is_empty());
+}
