@@ -442,12 +442,16 @@ impl Sandbox for KvmSandbox {
     }
 
     fn reset_and_verify(&self) -> Result<VerifiedReset, SandboxError> {
-        // Found while the command was ended, and the machine is gone since.
-        if let Some(verification) = self.lock().failed.take() {
-            return Ok(VerifiedReset { outcome: None, verification });
-        }
-        let live = self.ready_to_reset()?;
-        self.rewind_and_verify(&live)
+        // Found while the command was ended, or its machine replaced, and the machine is gone since.
+        let failed = || self.lock().failed.take();
+        let verification = match failed() {
+            Some(verification) => verification,
+            None => match self.ready_to_reset() {
+                Ok(live) => return self.rewind_and_verify(&live),
+                Err(error) => failed().ok_or(error)?,
+            },
+        };
+        Ok(VerifiedReset { outcome: None, verification })
     }
 
     fn scrub(&self) -> Option<Verification> {

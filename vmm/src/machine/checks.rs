@@ -5,15 +5,16 @@ use crate::integrity::{Finding, IntegrityPlan, IntegrityReport, Tamper};
 use crate::snapshot::{PageSet, Register, ResetReport, Strategy};
 
 impl Machine {
-    /// Looks at what a reset is about to throw away, on a paused machine: every block of the disk
-    /// that the guest has written must read as the disk device wrote it, and nobody else may have
-    /// written to any other. Tells also which blocks the guest was refused since the last call,
-    /// because they did not read as they should.
+    /// Looks at what is about to be thrown away, on a machine that is paused or has stopped by
+    /// itself: every block of the disk that the guest has written must read as the disk device wrote
+    /// it, and nobody else may have written to any other. Tells also which blocks the guest was
+    /// refused since the last call, because they did not read as they should.
     ///
     /// Changes nothing, so that what is found can be saved before it is gone.
     pub fn check_before_reset(&self) -> Result<Vec<Finding>, MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => live.check_before_reset(),
+            Phase::Running(live) if self.fate.reason().is_some() => live.check_before_reset(),
             other => Err(other.wrong("check")),
         }
     }
@@ -83,10 +84,12 @@ impl Machine {
         }
     }
 
-    /// Copies what the disk holds from byte `offset` on, on a paused machine, checked or not.
+    /// Copies what the disk holds from byte `offset` on, checked or not, on a machine that is paused
+    /// or has stopped by itself.
     pub fn read_disk(&self, offset: u64, bytes: &mut [u8]) -> Result<(), MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => live.read_disk(offset, bytes),
+            Phase::Running(live) if self.fate.reason().is_some() => live.read_disk(offset, bytes),
             other => Err(other.wrong("read the disk of")),
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
-use vmm::StopReason;
+use vmm::{Golden, StopReason};
 
 use super::KvmSandbox;
 use super::alone::{Alone, Inspection, hold, put_back, reset_failed};
@@ -14,7 +14,7 @@ use super::remains::{self, Exhibits};
 use crate::sandbox::Cause;
 use crate::sandbox::error::SandboxError;
 use crate::sandbox::state::ResetOutcome;
-use crate::sandbox::verify::{Verification, VerificationParts};
+use crate::sandbox::verify::{Baseline, Finding, Verification, VerificationParts};
 
 impl KvmSandbox {
     /// Puts a machine back to its golden state. Calls that are under way fail. Afterwards it is
@@ -79,13 +79,27 @@ impl KvmSandbox {
     }
 
     /// Puts another machine of the golden state in the place of one that is over: there is nothing
-    /// to put back. Nobody has verified it yet.
+    /// to put back. Nobody has verified it yet. Leaves no machine if the disk of the one that is over
+    /// has been changed by somebody else than its guest.
     fn replace(
         &self,
         alone: Alone<'_>,
         live: &Live,
         golden: &GoldenSandbox,
     ) -> Result<(), SandboxError> {
+        if let Some(baseline) = self.baseline() {
+            match before_reset(&live.machine) {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => {
+                    self.halt_as_found(alone, live, &baseline, golden.golden(), found);
+                    return Ok(());
+                }
+                Err(error) => {
+                    self.give_up(alone, live, &error);
+                    return Err(error);
+                }
+            }
+        }
         match golden.fork(|_| alone.still_wanted()) {
             Ok(successor) => {
                 info!("another machine takes the place of one that its guest has ended");
@@ -118,16 +132,27 @@ impl KvmSandbox {
                 self.conclude(alone, live, put_back.map(|_| ()))
             }
             Ok(found) => {
-                let exhibits = Exhibits::of(&live.machine, &golden, &found);
-                let evidence = as_found(found, VerificationParts::default());
-                let verification = baseline.judge(evidence);
-                // Who asks next for a verified reset is told this: the machine is gone by then.
-                self.lock().failed = Some(verification.clone());
-                self.halt(alone, live, &verification, exhibits);
+                self.halt_as_found(alone, live, &baseline, &golden, found);
                 Ok(())
             }
             Err(error) => self.conclude(alone, live, Err(error)),
         }
+    }
+
+    /// Ends a machine as it was found. Who asks next for a verified reset is told why: the machine
+    /// is gone by then.
+    fn halt_as_found(
+        &self,
+        alone: Alone<'_>,
+        live: &Live,
+        baseline: &Baseline,
+        golden: &Arc<Golden>,
+        found: Vec<Finding>,
+    ) {
+        let exhibits = Exhibits::of(&live.machine, golden, &found);
+        let verification = baseline.judge(as_found(found, VerificationParts::default()));
+        self.lock().failed = Some(verification.clone());
+        self.halt(alone, live, &verification, exhibits);
     }
 
     /// Ends a reset that nobody verified.
@@ -161,7 +186,7 @@ impl KvmSandbox {
     pub(super) fn halt(
         &self,
         alone: Alone<'_>,
-        live: &Arc<Live>,
+        live: &Live,
         verification: &Verification,
         exhibits: Exhibits,
     ) {

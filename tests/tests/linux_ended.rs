@@ -1,0 +1,83 @@
+//! Machines that their guests end: another takes their place, unless they have something to hide.
+
+#![allow(clippy::unwrap_used, reason = "a test that fails")]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use brainstorm_agent::degraded::DegradedMode;
+use brainstorm_agent::redteam::{Arena, Guest, Plan};
+use brainstorm_agent::sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxState};
+use brainstorm_agent::sandbox::{Verdict, VerifiedReset};
+use serde_json::json;
+use vmm::{Machine, Tamper};
+
+/// A guest whose tools are root and can end it.
+fn arena() -> Arena {
+    let image = std::env::var_os("BSM_ATTACK_IMAGE_DIR").map(PathBuf::from).unwrap();
+    Arena::new(Plan {
+        sandbox: SandboxConfig::new(ImageSource::directory(image)),
+        selection: "all".parse().unwrap(),
+        iterations: 1,
+        machines: 1,
+        budget: Duration::from_secs(30),
+        gates: false,
+        without: Vec::new(),
+    })
+}
+
+/// Has a tool end the machine after `deed` was done to it, and puts the sandbox back.
+fn end(arena: &Arena, sandbox: &KvmSandbox, deed: impl FnOnce(&Machine)) -> VerifiedReset {
+    let machine = sandbox.machine().unwrap();
+    machine.pause().unwrap();
+    deed(&machine);
+    machine.resume().unwrap();
+    let how = json!({"how": "crash-init"});
+    arena.run(sandbox, "attack_destroy", how, Duration::from_secs(20)).unwrap_err();
+    assert!(machine.stop_reason().is_some(), "the machine still lives");
+    sandbox.reset_verified().unwrap()
+}
+
+#[test]
+fn another_machine_takes_the_place_of_one_that_has_nothing_to_hide() {
+    let (arena, state) = (arena(), tempfile::tempdir().unwrap());
+    let sandbox = arena.sandbox(Guest::Bare).unwrap();
+    let degraded = Arc::new(DegradedMode::open(state.path()));
+    sandbox.guard_with(Arc::clone(&degraded) as _);
+    for _ in 0..3 {
+        // What its guest wrote may go with it.
+        let reset = end(&arena, &sandbox, |machine| machine.write_disk(8192, &[7; 4096]).unwrap());
+        assert!(reset.verification.passed(), "{:#?}", reset.verification);
+        assert!(degraded.current().is_none());
+        assert_eq!(arena.next_command(&sandbox), None);
+    }
+}
+
+#[test]
+fn no_machine_takes_the_place_of_one_whose_disk_somebody_has_changed() {
+    let deeds: [fn(&Machine); 2] = [
+        |machine| machine.tamper(Tamper::Base { block: 100 }).unwrap(),
+        |machine| {
+            machine.write_disk(8192, &[7; 4096]).unwrap();
+            machine.tamper(Tamper::Overlay { block: 2 }).unwrap();
+        },
+    ];
+    let arena = arena();
+    let first = arena.sandbox(Guest::Bare).unwrap();
+    for deed in deeds {
+        let sandbox = KvmSandbox::fork_of(&first).unwrap();
+        let state = tempfile::tempdir().unwrap();
+        let degraded = Arc::new(DegradedMode::open(state.path()));
+        sandbox.guard_with(Arc::clone(&degraded) as _);
+        sandbox.boot().unwrap();
+        let VerifiedReset { outcome, verification } = end(&arena, &sandbox, deed);
+        assert!(outcome.is_none());
+        assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:#?}");
+        assert!(!verification.fs_hash_match());
+        let record = degraded.current().unwrap();
+        assert_eq!(record.code, "ENDPOINT_RESET_VERIFICATION_DIVERGENCE");
+        assert!(matches!(sandbox.state(), SandboxState::Failed { .. }));
+        assert!(arena.next_command(&sandbox).is_some());
+    }
+}
