@@ -78,14 +78,13 @@ const NEVER: &[c_long] = &[
     libc::SYS_adjtimex,
 ];
 
-/// What a thread of a vCPU does: call KVM, handle memory, wake other threads, write to the log, and
-/// panic in an orderly way.
-const OF_VCPUS: &[c_long] = &[
+/// What every thread does: handle memory, wait for others and wake them, read and write what it was
+/// given, such as the log, hear signals, and panic or end in an orderly way.
+pub const OF_THREADS: &[c_long] = &[
     libc::SYS_brk,
     libc::SYS_clock_gettime,
     libc::SYS_clock_nanosleep,
     libc::SYS_close,
-    libc::SYS_epoll_ctl,
     libc::SYS_exit,
     libc::SYS_exit_group,
     libc::SYS_fcntl,
@@ -101,7 +100,6 @@ const OF_VCPUS: &[c_long] = &[
     libc::SYS_munmap,
     libc::SYS_nanosleep,
     libc::SYS_poll,
-    libc::SYS_ppoll,
     libc::SYS_pread64,
     libc::SYS_read,
     libc::SYS_restart_syscall,
@@ -118,6 +116,9 @@ const OF_VCPUS: &[c_long] = &[
     libc::SYS_write,
     libc::SYS_writev,
 ];
+
+/// What a thread of a vCPU does beside that and calling KVM.
+const OF_VCPUS: &[c_long] = &[libc::SYS_epoll_ctl, libc::SYS_ppoll];
 
 static VCPU_FILTER: OnceLock<BpfProgram> = OnceLock::new();
 
@@ -183,7 +184,8 @@ fn never() -> Result<Rules, BackendError> {
 }
 
 fn of_vcpus() -> Result<Rules, BackendError> {
-    let mut rules: Rules = OF_VCPUS.iter().map(|call| (*call, Vec::new())).collect();
+    let calls = OF_THREADS.iter().chain(OF_VCPUS);
+    let mut rules: Rules = calls.map(|call| (*call, Vec::new())).collect();
     let ioctls = vec![ioctls_of(KVM_IOCTLS)?, argument(1, SeccompCmpOp::Eq, PAGEMAP_SCAN)?];
     rules.insert(libc::SYS_ioctl, ioctls);
     // No code.

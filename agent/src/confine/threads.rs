@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use libc::c_long;
 use seccompiler::{BackendError, BpfProgram, SeccompAction};
 
-use super::calls::{KVM_IOCTLS, Rules, compile, install, ioctls_of, without};
+use super::calls::{KVM_IOCTLS, OF_THREADS, Rules, compile, install, ioctls_of, without};
 use super::{ConfineError, step};
 
 /// Kinds of threads that have filters of their own.
@@ -49,67 +49,32 @@ const NEVER_IN_STORES: &[c_long] = &[
     libc::SYS_memfd_create,
 ];
 
-/// What SQLite does with a file and the log beside it, memory, waking whoever waits, the log of the
-/// agent, and an orderly end.
+/// What SQLite does with a file and the log beside it, beside what every thread does.
 const OF_STORES: &[c_long] = &[
     libc::SYS_access,
-    libc::SYS_brk,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_close,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
     libc::SYS_fallocate,
     libc::SYS_fchmod,
     libc::SYS_fchown,
-    libc::SYS_fcntl,
     libc::SYS_fdatasync,
-    libc::SYS_fstat,
     libc::SYS_fstatfs,
     libc::SYS_fsync,
     libc::SYS_ftruncate,
-    libc::SYS_futex,
     libc::SYS_getcwd,
     libc::SYS_getegid,
     libc::SYS_geteuid,
-    libc::SYS_getpid,
-    libc::SYS_getrandom,
-    libc::SYS_gettid,
-    libc::SYS_lseek,
     libc::SYS_lstat,
-    libc::SYS_madvise,
-    libc::SYS_membarrier,
-    libc::SYS_mremap,
-    libc::SYS_munmap,
-    libc::SYS_nanosleep,
     libc::SYS_newfstatat,
     libc::SYS_open,
     libc::SYS_openat,
-    libc::SYS_poll,
-    libc::SYS_pread64,
     libc::SYS_prlimit64,
     libc::SYS_pwrite64,
-    libc::SYS_read,
     libc::SYS_readlink,
     libc::SYS_readlinkat,
-    libc::SYS_restart_syscall,
-    libc::SYS_rseq,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_sched_yield,
-    libc::SYS_set_robust_list,
-    libc::SYS_sigaltstack,
     libc::SYS_stat,
-    libc::SYS_statx,
-    libc::SYS_tgkill,
     libc::SYS_unlink,
     libc::SYS_unlinkat,
-    libc::SYS_write,
-    libc::SYS_writev,
 ];
 
 struct Filters {
@@ -151,7 +116,8 @@ fn of_stores() -> Result<Vec<BpfProgram>, BackendError> {
     let mut never = plain(SOCKETS);
     never.extend(plain(NEVER_IN_STORES));
     never.insert(libc::SYS_ioctl, vec![ioctls_of(KVM_IOCTLS)?]);
-    let mut allowed = plain(OF_STORES);
+    let mut allowed = plain(OF_THREADS);
+    allowed.extend(plain(OF_STORES));
     // No code.
     allowed.insert(libc::SYS_mmap, vec![without(2, libc::PROT_EXEC)?]);
     allowed.insert(libc::SYS_mprotect, vec![without(2, libc::PROT_EXEC)?]);
