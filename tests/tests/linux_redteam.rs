@@ -81,7 +81,7 @@ fn every_attack_is_held() {
     assert_eq!(report["final_sandbox_state"], "ready");
     let summary = &report["summary"];
     assert_eq!(summary["passed"], summary["total"], "{summary}");
-    assert!(summary["total"].as_u64().unwrap() >= 12, "{summary}");
+    assert!(summary["total"].as_u64().unwrap() >= 21, "{summary}");
     assert_eq!(code, Some(0));
     assert!(fs::read_to_string(&page).unwrap().contains("vsock-poison"));
 }
@@ -115,6 +115,11 @@ fn without_dropped_privileges_a_tool_can_do_more() {
 #[test]
 fn without_filter_and_dropped_privileges_a_tool_ends_the_machine() {
     fails_without("filter,privileges", "process-escape", "ended more than itself");
+}
+
+#[test]
+fn without_mounts_of_its_own_a_tools_files_are_everybodys() {
+    fails_without("mounts", "marker-persistence", "is seen by another tool");
 }
 
 #[test]
@@ -162,6 +167,45 @@ fn without_deadlines_of_the_host_a_frozen_guest_goes_on() {
     let (report, _) = report(&["--without", "deadline", "--probes", probes]);
     for name in probes.split(',') {
         assert_failed(&report, name, "it took");
+    }
+}
+
+#[test]
+fn without_another_machine_a_tool_that_ends_its_own_ends_it_for_the_next() {
+    fails_without("recovery", "process-escape-as-root", "the next command failed");
+}
+
+#[test]
+fn without_resets_a_lost_connection_leaves_the_mark_to_the_next_session() {
+    fails_without("reset", "reconnect", "finds the mark");
+}
+
+#[test]
+fn a_host_that_believes_what_comes_is_deceived() {
+    let without = "protocol,signatures,anchors,digests,journal";
+    let expected = [
+        ("vsock-poison", "evidence-forged: it was taken for a result"),
+        ("signed-is-run", "tool as \"attack_mark\": taken"),
+        ("audit-tamper", "written anew: nobody noticed"),
+        ("stale-image", "one bit of the disk: it is taken for what it was"),
+        ("restart", "nobody answers for the command"),
+    ];
+    let probes = expected.map(|(name, _)| name).join(",");
+    let (report, _) = report(&["--without", without, "--probes", &probes]);
+    for (name, because) in expected {
+        assert_failed(&report, name, because);
+    }
+}
+
+#[test]
+fn without_a_verification_lies_about_a_machine_are_believed() {
+    let probes = "substrate-lies,substrate-golden";
+    let (report, _) = report(&["--without", "verification", "--probes", probes]);
+    for (name, because) in [
+        ("substrate-lies", "clean-page: nobody noticed"),
+        ("substrate-golden", "golden-page: nobody noticed"),
+    ] {
+        assert_failed(&report, name, because);
     }
 }
 

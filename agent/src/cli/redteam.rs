@@ -6,26 +6,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 
 use super::{Exit, terminal};
 use crate::config::Config;
-use crate::redteam::{self, Event, Plan, ProbeReport, Report, Selection};
-
-/// Defences that `--without` knows.
-const DEFENCES: [&str; 10] = [
-    "bytes",
-    "deadline",
-    "filter",
-    "isolation",
-    "kill",
-    "limits",
-    "mounts",
-    "nonces",
-    "privileges",
-    "reset",
-];
+use crate::redteam::{
+    self, Event, GUEST_DEFENCES, HOST_DEFENCES, Plan, ProbeReport, Report, Selection,
+};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -51,7 +40,7 @@ pub struct Arguments {
     no_gates: bool,
 
     /// Leave out a defence, to see that probes notice; can be repeated.
-    #[arg(long, value_name = "DEFENCE", value_delimiter = ',', value_parser = DEFENCES)]
+    #[arg(long, value_name = "DEFENCE", value_delimiter = ',', value_parser = defences())]
     without: Vec<String>,
 
     /// Write the report as JSON to a file.
@@ -65,6 +54,10 @@ pub struct Arguments {
     /// Write the report as a web page, with the distributions of what was measured.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+}
+
+fn defences() -> PossibleValuesParser {
+    PossibleValuesParser::new([GUEST_DEFENCES.as_slice(), &HOST_DEFENCES].concat())
 }
 
 pub fn run(arguments: &Arguments, config: Config) -> ExitCode {

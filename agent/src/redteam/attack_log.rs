@@ -49,7 +49,12 @@ impl AttackLog {
             let code = outcome.exit_code;
             return Err(ProbeError::Control(format!("the attack ended with {code}: {why}")));
         }
-        let last = outcome.stdout.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
+        Self::of_text(&outcome.stdout)
+    }
+
+    /// The same of an attack that has ended well.
+    pub fn of_text(stdout: &[u8]) -> Result<Self, ProbeError> {
+        let last = stdout.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
         let log: Self = serde_json::from_slice(last.unwrap_or_default())
             .map_err(|e| ProbeError::Control(format!("the attack says nothing usable: {e}")))?;
         if log.attempts.len() > MOST_ATTEMPTS {

@@ -1,17 +1,26 @@
 //! Every probe there is.
 
+mod audit;
+mod believer;
 mod concurrency;
 mod egress;
 mod envelopes;
 mod exhaustion;
 mod files;
 mod floods;
+mod images;
 mod injection;
 mod latency;
+mod machines;
 mod persistence;
 mod poison;
 mod process;
+mod reconnect;
+mod restart;
+mod served;
+mod signer;
 mod substrate;
+mod swap;
 mod time_bomb;
 
 use super::Probe;
@@ -32,11 +41,16 @@ pub fn all() -> Vec<Probe> {
         injection::PROBE,
         poison::PROBE,
         envelopes::PROBE,
+        swap::PROBE,
+        audit::PROBE,
         persistence::PROBE,
         latency::BOOT,
         latency::RESET,
         latency::ROUND_TRIP,
         concurrency::PROBE,
+        reconnect::PROBE,
+        restart::PROBE,
+        images::PROBE,
         substrate::LIES,
         substrate::GOLDEN,
     ]

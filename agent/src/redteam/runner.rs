@@ -21,9 +21,29 @@ const PER_ITERATION: Duration = Duration::from_secs(2);
 /// For an abandoned probe to notice that its machines are gone.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// Defences on the host's side: that machines are put back, that nonces outlive a restart, that a
-/// machine shares nothing with the host, and that the host keeps to deadlines.
-pub const HOST_DEFENCES: [&str; 4] = ["reset", "nonces", "isolation", "deadline"];
+/// Defences of the guest program.
+pub const GUEST_DEFENCES: [&str; 6] = ["bytes", "filter", "kill", "limits", "mounts", "privileges"];
+
+/// Defences on the host's side, and what a host without them does in the probes:
+/// `anchors` believes an audit log that agrees with itself, `deadline` waits for longer than it
+/// was told, `digests` takes an image as it is on disk, `isolation` shares a file and a port with
+/// its guests, `journal` loses its journal when it dies, `nonces` loses its nonces then, `protocol`
+/// believes the first result that a guest sends, `recovery` goes on with a machine that has ended,
+/// `reset` does not put machines back, `signatures`
+/// checks one text and reads another, `verification` looks at nothing after a reset.
+pub const HOST_DEFENCES: [&str; 11] = [
+    "anchors",
+    "deadline",
+    "digests",
+    "isolation",
+    "journal",
+    "nonces",
+    "protocol",
+    "recovery",
+    "reset",
+    "signatures",
+    "verification",
+];
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -40,8 +60,7 @@ pub struct Plan {
     pub budget: Duration,
     /// Whether medians are held to their limits. On a host that is emulated they mean nothing.
     pub gates: bool,
-    /// Defences to leave out, to see probes fail: those of the guest program (`filter`,
-    /// `privileges`, `mounts`, `limits`, `kill`, `bytes`), and [`HOST_DEFENCES`].
+    /// Defences to leave out, to see probes fail: [`GUEST_DEFENCES`] and [`HOST_DEFENCES`].
     pub without: Vec<String>,
 }
 
@@ -60,6 +79,20 @@ impl Plan {
             .filter(|n| !HOST_DEFENCES.contains(n))
             .collect();
         own.join(",")
+    }
+
+    /// Of everything, once, on an image that is not there.
+    #[cfg(test)]
+    pub(super) fn for_tests(without: &[&str]) -> Self {
+        Self {
+            sandbox: SandboxConfig::new(crate::sandbox::ImageSource::directory("/nonexistent")),
+            selection: Selection::All,
+            iterations: 1,
+            machines: 2,
+            budget: Duration::from_secs(30),
+            gates: true,
+            without: without.iter().map(|name| (*name).to_owned()).collect(),
+        }
     }
 
     /// What an attack may take.
@@ -190,18 +223,9 @@ fn name(state: &SandboxState) -> &'static str {
 mod tests {
     use super::*;
     use crate::redteam::{AttackerClass, Expectation};
-    use crate::sandbox::ImageSource;
 
     fn arena(budget: Duration) -> Arc<Arena> {
-        Arc::new(Arena::new(Plan {
-            sandbox: SandboxConfig::new(ImageSource::directory("/nonexistent")),
-            selection: Selection::All,
-            iterations: 1,
-            machines: 1,
-            budget,
-            gates: true,
-            without: Vec::new(),
-        }))
+        Arc::new(Arena::new(Plan { budget, ..Plan::for_tests(&[]) }))
     }
 
     fn probe(run: fn(&Arena) -> Result<Verdict, ProbeError>) -> Probe {

@@ -42,12 +42,14 @@ fn serve(port: u32) -> std::io::Result<Infallible> {
     drop(announcement);
     loop {
         let mut line = Line::accept(&listener)?;
-        // Whatever becomes of a connection, another one may come.
-        while let Ok(Some(message)) = line.hear() {
-            if answer(&mut line, message, port).is_err() {
-                break;
+        // Whatever becomes of a connection, another one may come, also meanwhile.
+        std::thread::spawn(move || {
+            while let Ok(Some(message)) = line.hear() {
+                if answer(&mut line, message, port).is_err() {
+                    break;
+                }
             }
-        }
+        });
     }
 }
 

@@ -31,7 +31,11 @@ fn main() -> ExitCode {
         },
         ["files", host_file, secret] => files::run(host_file, secret),
         ["hold", how] => hold::run(how),
-        ["mark", marker] => marker::leave(marker),
+        ["mark", marker] => marker::leave(marker, 0),
+        ["mark", marker, stay_ms] => match stay_ms.parse() {
+            Ok(stay_ms) => marker::leave(marker, stay_ms),
+            Err(_) => ExitCode::from(2),
+        },
         ["find", marker] => marker::find(marker),
         ["output", stdout, stderr] => output::run(stdout, stderr),
         ["process"] => process::run(),

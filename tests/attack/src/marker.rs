@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use nix::errno::Errno;
 
@@ -15,8 +16,8 @@ const MOST: u64 = 4 << 20;
 /// Whom a mark may be written to, where tools can write at all.
 const PLACES: &[&str] = &["/work", "/tmp", "/run", "/dev/shm", "/var", "/dev", "/etc", "/root"];
 
-/// Leaves `marker`.
-pub fn leave(marker: &str) -> ExitCode {
+/// Leaves `marker`, and stays for so many milliseconds.
+pub fn leave(marker: &str, stay_ms: u64) -> ExitCode {
     let mut log = Log::new("mark");
     let mut left = 0;
     for place in PLACES {
@@ -25,6 +26,7 @@ pub fn leave(marker: &str) -> ExitCode {
     log.fact("files", left);
     log.control("leave a file", if left > 0 { Ok(0) } else { Err(Errno::EACCES) });
     log.control("leave a process", stay_behind(marker));
+    std::thread::sleep(Duration::from_millis(stay_ms));
     log.print()
 }
 

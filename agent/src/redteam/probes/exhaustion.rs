@@ -1,5 +1,7 @@
 //! A tool gets what it may have, and everybody else keeps what they need.
 
+use std::ops::Range;
+
 use serde_json::{Value, json};
 
 use guest::wire::ResultReason;
@@ -23,18 +25,18 @@ pub const PROBE: Probe = Probe {
 
 /// What an attack may cost the agent beyond the guest's own memory, in MiB.
 const GROWTH_MIB: u64 = 64;
-/// What is taken, and how much of it is too much: what the registry allows these tools, or what
-/// the image has of it.
-const THINGS: [(&str, u64); 9] = [
-    ("memory", 33),
-    ("forks", 17),
-    ("threads", 17),
-    ("descriptors", 257),
-    ("disk", 33),
-    ("scratch", 9),
-    ("inodes", 4097),
-    ("console", 1),
-    ("output", 17),
+/// What is taken, how much of it a tool has to get before it meets a limit, and how much is too
+/// much: what the registry allows these tools, or what the image has of it.
+const THINGS: [(&str, Range<u64>); 9] = [
+    ("memory", 1..33),
+    ("forks", 1..17),
+    ("threads", 1..17),
+    ("descriptors", 1..257),
+    ("disk", 1..33),
+    ("scratch", 1..9),
+    ("inodes", 1..4097),
+    ("console", 0..1),
+    ("output", 1..17),
 ];
 /// Output that is written, in bytes.
 const WRITTEN: u64 = 16 << 20;
@@ -47,10 +49,10 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     let before = HostState::now();
     let mut breaches = Vec::new();
     let mut seen = Vec::new();
-    for (what, too_much) in THINGS {
+    for (what, fair) in THINGS {
         let deadline = arena.plan().deadline();
         let result = arena.run(&sandbox, "attack_exhaust", json!({"what": what}), deadline);
-        let (wrong, told) = judge(what, too_much, &result);
+        let (wrong, told) = judge(what, &fair, &result);
         let mut wrong: Vec<String> = wrong.into_iter().collect();
         // Before its traces are reset away.
         wrong.extend(arena.next_command(&sandbox));
@@ -69,7 +71,7 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
 /// What is wrong with how it ended, and how it ended.
 fn judge(
     what: &str,
-    too_much: u64,
+    fair: &Range<u64>,
     result: &Result<ToolOutcome, SandboxError>,
 ) -> (Option<String>, Value) {
     let outcome = match result {
@@ -90,7 +92,7 @@ fn judge(
         Err(error) => (Some(error.to_string()), json!(error.to_string())),
         Ok(log) => {
             let taken = log.facts.get("taken").and_then(Value::as_u64).unwrap_or(u64::MAX);
-            let wrong = (taken >= too_much).then(|| format!("it got {taken}"));
+            let wrong = (!fair.contains(&taken)).then(|| format!("it got {taken}"));
             (wrong, json!({"taken": taken, "refused": log.facts.get("refused")}))
         }
     }
@@ -108,21 +110,22 @@ mod tests {
     }
 
     #[test]
-    fn more_than_allowed_fails_and_a_kill_does_not() {
-        assert_eq!(judge("forks", 17, &Ok(taken(16))).0, None);
-        assert!(judge("forks", 17, &Ok(taken(17))).0.is_some());
+    fn more_than_allowed_and_nothing_at_all_fail_and_a_kill_does_not() {
+        assert_eq!(judge("forks", &(1..17), &Ok(taken(16))).0, None);
+        assert!(judge("forks", &(1..17), &Ok(taken(17))).0.is_some());
+        assert!(judge("forks", &(1..17), &Ok(taken(0))).0.is_some());
         let mut killed = outcome(137, "");
         killed.reason = Some(ResultReason::OutOfMemory);
-        assert_eq!(judge("memory", 33, &Ok(killed)).0, None);
-        assert!(judge("memory", 33, &Ok(outcome(1, ""))).0.is_some());
+        assert_eq!(judge("memory", &(1..33), &Ok(killed)).0, None);
+        assert!(judge("memory", &(1..33), &Ok(outcome(1, ""))).0.is_some());
     }
 
     #[test]
     fn output_must_be_cut() {
         let mut all = outcome(0, "x");
         all.stdout_total = WRITTEN;
-        assert!(judge("output", 17, &Ok(all.clone())).0.is_some());
+        assert!(judge("output", &(1..17), &Ok(all.clone())).0.is_some());
         all.stdout_truncated = true;
-        assert_eq!(judge("output", 17, &Ok(all)).0, None);
+        assert_eq!(judge("output", &(1..17), &Ok(all)).0, None);
     }
 }

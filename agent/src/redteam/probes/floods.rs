@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::super::attack_log::AttackLog;
@@ -17,20 +18,25 @@ pub const PROBE: Probe = Probe {
     expectation: Expectation::ShouldFail,
     description: "As root and without confinement: processors, device interrupts, the disk, the \
                   console and the socket device are kept busy; the host pays for the machine's \
-                  processors and no more, and commands in another machine are timed meanwhile",
+                  processors and no more, and a neighbour's commands are timed with and without them, turn \
+                  by turn",
     repeats: true,
     run,
 };
 
 const FLOODS: [&str; 5] = ["processors", "interrupts", "disk", "console", "sockets"];
-/// How long each one lasts, in milliseconds: some for every iteration.
-const LEAST_MS: u64 = 500;
-const MOST_MS: u64 = 5000;
-const MS_PER_ITERATION: u64 = 5;
 /// What a flood may cost the agent beyond the memory of both guests, in MiB.
 const GROWTH_MIB: u64 = 64;
-/// Fewer samples say nothing of the slowest hundredth.
+/// Commands of a neighbour, with each flood and without it. Fewer say nothing of the slowest
+/// hundredth.
 const ENOUGH_SAMPLES: usize = 100;
+const MOST_SAMPLES: u32 = 1000;
+/// Commands in a row without a flood; then come as many with one, so that whatever else happens on
+/// this host happens to both.
+const BLOCK: u32 = 25;
+/// How long one flood of such a block lasts.
+const LEAST: Duration = Duration::from_millis(300);
+const MOST: Duration = Duration::from_secs(10);
 /// What a neighbour's slowest hundredth may become, where times mean something.
 const MOST_CHANGE: f64 = 2.0;
 
@@ -40,44 +46,129 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     let neighbour = KvmSandbox::fork_of(&first)
         .ok_or_else(|| ProbeError::Control("the sandbox has no golden state to fork".into()))?;
     neighbour.boot().map_err(ProbeError::at("booting a neighbour"))?;
-    let length = u64::from(arena.plan().iterations) * MS_PER_ITERATION;
-    let length = Duration::from_millis(length.clamp(LEAST_MS, MOST_MS));
-    let alone = commands_until(arena, &neighbour, {
-        let until = Instant::now() + length;
-        move || Instant::now() >= until
-    })?;
-    arena.measured("roundtrip-alone", &alone);
-    let alone = Latency::of(&alone);
-    let mut breaches = Vec::new();
-    let mut seen = Vec::new();
-    let mut worst = 0.0_f64;
-    for what in FLOODS {
-        let flood = flood(arena, &flooded, &neighbour, what, length)?;
-        arena.measured(&format!("roundtrip-beside-{what}"), &flood.beside);
-        let beside = Latency::of(&flood.beside);
-        let change = beside.p99 / alone.p99.max(f64::MIN_POSITIVE);
-        worst = worst.max(change);
-        let counts = beside.count.min(alone.count) >= ENOUGH_SAMPLES && arena.plan().gates;
-        let mut wrong = flood.breaches(arena);
-        if counts && change > MOST_CHANGE {
-            wrong.push(format!("a neighbour's p99 is {change:.1} times what it was"));
+    let samples = arena.plan().iterations.min(MOST_SAMPLES);
+    let block = samples.min(BLOCK);
+    let warm_up = commands(arena, &neighbour, block)?;
+    let length = warm_up.iter().sum::<Duration>() * 3 / 2;
+    let length = length.clamp(LEAST, MOST);
+    let mut floods = FLOODS.map(Flood::new);
+    for _ in 0..samples.div_ceil(block.max(1)) {
+        for flood in &mut floods {
+            flood.quiet.push(commands(arena, &neighbour, block)?);
+            let turn = turn(arena, &flooded, &neighbour, flood.what, length)?;
+            flood.add(turn, arena);
+            let recovered = arena.recover(&flooded).or_else(|| arena.next_command(&flooded));
+            flood.breaches.extend(recovered);
         }
-        wrong.extend(arena.recover(&flooded).or_else(|| arena.next_command(&flooded)));
-        seen.push(json!({
-            "flood": what, "times": flood.times(), "wall_ms": flood.wall.as_millis() as u64,
-            "processor_ms": flood.processor.as_millis() as u64,
-            "neighbour_p99_ms": beside.p99, "neighbour_p99_change": change,
-        }));
-        breaches.extend(wrong.into_iter().map(|wrong| format!("{what}: {wrong}")));
     }
     neighbour.shutdown();
-    let held = format!("{} floods; a neighbour's p99 changed by {worst:.2} at most", FLOODS.len());
-    let evidence = json!({"floods": seen, "neighbour_alone_p99_ms": alone.p99});
+    let mut breaches = Vec::new();
+    for flood in &floods {
+        arena.measured(&format!("roundtrip-beside-{}", flood.what), &flood.beside);
+        let wrong = flood.breaches.iter().cloned().chain(flood.too_slow(arena.plan().gates));
+        breaches.extend(wrong.map(|wrong| format!("{}: {wrong}", flood.what)));
+    }
+    let quiet: Vec<Vec<Duration>> = floods.iter().flat_map(|f| f.quiet.iter().cloned()).collect();
+    arena.measured("roundtrip-alone", &quiet.concat());
+    let itself = Change::among(&quiet);
+    let most = |of: fn(&Change) -> f64| floods.iter().map(|f| of(&f.change())).fold(0.0, f64::max);
+    let held = format!(
+        "{} floods; a neighbour's p50 became {:.2} times what it was beside the worst, its p99 \
+         {:.2} times; without a flood they differ by {:.2} and {:.2} among themselves",
+        floods.len(),
+        most(|change| change.p50),
+        most(|change| change.p99),
+        itself.p50,
+        itself.p99,
+    );
+    let seen: Vec<Value> = floods.iter().map(Flood::evidence).collect();
+    let evidence = json!({"floods": seen, "p99_change_at_most": MOST_CHANGE,
+        "change_without_flood": itself});
     Ok(Verdict::of(&breaches, held, evidence))
 }
 
-/// What one flood did and cost.
+/// How much later answers came.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+struct Change {
+    p50: f64,
+    p99: f64,
+}
+
+impl Change {
+    fn between(before: &[Duration], after: &[Duration]) -> Self {
+        let (before, after) = (Latency::of(before), Latency::of(after));
+        let change = |before: f64, after: f64| after / before.max(f64::MIN_POSITIVE);
+        Self { p50: change(before.p50, after.p50), p99: change(before.p99, after.p99) }
+    }
+
+    /// From every other block to those between: what is no flood's doing. The greater over the
+    /// lesser.
+    fn among(blocks: &[Vec<Duration>]) -> Self {
+        let every_other = |first: usize| -> Vec<Duration> {
+            blocks.iter().skip(first).step_by(2).flatten().copied().collect()
+        };
+        let (one, other) = (every_other(0), every_other(1));
+        if one.is_empty() || other.is_empty() {
+            return Self { p50: 1.0, p99: 1.0 };
+        }
+        let (there, back) = (Self::between(&one, &other), Self::between(&other, &one));
+        Self { p50: there.p50.max(back.p50), p99: there.p99.max(back.p99) }
+    }
+}
+
+/// All of one flood.
 struct Flood {
+    what: &'static str,
+    /// Commands of a neighbour before each time, and meanwhile.
+    quiet: Vec<Vec<Duration>>,
+    beside: Vec<Duration>,
+    times: u64,
+    wall: Duration,
+    processor: Duration,
+    breaches: Vec<String>,
+}
+
+impl Flood {
+    fn new(what: &'static str) -> Self {
+        let (quiet, beside, times, wall, processor, breaches) = Default::default();
+        Self { what, quiet, beside, times, wall, processor, breaches }
+    }
+
+    fn add(&mut self, turn: Turn, arena: &Arena) {
+        self.breaches.extend(turn.breaches(arena));
+        self.times += turn.times();
+        self.wall += turn.wall;
+        self.processor += turn.processor;
+        self.beside.extend(turn.beside);
+    }
+
+    fn change(&self) -> Change {
+        Change::between(&self.quiet.concat(), &self.beside)
+    }
+
+    fn too_slow(&self, gates: bool) -> Option<String> {
+        let count = self.quiet.iter().map(Vec::len).sum::<usize>().min(self.beside.len());
+        let change = self.change().p99;
+        (gates && count >= ENOUGH_SAMPLES && change > MOST_CHANGE)
+            .then(|| format!("a neighbour's p99 is {change:.1} times what it was"))
+    }
+
+    fn evidence(&self) -> Value {
+        let told = |samples: &[Duration]| {
+            let latency = Latency::of(samples);
+            json!({"count": latency.count, "p50_ms": latency.p50, "p99_ms": latency.p99})
+        };
+        json!({
+            "flood": self.what, "times": self.times, "wall_ms": self.wall.as_millis() as u64,
+            "processor_ms": self.processor.as_millis() as u64,
+            "neighbour_alone": told(&self.quiet.concat()), "neighbour_beside": told(&self.beside),
+            "change": self.change(),
+        })
+    }
+}
+
+/// One time of a flood.
+struct Turn {
     log: AttackLog,
     beside: Vec<Duration>,
     wall: Duration,
@@ -86,13 +177,13 @@ struct Flood {
     after: HostState,
 }
 
-fn flood(
+fn turn(
     arena: &Arena,
     flooded: &KvmSandbox,
     neighbour: &KvmSandbox,
     what: &str,
     length: Duration,
-) -> Result<Flood, ProbeError> {
+) -> Result<Turn, ProbeError> {
     let params = json!({"what": what, "milliseconds": length.as_millis() as u64});
     let (before, begun) = (HostState::now(), Instant::now());
     let busy = processor_time();
@@ -104,10 +195,10 @@ fn flood(
     });
     let (wall, processor) = (begun.elapsed(), processor_time().saturating_sub(busy));
     let (log, beside, after) = (log?, beside?, HostState::now());
-    Ok(Flood { log, beside, wall, processor, before, after })
+    Ok(Turn { log, beside, wall, processor, before, after })
 }
 
-impl Flood {
+impl Turn {
     fn times(&self) -> u64 {
         self.log.facts.get("times").and_then(Value::as_u64).unwrap_or_default()
     }
@@ -128,21 +219,33 @@ impl Flood {
     }
 }
 
-/// Runs commands until it is over, and three at least.
+/// Runs so many commands.
+fn commands(arena: &Arena, sandbox: &KvmSandbox, count: u32) -> Result<Vec<Duration>, ProbeError> {
+    (0..count).map(|_| command(arena, sandbox)).collect()
+}
+
+/// Runs commands until it is over. The one that was under way then ran without a flood at its end.
 fn commands_until(
     arena: &Arena,
     sandbox: &KvmSandbox,
     over: impl Fn() -> bool,
 ) -> Result<Vec<Duration>, ProbeError> {
     let mut samples = Vec::new();
-    while samples.len() < 3 || !over() {
-        let begun = Instant::now();
-        if let Some(wrong) = arena.next_command(sandbox) {
-            return Err(ProbeError::Control(format!("in a neighbour: {wrong}")));
+    while !over() {
+        let sample = command(arena, sandbox)?;
+        if samples.is_empty() || !over() {
+            samples.push(sample);
         }
-        samples.push(begun.elapsed());
     }
     Ok(samples)
+}
+
+fn command(arena: &Arena, sandbox: &KvmSandbox) -> Result<Duration, ProbeError> {
+    let begun = Instant::now();
+    match arena.next_command(sandbox) {
+        None => Ok(begun.elapsed()),
+        Some(wrong) => Err(ProbeError::Control(format!("in a neighbour: {wrong}"))),
+    }
 }
 
 /// What this process has used: fields 14 and 15 of proc_pid_stat(5), in hundredths of a second.
@@ -156,23 +259,14 @@ fn processor_time() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redteam::{Plan, Selection};
-    use crate::sandbox::{ImageSource, SandboxConfig};
+    use crate::redteam::Plan;
 
     #[test]
     fn a_flood_that_costs_more_than_the_processors_it_has_fails() {
-        let arena = Arena::new(Plan {
-            sandbox: SandboxConfig::new(ImageSource::directory("/nonexistent")),
-            selection: Selection::All,
-            iterations: 1,
-            machines: 2,
-            budget: Duration::from_secs(30),
-            gates: true,
-            without: Vec::new(),
-        });
+        let arena = Arena::new(Plan::for_tests(&[]));
         let log = json!({"attack": "flood", "controls": [], "attempts": [], "facts": {"times": 5}});
         let state = HostState::now();
-        let mut flood = Flood {
+        let mut turn = Turn {
             log: serde_json::from_value(log).unwrap(),
             beside: Vec::new(),
             wall: Duration::from_secs(1),
@@ -180,11 +274,33 @@ mod tests {
             before: state,
             after: state,
         };
-        assert_eq!(flood.times(), 5);
-        assert_eq!(flood.breaches(&arena), Vec::<String>::new());
-        flood.processor += Duration::from_millis(10);
-        flood.after.agent.rss_kib += 1 << 20;
-        assert_eq!(flood.breaches(&arena).len(), 2);
+        assert_eq!(turn.times(), 5);
+        assert_eq!(turn.breaches(&arena), Vec::<String>::new());
+        turn.processor += Duration::from_millis(10);
+        turn.after.agent.rss_kib += 1 << 20;
+        assert_eq!(turn.breaches(&arena).len(), 2);
+    }
+
+    #[test]
+    fn a_neighbour_that_waits_more_than_twice_as_long_fails() {
+        let ms = |ms, count| vec![Duration::from_millis(ms); count];
+        let mut flood = Flood::new("x");
+        flood.quiet = vec![ms(10, 50), ms(10, 49)];
+        flood.beside = ms(21, 100);
+        assert_eq!(flood.too_slow(true), None, "too few");
+        flood.quiet.push(ms(10, 1));
+        assert!(flood.too_slow(true).unwrap().contains("2.1 times"));
+        assert_eq!(flood.too_slow(false), None);
+        flood.beside = ms(20, 100);
+        assert_eq!(flood.too_slow(true), None);
+    }
+
+    #[test]
+    fn what_differs_without_a_flood_is_told() {
+        let ms = |ms| vec![Duration::from_millis(ms); 10];
+        assert_eq!(Change::among(&[ms(10), ms(30)]), Change { p50: 3.0, p99: 3.0 });
+        assert_eq!(Change::among(&[ms(30), ms(10)]), Change { p50: 3.0, p99: 3.0 });
+        assert_eq!(Change::among(&[ms(30)]), Change { p50: 1.0, p99: 1.0 });
     }
 
     #[test]

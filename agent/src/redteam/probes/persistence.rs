@@ -19,13 +19,14 @@ pub const PROBE: Probe = Probe {
     run,
 };
 
+/// Where every tool has files of its own.
+const SCRATCH: &str = "/tmp/";
 /// Searching everything takes longer than a command.
 const SEARCH_EVERY: u32 = 100;
 
 fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     let sandbox = arena.sandbox(Guest::Shipped)?;
-    control(arena, &sandbox)?;
-    let mut breaches = Vec::new();
+    let mut breaches: Vec<String> = control(arena, &sandbox)?.into_iter().collect();
     let mut searches = 0;
     let mut leak = Leak::watch(arena.plan().sandbox.memory_mib);
     for turn in 0..arena.plan().iterations {
@@ -59,18 +60,24 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     Ok(Verdict::of(&breaches, held, evidence))
 }
 
-/// Without a reset, guest and host find a mark.
-fn control(arena: &Arena, sandbox: &KvmSandbox) -> Result<(), ProbeError> {
+/// Without a reset, guest and host find a mark. In another tool's scratch space, which no tool but
+/// that one has, it would be a breach.
+pub fn control(arena: &Arena, sandbox: &KvmSandbox) -> Result<Option<String>, ProbeError> {
     let marker = search::marker();
     arena.attack(sandbox, "attack_mark", json!({"marker": marker}))?;
     if anywhere(arena, sandbox, &marker)?.is_none() {
         return Err(ProbeError::Control("the host does not find a mark that is there".into()));
     }
     let log = arena.attack(sandbox, "attack_find", json!({"marker": marker}))?;
-    if places(&log).is_empty() {
+    let found = places(&log);
+    if found.is_empty() {
         return Err(ProbeError::Control("the guest does not find a mark that is there".into()));
     }
-    arena.recover(sandbox).map_or(Ok(()), |wrong| Err(ProbeError::Control(wrong)))
+    if let Some(wrong) = arena.recover(sandbox) {
+        return Err(ProbeError::Control(wrong));
+    }
+    let shared = found.iter().any(|place| place.starts_with(SCRATCH));
+    Ok(shared.then(|| "a tool's scratch space is seen by another tool".to_owned()))
 }
 
 fn anywhere(
@@ -88,7 +95,8 @@ fn anywhere(
     Ok((memory || disk).then(|| format!("a mark is left: memory {memory}, disk {disk}")))
 }
 
-fn places(log: &AttackLog) -> Vec<&str> {
+/// Where an attack found a mark.
+pub fn places(log: &AttackLog) -> Vec<&str> {
     let found = log.facts.get("found").and_then(Value::as_array);
     found.into_iter().flatten().filter_map(Value::as_str).collect()
 }

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::super::host::HostState;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
-use crate::sandbox::{SandboxError, ToolOutcome};
+use super::believer;
+use crate::sandbox::{KvmSandbox, SandboxError, ToolOutcome};
 
 /// PID 1 itself is hostile.
 pub const PROBE: Probe = Probe {
@@ -64,6 +65,16 @@ const MODES: &[(&str, Outcome)] = &[
     ("huge-result", Refused),
     ("connection-flood", Harmless),
 ];
+/// Those that send what looks like a result.
+const WITH_RESULTS: [&str; 7] = [
+    "other-id",
+    "no-ack",
+    "ack-of-other-entropy",
+    "evidence-gap",
+    "evidence-repeats",
+    "evidence-forged",
+    "evidence-missing",
+];
 /// Deadline of each.
 const DEADLINE: Duration = Duration::from_millis(400);
 /// Of those that are many small things.
@@ -85,6 +96,9 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
             return Err(ProbeError::Control(format!("the hostile guest ended with {code}")));
         }
         Err(error) => return Err(ProbeError::Control(error.to_string())),
+    }
+    if arena.plan().leaves_out("protocol") {
+        return believed(arena, &sandbox);
     }
     let slack = arena.slack(&sandbox)?;
     let before = HostState::now();
@@ -119,6 +133,22 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     let held = format!("{} ways to break the protocol came to nothing", seen.len());
     let evidence = json!({"modes": seen, "before": before, "after": after});
     Ok(Verdict::of(&breaches, held, evidence))
+}
+
+/// The same where a host believes the first result that comes.
+fn believed(arena: &Arena, sandbox: &KvmSandbox) -> Result<Verdict, ProbeError> {
+    let believe = |mode: &str| believer::first_result(arena, sandbox, mode);
+    believe("control").map_err(ProbeError::Control)?;
+    let (mut breaches, mut seen) = (Vec::new(), Vec::new());
+    for (mode, _) in MODES.iter().filter(|(mode, _)| WITH_RESULTS.contains(mode)) {
+        let result = believe(mode);
+        if let Ok(exit_code) = &result {
+            breaches.push(format!("{mode}: it was taken for a result with exit code {exit_code}"));
+        }
+        seen.push(json!({"mode": mode, "came_to": format!("{result:?}")}));
+        breaches.extend(arena.recover(sandbox).map(|wrong| format!("{mode}: {wrong}")));
+    }
+    Ok(Verdict::of(&breaches, "nothing was believed", json!({ "modes": seen })))
 }
 
 fn is_good(outcome: &ToolOutcome) -> bool {

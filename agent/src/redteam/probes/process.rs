@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use guest::wire::DEFAULT_PORT;
 use serde_json::json;
+use vmm::Machine;
 
 use super::super::attack_log::AttackLog;
 use super::super::host::HostState;
@@ -81,6 +83,8 @@ fn as_root(arena: &Arena) -> Result<Verdict, ProbeError> {
     let mut breaches = Vec::new();
     let mut seen = Vec::new();
     for (how, must_stop) in ENDS {
+        // As a host would that does not notice that its machine has ended.
+        let kept = sandbox.machine().filter(|_| arena.plan().leaves_out("recovery"));
         let begun = Instant::now();
         let result = arena.run(&sandbox, "attack_destroy", json!({"how": how}), DEADLINE);
         let stopped = matches!(result, Err(SandboxError::MachineStopped { .. }));
@@ -94,13 +98,22 @@ fn as_root(arena: &Arena) -> Result<Verdict, ProbeError> {
         };
         seen.push(json!({"end": how, "machine_stopped": stopped, "said": told,
             "noticed_after_ms": begun.elapsed().as_millis() as u64}));
-        let wrong = arena.recover(&sandbox).or_else(|| arena.next_command(&sandbox));
+        let wrong = match &kept {
+            Some(machine) => ask(machine),
+            None => arena.recover(&sandbox).or_else(|| arena.next_command(&sandbox)),
+        };
         breaches.extend(wrong.map(|wrong| format!("after {how}: {wrong}")));
         breaches.extend(alarms.take().map(|why| format!("after {how}, a false alarm: {why}")));
     }
     breaches.extend(HostState::now().breaches(&before, growth(arena)));
     let held = format!("{} ends of a machine, each noticed and followed by a new one", seen.len());
     Ok(Verdict::of(&breaches, held, json!({ "ends": seen })))
+}
+
+/// Why a machine does not take the next command.
+fn ask(machine: &Machine) -> Option<String> {
+    let asked = machine.vsock().connect(DEFAULT_PORT, DEADLINE);
+    asked.err().map(|error| format!("the next command failed: {error}"))
 }
 
 /// Incidents, in words.

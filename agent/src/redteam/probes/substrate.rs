@@ -113,7 +113,11 @@ fn tell_all(
     for lie in lies {
         let sandbox = machine()?;
         sandbox.boot().map_err(ProbeError::at("booting a machine to lie about"))?;
-        let found = tell(arena, &sandbox, lie)?;
+        let found = if arena.plan().leaves_out("verification") {
+            believed(arena, &sandbox, lie)?
+        } else {
+            tell(arena, &sandbox, lie)?
+        };
         seen.push(json!({"lie": lie.name, "resets": found.resets, "said": found.said}));
         match found.breach.map(|breach| format!("{}: {breach}", lie.name)) {
             Some(breach) => breaches.push(breach),
@@ -168,6 +172,22 @@ fn tell(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeEr
     }
     let breach = Some(format!("nobody noticed in {} resets", lie.resets));
     Ok(Found { breach, resets: lie.resets, said: Value::Null })
+}
+
+/// What becomes of a lie when nobody looks at a machine after its reset.
+fn believed(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeError> {
+    let tell = || arena.held(sandbox, |machine| Ok((lie.tell)(machine)?));
+    dirty(arena, sandbox)?;
+    if lie.when == Moment::Held {
+        tell()?;
+    }
+    sandbox.reset().map_err(ProbeError::at("resetting"))?;
+    if lie.when == Moment::PutBack {
+        tell()?;
+    }
+    let goes_on = arena.next_command(sandbox).is_none();
+    let breach = goes_on.then(|| "nobody noticed: the next command ran".to_owned());
+    Ok(Found { breach, resets: 1, said: Value::Null })
 }
 
 /// A command that writes to memory and disk.

@@ -1,0 +1,111 @@
+//! The machines that commands of a probe run on.
+
+use std::time::{Duration, Instant};
+
+use guest::registry::CallError;
+use serde_json::{Map, Value};
+
+use super::super::{Arena, Guest, ProbeError};
+use super::signer::failed;
+use crate::dispatch::executor::{Executed, Executor, Failure, PoolExecutor, ToolFacts, Tools};
+use crate::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
+use crate::sandbox::{KvmSandbox, Sandbox, ToolCall, Verification, WireState};
+
+/// One machine, as an agent uses it or without being put back.
+pub enum Machines {
+    /// A pool of one.
+    Pool(PoolExecutor<KvmSandbox>),
+    /// Never put back: every command is told what was found before the first.
+    Unreset {
+        /// The machine.
+        sandbox: Box<KvmSandbox>,
+        /// Its tools.
+        tools: Tools,
+        /// What every command is told.
+        told: Box<Verification>,
+    },
+}
+
+impl Machines {
+    /// A fork of the ordinary sandbox.
+    pub fn of(arena: &Arena) -> Result<Self, ProbeError> {
+        let first = arena.sandbox(Guest::Shipped)?;
+        let config = arena.config();
+        let manifest = config.image.manifest().map_err(failed)?;
+        let manifest = manifest.ok_or_else(|| failed("the attack image has no manifest"))?;
+        let tools = Tools::new(&manifest, &config.enable_tools).map_err(failed)?;
+        if !arena.plan().leaves_out("reset") {
+            let source = KvmSource::forking(&first).map_err(ProbeError::at("forking"))?;
+            let one = PoolConfig { on_fault: OnFault::Halt, ..PoolConfig::new(1) };
+            let pool = Pool::start(source, one).map_err(failed)?;
+            return Ok(Self::Pool(PoolExecutor::new(pool, tools)));
+        }
+        let sandbox =
+            KvmSandbox::fork_of(&first).ok_or_else(|| failed("there is no golden state"))?;
+        sandbox.boot().map_err(ProbeError::at("booting a machine"))?;
+        let told = sandbox.reset_verified().map_err(ProbeError::at("looking at a machine"))?;
+        let (sandbox, told) = (Box::new(sandbox), Box::new(told.verification));
+        Ok(Self::Unreset { sandbox, tools, told })
+    }
+}
+
+impl Executor for Machines {
+    fn check(&self, tool: &str, params: &Map<String, Value>) -> Result<ToolFacts, CallError> {
+        match self {
+            Self::Pool(pool) => pool.check(tool, params),
+            Self::Unreset { tools, .. } => tools.check(tool, params),
+        }
+    }
+
+    fn capacity(&self) -> usize {
+        match self {
+            Self::Pool(pool) => pool.capacity(),
+            Self::Unreset { .. } => 8,
+        }
+    }
+
+    fn execute(&self, tenant: &str, call: ToolCall, started: Box<dyn FnOnce() + Send>) -> Executed {
+        let (sandbox, told) = match self {
+            Self::Pool(pool) => return pool.execute(tenant, call, started),
+            Self::Unreset { sandbox, told, .. } => (sandbox, told),
+        };
+        started();
+        let begun = Instant::now();
+        let result = sandbox.execute_tool(call).map_err(Failure::from);
+        let (execute, reset_took) = (begun.elapsed(), Duration::ZERO);
+        Executed { result, reset: Some(Ok((**told).clone())), execute, reset_took }
+    }
+
+    fn state(&self) -> WireState {
+        match self {
+            Self::Pool(pool) => pool.state(),
+            Self::Unreset { .. } => WireState::Ready,
+        }
+    }
+
+    fn abort(&self) {
+        match self {
+            Self::Pool(pool) => pool.abort(),
+            Self::Unreset { sandbox, .. } => sandbox.shutdown(),
+        }
+    }
+
+    fn halt(&self, reason: &str) {
+        if let Self::Pool(pool) = self {
+            pool.halt(reason);
+        }
+    }
+
+    fn resume(&self) {
+        if let Self::Pool(pool) = self {
+            pool.resume();
+        }
+    }
+
+    fn shut_down(&self) {
+        match self {
+            Self::Pool(pool) => pool.shut_down(),
+            Self::Unreset { sandbox, .. } => sandbox.shutdown(),
+        }
+    }
+}

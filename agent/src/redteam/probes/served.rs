@@ -1,0 +1,145 @@
+//! An agent's way from envelope to result, with machines and stores, and a probe in place of the
+//! relay.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::task::JoinHandle;
+
+use super::super::ProbeError;
+use super::machines::Machines;
+use super::signer::{self, ENDPOINT, TENANT, failed};
+use crate::degraded::DegradedMode;
+use crate::dispatch::milestone::NoObserver;
+use crate::dispatch::policy::Policy;
+use crate::dispatch::watched::Watched;
+use crate::dispatch::{Dispatcher, Endpoint, Parts};
+use crate::evidence::{EvidenceStore, Retention};
+use crate::protocol::{KeyRing, Timestamp};
+use crate::relay::Handler;
+use crate::relay::link::near::NearEnd;
+use crate::store::{AuditLog, Journal, NonceStore};
+
+/// File with the journal, in the directory of an agent's stores.
+pub const JOURNAL: &str = "journal.db";
+const NONCES: usize = 1024;
+
+/// An agent that takes commands.
+pub struct Served {
+    dispatcher: Arc<Dispatcher<Machines>>,
+}
+
+impl Served {
+    /// With its stores in this directory, which may have been another agent's.
+    pub async fn start(directory: &Path, machines: Machines) -> Result<Self, ProbeError> {
+        let keys = directory.join("keys.toml");
+        std::fs::write(&keys, signer::keys()?.to_toml())?;
+        let evidence = directory.join("evidence");
+        std::fs::create_dir_all(&evidence)?;
+        let parts = Parts {
+            endpoint: Endpoint { endpoint_id: ENDPOINT.to_owned(), tenant_id: TENANT.to_owned() },
+            keys: Watched::required(keys, |text| {
+                KeyRing::from_toml(text).map_err(|error| error.to_string())
+            }),
+            policy: Watched::optional(directory.join("policy.toml"), Policy::allow_all(), |text| {
+                Policy::parse(text).map_err(|error| error.to_string())
+            }),
+            kill_switch: directory.join("kill"),
+            nonces: NonceStore::open_anywhere(&directory.join("nonces.db"), NONCES)
+                .map_err(failed)?,
+            journal: Journal::open(&directory.join(JOURNAL)).map_err(failed)?,
+            degraded: Arc::new(DegradedMode::open(directory)),
+            audit: AuditLog::open(&directory.join("audit.db")).map_err(failed)?,
+            evidence: EvidenceStore::new(evidence, Retention::default(), None),
+            executor: Arc::new(machines),
+            observer: Box::new(NoObserver),
+            clock: Arc::new(Timestamp::now),
+        };
+        let dispatcher = Dispatcher::start(parts).await.map_err(failed)?;
+        Ok(Self { dispatcher })
+    }
+
+    /// A session, which takes the place of one before.
+    pub fn connect(&self, session: &str, patience: Duration) -> Relay {
+        let end = NearEnd::open(session);
+        self.dispatcher.connected(end.session().clone());
+        Relay { end, patience, heard: Vec::new() }
+    }
+
+    /// The agent notices that a session is over.
+    pub fn lose(&self, relay: Relay) {
+        let Relay { end, .. } = relay;
+        self.dispatcher.disconnected(end.session());
+    }
+
+    /// Sends an envelope.
+    pub fn send(&self, relay: &Relay, text: String) -> JoinHandle<()> {
+        let (dispatcher, session) = (Arc::clone(&self.dispatcher), relay.end.session().clone());
+        tokio::spawn(async move { dispatcher.frame(session, text, Instant::now()).await })
+    }
+
+    /// Ends what runs and closes the stores.
+    pub async fn end(self) {
+        self.dispatcher.drain(Duration::ZERO).await;
+    }
+}
+
+/// The relay's end of a session.
+pub struct Relay {
+    end: NearEnd,
+    patience: Duration,
+    heard: Vec<Value>,
+}
+
+impl Relay {
+    /// The first frame that is like this, of those that were heard before too.
+    pub async fn wait_for(
+        &mut self,
+        what: &str,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Result<Value, ProbeError> {
+        if let Some(found) = self.heard.iter().find(|frame| wanted(frame)) {
+            return Ok(found.clone());
+        }
+        let until = tokio::time::Instant::now() + self.patience;
+        loop {
+            let Ok(Some(text)) = tokio::time::timeout_at(until, self.end.hear()).await else {
+                let types: Vec<_> = self.heard.iter().map(|frame| &frame["type"]).collect();
+                return Err(failed(format!("{what} did not come; what came: {types:?}")));
+            };
+            let frame: Value = serde_json::from_str(&text).map_err(failed)?;
+            self.heard.push(frame.clone());
+            if wanted(&frame) {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// What ends a command: its result, or the error in place of one.
+    pub async fn end_of(&mut self, command: &str) -> Result<Value, ProbeError> {
+        self.wait_for("the end of a command", |frame| {
+            frame["command_id"] == command
+                && (frame["type"] == "CommandResult" || frame["type"] == "ErrorEvent")
+        })
+        .await
+    }
+
+    /// Waits until a command has its machine.
+    pub async fn started(&mut self, command: &str) -> Result<(), ProbeError> {
+        let about = |frame: &Value| frame["command_id"] == command;
+        let first = self
+            .wait_for("a command's start", |frame| about(frame) && frame["type"] != "CommandAck")
+            .await?;
+        if first["type"] == "ProgressEvent" {
+            return Ok(());
+        }
+        Err(failed(format!("it did not start: {first}")))
+    }
+
+    /// How often something like this was heard so far.
+    pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
+        self.heard.iter().filter(|frame| wanted(frame)).count()
+    }
+}
