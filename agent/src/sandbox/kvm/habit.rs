@@ -13,9 +13,13 @@ use crate::sandbox::error::SandboxError;
 /// What every one of them writes is a habit.
 const TURNS: usize = 2;
 
-/// Learns the habit, unless that has been done for this golden state. Whoever comes meanwhile
-/// waits. The machine is golden afterwards; after an error it is of no use.
+/// Learns the habit, unless that has been done for this golden state, or pages are dropped and not
+/// copied: then the guest has its faults in any case. Whoever comes meanwhile waits. The machine is
+/// golden afterwards; after an error it is of no use.
 pub fn learn(live: &Live, golden: &GoldenSandbox, strategy: Strategy) -> Result<(), SandboxError> {
+    if strategy == Strategy::DropPrivate {
+        return Ok(());
+    }
     golden
         .learn_once(|| {
             // What the guest did since it was captured is nobody's habit.
