@@ -5,6 +5,8 @@
 //! trace, SGX, AMX, CET, key locker, user-mode wait, and the paravirtual features through which
 //! KVM writes into guest memory by itself (steal time, asynchronous page faults, PV EOI).
 
+use std::sync::OnceLock;
+
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::{Cap, Kvm};
 use serde::{Deserialize, Serialize};
@@ -80,11 +82,7 @@ pub struct CpuidTemplate {
 impl CpuidTemplate {
     /// The template for a guest with `vcpus` processors.
     pub fn for_host(kvm: &Kvm, vcpus: u8) -> Result<Self, KvmError> {
-        let supported = kvm
-            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-            .map_err(KvmError::ioctl("KVM_GET_SUPPORTED_CPUID"))?;
-        let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
-        Ok(Self { entries: reduce(supported.as_slice(), deadline), vcpus })
+        Ok(Self { entries: entries_of_host(kvm)?, vcpus })
     }
 
     /// Number of processors of its guests.
@@ -168,6 +166,25 @@ impl CpuidTemplate {
             source: std::io::Error::other(format!("{e:?}")),
         })
     }
+}
+
+/// What every guest of this host gets. KVM is asked once: it asks the processor for every leaf, and
+/// where KVM is software or the host a guest itself each of them takes long.
+fn entries_of_host(kvm: &Kvm) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
+    static ENTRIES: OnceLock<Vec<kvm_cpuid_entry2>> = OnceLock::new();
+    if let Some(known) = ENTRIES.get() {
+        return Ok(known.clone());
+    }
+    let entries = ask(kvm)?;
+    Ok(ENTRIES.get_or_init(|| entries).clone())
+}
+
+fn ask(kvm: &Kvm) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
+    let supported = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(KvmError::ioctl("KVM_GET_SUPPORTED_CPUID"))?;
+    let deadline = kvm.check_extension(Cap::TscDeadlineTimer);
+    Ok(reduce(supported.as_slice(), deadline))
 }
 
 fn words(entry: &kvm_cpuid_entry2) -> [u32; 7] {
@@ -336,13 +353,28 @@ mod tests {
     #[test]
     fn every_processor_of_a_host_gives_the_same_template() {
         let Ok(kvm) = crate::kvm::open() else { return };
-        let first = CpuidTemplate::for_host(&kvm, 2).unwrap();
+        let template = || CpuidTemplate { entries: ask(&kvm).unwrap(), vcpus: 2 };
+        let first = template();
         for _ in 0..20 {
             std::thread::yield_now();
-            let again = CpuidTemplate::for_host(&kvm, 2).unwrap();
-            assert_eq!(first.difference(&again), None);
+            assert_eq!(first.difference(&template()), None);
         }
         assert!(!first.processor().0.is_empty());
+    }
+
+    #[test]
+    fn kvm_is_asked_once() {
+        use std::os::fd::{FromRawFd, IntoRawFd};
+
+        let Ok(kvm) = crate::kvm::open() else { return };
+        let first = CpuidTemplate::for_host(&kvm, 1).unwrap();
+        let nothing = std::fs::File::open("/dev/null").unwrap();
+        // SAFETY: the descriptor is open and belongs to nobody else.
+        let mute = unsafe { Kvm::from_raw_fd(nothing.into_raw_fd()) };
+        assert!(ask(&mute).is_err());
+        let again = CpuidTemplate::for_host(&mute, 2).unwrap();
+        assert_eq!(first.entries, again.entries);
+        assert_eq!((first.vcpus, again.vcpus), (1, 2));
     }
 
     #[test]
