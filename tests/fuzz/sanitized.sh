@@ -1,13 +1,8 @@
 # Sourced by the scripts beside it.
 
-# Runs rustc with AddressSanitizer. What is compiled without naming a target (build scripts, macros)
-# runs while others are built, and stays as it is.
-exec_sanitized() {
-    case " $* " in
-    *" --target "*) ;;
-    *) exec "$@" ;;
-    esac
-    # The sanitizer wants the C library's own symbols, which a static program does not have.
+# Runs rustc for a program that is linked dynamically: sanitizer and engine put themselves before the
+# C library's own functions, which a static program does not allow.
+exec_dynamic() {
     left=$#
     while [ "$left" -gt 0 ]; do
         case $1 in
@@ -17,6 +12,17 @@ exec_sanitized() {
         shift
         left=$((left - 1))
     done
+    exec "$@"
+}
+
+# Runs rustc with AddressSanitizer. What is compiled without naming a target (build scripts, macros)
+# runs while others are built, and stays as it is.
+exec_sanitized() {
+    case " $* " in
+    *" --target "*) ;;
+    *) exec "$@" ;;
+    esac
     # The option is one of those that need permission.
-    RUSTC_BOOTSTRAP=1 exec "$@" -Z sanitizer=address
+    export RUSTC_BOOTSTRAP=1
+    exec_dynamic "$@" -Z sanitizer=address
 }

@@ -4,9 +4,11 @@
 //! around rustc (`tests/fuzz/instrument.sh`). Nothing else has to be installed.
 
 mod outcome;
+mod planted;
 mod run;
 
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,6 +20,19 @@ use crate::run_tests::{Executable, Report, Tally, build_with};
 const PACKAGE: &str = "tests/fuzz";
 /// Starts from a snapshot of a machine, which it has to make first.
 const NEEDS_KVM: [&str; 1] = ["snapshot_file"];
+/// Of each target, when nothing else is said.
+const SECONDS: u64 = 60;
+/// Longest input of targets that look at no more than that, or in which more only repeats what a
+/// driver can do; of the others, what the engine takes by itself.
+const LONGEST: [(&str, u32); 7] = [
+    ("agent_frames", 2600),
+    ("block_chains", 1024),
+    ("rng_chains", 1024),
+    ("snapshot_file", 321),
+    ("stores", 109),
+    ("vsock_chains", 1024),
+    ("vsock_connections", 1024),
+];
 /// Of each target, when it runs among the tests.
 const SECONDS_AMONG_TESTS: u64 = 6;
 
@@ -26,9 +41,16 @@ const SECONDS_AMONG_TESTS: u64 = 6;
 pub struct FuzzArgs {
     /// Targets to run; all when none is named
     targets: Vec<String>,
-    /// Seconds each of them runs
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
-    seconds: u64,
+    /// Seconds each of them runs at most [default: 60, without --executions]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: Option<u64>,
+    /// Inputs each of them is given at most
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(i32::MAX)))]
+    executions: Option<u32>,
+    /// Without AddressSanitizer: several times as many inputs a second, but an error of unsafe code
+    /// is only seen where it crashes
+    #[arg(long)]
+    unsanitized: bool,
     /// Targets that run at the same time [default: number of processors]
     #[arg(long)]
     jobs: Option<usize>,
@@ -40,15 +62,29 @@ pub struct FuzzArgs {
     input: Option<PathBuf>,
 }
 
+/// When a target has run for long enough: at the first of these.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub seconds: Option<u64>,
+    pub executions: Option<u32>,
+}
+
+/// How the targets are built.
+#[derive(Debug, Clone, Copy)]
+pub struct Build {
+    profile: &'static str,
+    sanitized: bool,
+}
+
 /// Fuzzes. An error means that something was found, or that nothing ran.
 pub fn run(arguments: &FuzzArgs) -> Result<()> {
-    let fuzzer = Fuzzer::build()?;
+    let fuzzer = Fuzzer::build(Build { profile: "fuzz", sanitized: !arguments.unsanitized })?;
     let targets = if arguments.targets.is_empty() {
         all_targets()?
     } else {
         for name in &arguments.targets {
             ensure!(
-                all_targets()?.contains(name),
+                name == planted::TARGET || all_targets()?.contains(name),
                 "there is no target {name}: see {PACKAGE}/seeds"
             );
         }
@@ -56,9 +92,9 @@ pub fn run(arguments: &FuzzArgs) -> Result<()> {
     };
     if let Some(input) = &arguments.input {
         let [target] = targets.as_slice() else { bail!("--input goes with one target") };
-        return fuzzer.reproduce(target, input);
+        return fuzzer.reproduce(target, input, Stdio::inherit());
     }
-    let outcomes = fuzzer.run_all(&targets, arguments.seconds, arguments.jobs);
+    let outcomes = fuzzer.run_all(&targets, arguments.limits(), arguments.jobs);
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&outcomes)?);
     } else {
@@ -76,9 +112,13 @@ pub fn among_tests() -> Report {
     let begun = Instant::now();
     let mut report = Report::empty("fuzz targets", "natively");
     // The same every time, as far as time allows: a test that fails is to fail again.
-    let ran = Fuzzer::build().and_then(|mut fuzzer| {
+    let build = Build { profile: "dev", sanitized: true };
+    let limits = Limits { seconds: Some(SECONDS_AMONG_TESTS), executions: None };
+    let ran = Fuzzer::build(build).and_then(|mut fuzzer| {
         fuzzer.seed = Some(1);
-        Ok(fuzzer.run_all(&all_targets()?, SECONDS_AMONG_TESTS, None))
+        planted::check(&fuzzer)?;
+        report.tally += Tally { passed: 1, ..Tally::default() };
+        Ok(fuzzer.run_all(&all_targets()?, limits, None))
     });
     match ran {
         Ok(outcomes) => {
@@ -98,6 +138,13 @@ pub fn among_tests() -> Report {
     report
 }
 
+impl FuzzArgs {
+    fn limits(&self) -> Limits {
+        let Self { seconds, executions, .. } = *self;
+        Limits { seconds: seconds.or(executions.is_none().then_some(SECONDS)), executions }
+    }
+}
+
 fn all_targets() -> Result<Vec<String>> {
     let directory = crate::workspace::root()?.join(PACKAGE).join("seeds");
     let mut names = Vec::new();
@@ -109,9 +156,17 @@ fn all_targets() -> Result<Vec<String>> {
 }
 
 /// The program with all targets in it.
-fn build_program(workspace: &Path) -> Result<PathBuf> {
-    let wrapper = workspace.join(PACKAGE).join("instrument.sh");
-    let arguments = ["build", "--package", "fuzz-targets", "--features", "engine", "--bin", "fuzz"];
+fn build_program(workspace: &Path, how: Build) -> Result<PathBuf> {
+    let wrapper = if how.sanitized { "instrument.sh" } else { "count.sh" };
+    let wrapper = workspace.join(PACKAGE).join(wrapper);
+    let arguments = [
+        "build",
+        "--package=fuzz-targets",
+        "--features=engine",
+        "--bin=fuzz",
+        "--profile",
+        how.profile,
+    ];
     let environment = [("RUSTC_WORKSPACE_WRAPPER", wrapper.as_os_str())];
     build_with(workspace, &arguments, &environment)?
         .into_iter()

@@ -11,10 +11,11 @@
 )]
 #![warn(missing_docs)]
 
+mod ram;
 mod rig;
 mod script;
 mod second_canonical;
 pub mod seeds;
 mod targets;
 
-pub use targets::{TARGETS, Target};
+pub use targets::{PLANTED, TARGETS, Target};

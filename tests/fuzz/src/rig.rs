@@ -4,15 +4,12 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use vm_memory::bitmap::Bitmap;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 use vmm::DeviceFault;
 use vmm::devices::virtio::{FaultLatch, Interrupt, IrqLine, MmioTransport, VirtioDevice};
-use vmm::memory::GuestRam;
 
+use crate::ram::Ram;
 use crate::script::Script;
 
-const PAGE: usize = 4096;
 /// Where buffers of tests lie; the rings are below.
 pub const BUFFERS: u64 = 0x1_0000;
 pub const NOTIFY: u64 = 0x050;
@@ -33,16 +30,12 @@ impl IrqLine for Wire {
 }
 
 pub struct Rig {
-    pub memory: Arc<GuestRam>,
+    ram: Ram,
     transport: MmioTransport,
     faults: Arc<AtomicUsize>,
     sizes: Vec<u16>,
     /// What the driver has made available, for each queue.
     published: Vec<u16>,
-    ram_bytes: u64,
-    /// Its content, before and after the device has worked.
-    before: Vec<u8>,
-    after: Vec<u8>,
 }
 
 impl Rig {
@@ -53,8 +46,7 @@ impl Rig {
         sizes: &[u16],
         event_idx: bool,
     ) -> Self {
-        let ram = GuestRam::from_ranges(&[(GuestAddress(0), ram_bytes as usize)]).unwrap();
-        let memory = Arc::new(ram);
+        let ram = Ram::zeroed(ram_bytes as usize);
         let interrupt = Arc::new(Interrupt::new(Box::new(Wire)));
         let faults = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&faults);
@@ -62,18 +54,9 @@ impl Rig {
             seen.fetch_add(1, Ordering::SeqCst);
         });
         let latch = Arc::new(FaultLatch::new(Arc::clone(&interrupt), sink));
-        let transport = MmioTransport::new(device, Arc::clone(&memory), interrupt, latch);
+        let transport = MmioTransport::new(device, ram.guest(), interrupt, latch);
         let published = vec![0; sizes.len()];
-        let mut rig = Self {
-            memory,
-            transport,
-            faults,
-            sizes: sizes.to_vec(),
-            published,
-            ram_bytes,
-            before: vec![0; ram_bytes as usize],
-            after: vec![0; ram_bytes as usize],
-        };
+        let mut rig = Self { ram, transport, faults, sizes: sizes.to_vec(), published };
         rig.initialise(event_idx);
         assert_eq!(rig.get(STATUS), DRIVER_OK);
         rig
@@ -122,18 +105,12 @@ impl Rig {
     }
 
     /// Writes as the guest does; what is outside of its memory is left out.
-    pub fn put(&self, address: u64, bytes: &[u8]) {
-        let _ = self.memory.write_slice(bytes, GuestAddress(address));
-    }
-
-    pub fn fetch<const N: usize>(&self, address: u64) -> [u8; N] {
-        let mut bytes = [0; N];
-        let _ = self.memory.read_slice(&mut bytes, GuestAddress(address));
-        bytes
+    pub fn put(&mut self, address: u64, bytes: &[u8]) {
+        self.ram.put(address, bytes);
     }
 
     pub fn descriptor(
-        &self,
+        &mut self,
         queue: usize,
         index: u16,
         at: u64,
@@ -157,19 +134,19 @@ impl Rig {
         self.set_index(queue, self.published[queue]);
     }
 
-    fn set_index(&self, queue: usize, index: u16) {
+    fn set_index(&mut self, queue: usize, index: u16) {
         self.put(descriptors(queue) + 0x1002, &index.to_le_bytes());
     }
 
     /// Number of chains the device has used, wrapping.
     pub fn used(&self, queue: usize) -> u16 {
-        u16::from_le_bytes(self.fetch(descriptors(queue) + 0x2002))
+        u16::from_le_bytes(self.ram.fetch(descriptors(queue) + 0x2002))
     }
 
     /// Head of the chain that was used at this position.
     pub fn used_head(&self, queue: usize, position: u16) -> u16 {
         let slot = u64::from(position % self.sizes[queue]);
-        u16::from_le_bytes(self.fetch(descriptors(queue) + 0x2004 + 8 * slot))
+        u16::from_le_bytes(self.ram.fetch(descriptors(queue) + 0x2004 + 8 * slot))
     }
 
     /// One thing a driver may do, right or wrong.
@@ -218,32 +195,32 @@ impl Rig {
         }
     }
 
-    /// Lets the device work, and holds it against its bitmap: a reset puts back only what is there.
-    pub fn watched(&mut self, act: impl FnOnce(&mut Self)) {
-        self.memory.iter().for_each(|region| MmapRegion::bitmap(region).clear());
-        self.memory.read_slice(&mut self.before, GuestAddress(0)).unwrap();
+    /// Lets the device work.
+    fn watched(&mut self, act: impl FnOnce(&mut Self)) {
+        self.ram.note_changes();
         let faults = self.faults();
         act(self);
         assert!(self.faults() <= faults + 1, "a fault is told once");
-        self.memory.read_slice(&mut self.after, GuestAddress(0)).unwrap();
-        let pages = self.before.chunks(PAGE).zip(self.after.chunks(PAGE));
-        for (page, (old, new)) in pages.enumerate() {
-            if old != new {
-                let at = page * PAGE;
-                let dirty = self.memory.iter().any(|region| region.bitmap().dirty_at(at));
-                assert!(dirty, "page {page} changed behind the bitmap's back");
-            }
-        }
+        self.ram.note_changes();
         if self.faults() > faults {
             assert_ne!(self.get(STATUS) & NEEDS_RESET, 0, "a device that stopped says so");
         }
+    }
+
+    /// When the device has done its last: everything it changed is in its bitmap.
+    pub fn end(self) {
+        let Self { mut ram, transport, .. } = self;
+        drop(transport);
+        ram.note_changes();
+        ram.check();
+        ram.keep();
     }
 
     /// Mostly inside of memory.
     fn address(&self, script: &mut Script<'_>) -> u64 {
         match script.byte() % 8 {
             0..=4 => BUFFERS + u64::from(script.half()),
-            5 => self.ram_bytes - u64::from(script.byte()),
+            5 => self.ram.bytes() as u64 - u64::from(script.byte()),
             6 => script.long(),
             _ => u64::from(script.half()),
         }

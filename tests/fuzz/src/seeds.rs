@@ -52,7 +52,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::TARGETS;
+    use crate::{PLANTED, TARGETS};
 
     #[test]
     fn every_target_has_seeds_and_comes_through_all_of_them() {
@@ -66,6 +66,14 @@ mod tests {
                 (target.run)(&[]);
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "planted bug")]
+    fn the_planted_target_has_its_bug() {
+        (PLANTED.run)(b"");
+        (PLANTED.run)(b"bug.");
+        (PLANTED.run)(b"bug!");
     }
 
     #[test]

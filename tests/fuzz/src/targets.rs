@@ -6,6 +6,7 @@ mod chains;
 mod connections;
 mod guest_channel;
 mod guest_frames;
+mod planted;
 mod relay_frames;
 mod snapshot_file;
 mod state_files;
@@ -83,3 +84,10 @@ pub const TARGETS: [Target; 13] = [
         run: tool_params::run,
     },
 ];
+
+/// One that always finds something, and is not one of [`TARGETS`].
+pub const PLANTED: Target = Target {
+    name: "planted",
+    about: "nothing of this project: it has a bug, to show that bugs are found",
+    run: planted::run,
+};

@@ -11,6 +11,8 @@ pub struct Outcome {
     pub target: String,
     /// Inputs it was given.
     pub executions: u64,
+    /// Of those, in a second.
+    pub per_second: u64,
     /// Edges of the program that were reached.
     pub edges: u64,
     /// Those, with how often, and comparisons: what libFuzzer calls features.
@@ -60,6 +62,7 @@ impl Outcome {
             while let Some(word) = words.next() {
                 let slot = match word {
                     "stat::number_of_executed_units:" => &mut outcome.executions,
+                    "stat::average_exec_per_sec:" => &mut outcome.per_second,
                     "stat::peak_rss_mb:" => &mut outcome.peak_mib,
                     "cov:" => &mut outcome.edges,
                     "ft:" => &mut outcome.features,
@@ -76,8 +79,8 @@ impl Outcome {
 /// The outcomes for a person. Writing to a string cannot fail, so results of that are ignored.
 pub fn table(outcomes: &[Outcome]) -> String {
     let mut text = format!(
-        "{:<18} {:>12} {:>8} {:>9} {:>7} {:>9}  {}\n",
-        "target", "executions", "edges", "features", "corpus", "peak", "found"
+        "{:<18} {:>12} {:>9} {:>8} {:>9} {:>7} {:>9}  {}\n",
+        "target", "executions", "a second", "edges", "features", "corpus", "peak", "found"
     );
     for one in outcomes {
         let found = match (&one.skipped, &one.found) {
@@ -87,8 +90,14 @@ pub fn table(outcomes: &[Outcome]) -> String {
         };
         let _ = writeln!(
             text,
-            "{:<18} {:>12} {:>8} {:>9} {:>7} {:>5} MiB  {found}",
-            one.target, one.executions, one.edges, one.features, one.corpus, one.peak_mib
+            "{:<18} {:>12} {:>9} {:>8} {:>9} {:>7} {:>5} MiB  {found}",
+            one.target,
+            one.executions,
+            one.per_second,
+            one.edges,
+            one.features,
+            one.corpus,
+            one.peak_mib
         );
     }
     text
@@ -101,14 +110,15 @@ mod tests {
     const LOG: &str = "#2\tINITED cov: 5 ft: 6 corp: 1/1b exec/s: 0 rss: 30Mb\n\
         #99\tNEW    cov: 12 ft: 34 corp: 7/21Kb lim: 4 exec/s: 0 rss: 30Mb L: 4/4 MS: 1 X-\n\
         Done 1234 runs in 2 second(s)\n\
-        stat::number_of_executed_units: 1234\nstat::peak_rss_mb:              56\n";
+        stat::number_of_executed_units: 1234\nstat::average_exec_per_sec:     617\n\
+        stat::peak_rss_mb:              56\n";
 
     #[test]
     fn the_last_numbers_count() {
         let outcome = Outcome::read("t", LOG);
         let numbers = [outcome.executions, outcome.edges, outcome.features, outcome.corpus];
         assert_eq!(numbers, [1234, 12, 34, 7]);
-        assert_eq!(outcome.peak_mib, 56);
+        assert_eq!((outcome.per_second, outcome.peak_mib), (617, 56));
         assert!(!outcome.has_failed() && outcome.trouble().is_none());
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::outcome::Outcome;
-use super::{GRACE, NEEDS_KVM, build_program};
+use super::{Build, GRACE, LONGEST, Limits, NEEDS_KVM, build_program};
 use crate::progress;
 
 /// No input may take longer, in seconds. Far more than any needs: a machine with much to do is slow.
@@ -28,18 +28,18 @@ pub struct Fuzzer {
 }
 
 impl Fuzzer {
-    pub fn build() -> Result<Self> {
+    pub fn build(how: Build) -> Result<Self> {
         let workspace = crate::workspace::root()?;
         let directory = crate::workspace::target_dir()?.join("fuzz");
         let step = progress::step("Building the fuzz targets");
         crate::packages::ensure(&["g++"])?;
-        let program = build_program(&workspace)?;
+        let program = build_program(&workspace, how)?;
         step.done();
         Ok(Self { program, directory, seed: None })
     }
 
-    /// Runs every target for `seconds`, `jobs` at a time.
-    pub fn run_all(&self, targets: &[String], seconds: u64, jobs: Option<usize>) -> Vec<Outcome> {
+    /// Runs every target within `limits`, `jobs` at a time.
+    pub fn run_all(&self, targets: &[String], limits: Limits, jobs: Option<usize>) -> Vec<Outcome> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let waiting = Mutex::new(targets.iter());
         let outcomes = Mutex::new(Vec::new());
@@ -49,7 +49,7 @@ impl Fuzzer {
                     loop {
                         let next = lock(&waiting).next();
                         let Some(target) = next else { break };
-                        let outcome = self.run_or_say_why(target, seconds);
+                        let outcome = self.run_or_say_why(target, limits);
                         lock(&outcomes).push(outcome);
                     }
                 });
@@ -60,12 +60,12 @@ impl Fuzzer {
         outcomes
     }
 
-    fn run_or_say_why(&self, target: &str, seconds: u64) -> Outcome {
+    fn run_or_say_why(&self, target: &str, limits: Limits) -> Outcome {
         if NEEDS_KVM.contains(&target) && !Path::new("/dev/kvm").exists() {
             return Outcome::skipped(target, "there is no /dev/kvm");
         }
         let step = progress::step(format!("Fuzzing {target}"));
-        match self.run(target, seconds) {
+        match self.run(target, limits) {
             Ok(outcome) => {
                 if !outcome.has_failed() {
                     step.done();
@@ -80,7 +80,8 @@ impl Fuzzer {
         }
     }
 
-    fn run(&self, target: &str, seconds: u64) -> Result<Outcome> {
+    /// Runs one target.
+    pub fn run(&self, target: &str, limits: Limits) -> Result<Outcome> {
         let place = self.directory.join(target);
         let make = |name: &str| -> Result<PathBuf> {
             let path = place.join(name);
@@ -89,11 +90,14 @@ impl Fuzzer {
         };
         let (corpus, seeds, found) = (make("corpus")?, make("seeds")?, make("found")?);
         let log = place.join("log");
-        let before = files(&found)?;
         let mut command = self.command(target);
         command
             .env("BSM_FUZZ_SEEDS", &seeds)
-            .arg(format!("-max_total_time={seconds}"))
+            // Zero is no limit.
+            .arg(format!("-max_total_time={}", limits.seconds.unwrap_or(0)))
+            .arg(format!("-runs={}", limits.executions.map_or(-1, i64::from)))
+            // No other process adds to the corpus.
+            .arg("-reload=0")
             .arg(format!("-timeout={INPUT_SECONDS}"))
             .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
             .arg(format!("-artifact_prefix={}/", found.display()))
@@ -103,20 +107,25 @@ impl Fuzzer {
         if let Some(seed) = self.seed {
             command.arg(format!("-seed={seed}"));
         }
-        let status = wait(command, Duration::from_secs(seconds) + GRACE)?;
+        if let Some((_, bytes)) = LONGEST.iter().find(|(name, _)| *name == target) {
+            command.arg(format!("-max_len={bytes}"));
+        }
+        let longest = limits.seconds.map(|seconds| Duration::from_secs(seconds) + GRACE);
+        let status = wait(command, longest)?;
         let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
         let mut outcome = Outcome::read(target, &text);
         if status.is_none_or(|status| !status.success()) {
-            outcome.inputs = files(&found)?.into_iter().filter(|f| !before.contains(f)).collect();
+            outcome.inputs = written(&text);
             let ended = status.map_or("it did not end".to_owned(), |status| status.to_string());
             outcome.found = Some(format!("{} ({ended}; see {})", reason(&text), log.display()));
         }
         Ok(outcome)
     }
 
-    /// Gives one file to a target, with all that is printed shown.
-    pub fn reproduce(&self, target: &str, input: &Path) -> Result<()> {
-        let status = self.command(target).arg(input).status().context("starting the target")?;
+    /// Gives one file to a target; what is printed goes to `printed`.
+    pub fn reproduce(&self, target: &str, input: &Path, printed: Stdio) -> Result<()> {
+        let mut command = self.command(target);
+        let status = command.arg(input).stderr(printed).status().context("starting the target")?;
         ensure!(status.success(), "{target} does not come through {}: {status}", input.display());
         Ok(())
     }
@@ -138,14 +147,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 /// How it ended; `None` when it had to be killed.
-fn wait(mut command: Command, limit: Duration) -> Result<Option<ExitStatus>> {
+fn wait(mut command: Command, limit: Option<Duration>) -> Result<Option<ExitStatus>> {
     let mut child = command.spawn().context("starting a fuzz target")?;
-    let until = Instant::now() + limit;
+    let until = limit.map(|limit| Instant::now() + limit);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if Instant::now() >= until {
+        if until.is_some_and(|until| Instant::now() >= until) {
             child.kill()?;
             child.wait()?;
             return Ok(None);
@@ -154,11 +163,12 @@ fn wait(mut command: Command, limit: Duration) -> Result<Option<ExitStatus>> {
     }
 }
 
-fn files(directory: &Path) -> Result<Vec<PathBuf>> {
-    let entries = directory.read_dir()?;
-    let mut files: Vec<_> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-    files.sort();
-    Ok(files)
+/// The inputs that were kept, also those that were found before.
+fn written(log: &str) -> Vec<PathBuf> {
+    log.lines()
+        .filter_map(|line| line.split_once("Test unit written to "))
+        .map(|(_, path)| PathBuf::from(path.trim()))
+        .collect()
 }
 
 /// The line that says most about a failure.
@@ -180,8 +190,8 @@ mod tests {
 
     #[test]
     fn what_does_not_end_is_ended() {
-        assert!(wait(shell("exec sleep 60"), Duration::ZERO).unwrap().is_none());
-        let status = wait(shell("exit 3"), Duration::from_secs(60)).unwrap().unwrap();
+        assert!(wait(shell("exec sleep 60"), Some(Duration::ZERO)).unwrap().is_none());
+        let status = wait(shell("exit 3"), None).unwrap().unwrap();
         assert_eq!(status.code(), Some(3));
     }
 
@@ -192,19 +202,43 @@ mod tests {
         assert_eq!(reason("=1=ERROR: AddressSanitizer: x"), "=1=ERROR: AddressSanitizer: x");
     }
 
-    #[test]
-    fn a_target_that_crashes_is_told_with_its_input() {
-        let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("program");
-        let script = "#!/bin/sh\nfor a; do case $a in -artifact_prefix=*) p=${a#*=};; esac; done\n\
-            echo x > ${p}crash-1; echo 'ERROR: oh no' >&2; exit 77\n";
-        fs::write(&program, script).unwrap();
+    /// A program in the place of the engine, that writes its arguments down.
+    fn fuzzer(directory: &Path, script: &str) -> Fuzzer {
+        let program = directory.join("program");
+        let preface = "for a; do case $a in -artifact_prefix=*) p=${a#*=};; esac; done";
+        let text = format!("#!/bin/sh\necho \"$@\" >$0.arguments\n{preface}\n{script}\n");
+        fs::write(&program, text).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(&program, mode).unwrap();
-        let fuzzer = Fuzzer { program, directory: directory.path().join("fuzz"), seed: None };
-        let outcomes = fuzzer.run_all(&["some".to_owned()], 1, Some(1));
-        assert!(outcomes[0].has_failed());
-        assert!(outcomes[0].inputs[0].ends_with("found/crash-1"), "{outcomes:?}");
-        assert!(outcomes[0].trouble().unwrap().contains("oh no"));
+        Fuzzer { program, directory: directory.join("fuzz"), seed: None }
+    }
+
+    #[test]
+    fn a_target_that_crashes_is_told_with_its_input_each_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let script = "echo x > ${p}crash-1; echo 'ERROR: oh no' >&2
+            echo \"artifact_prefix=''; Test unit written to ${p}crash-1\" >&2; exit 77";
+        let fuzzer = fuzzer(directory.path(), script);
+        let limits = Limits { seconds: Some(1), executions: None };
+        for _ in 0..2 {
+            let outcomes = fuzzer.run_all(&["some".to_owned()], limits, Some(1));
+            assert!(outcomes[0].has_failed());
+            assert!(outcomes[0].inputs[0].ends_with("found/crash-1"), "{outcomes:?}");
+            assert!(outcomes[0].inputs[0].is_file());
+            assert!(outcomes[0].trouble().unwrap().contains("oh no"));
+        }
+    }
+
+    #[test]
+    fn limits_are_the_engines() {
+        let directory = tempfile::tempdir().unwrap();
+        let fuzzer = fuzzer(directory.path(), "");
+        let given = |seconds, executions| {
+            fuzzer.run("some", Limits { seconds, executions }).unwrap();
+            let arguments = fs::read_to_string(directory.path().join("program.arguments"));
+            arguments.unwrap().split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(given(Some(7), None), "-max_total_time=7 -runs=-1");
+        assert_eq!(given(None, Some(9)), "-max_total_time=0 -runs=9");
     }
 }

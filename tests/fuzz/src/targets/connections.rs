@@ -15,9 +15,9 @@ use crate::rig::{BUFFERS, NOTIFY, Rig};
 use crate::script::Script;
 
 const CID: u64 = 3;
-const RAM_BYTES: u64 = 512 << 10;
 const SLOT: u64 = 0x1000;
 const SENT: u64 = BUFFERS + 16 * SLOT;
+const RAM_BYTES: u64 = SENT + 16 * SLOT;
 const RECEIVE: usize = 0;
 const TRANSMIT: usize = 1;
 const RESET: u16 = 3;
@@ -184,9 +184,8 @@ impl World {
     }
 
     fn check(&self) {
-        let state = self.host.capture();
-        assert!(state.is_sound(CID), "{state:?}");
-        let (connections, bytes) = state.size();
+        assert!(self.host.is_sound(CID), "{:?}", self.host.capture());
+        let (connections, bytes) = self.host.size();
         assert!(connections <= MAX_CONNECTIONS);
         assert!(bytes <= connections * 2 * BUFFER_BYTES as usize);
         assert_eq!(self.rig.faults(), 0, "no well-formed packet stops the device");
@@ -204,7 +203,8 @@ impl World {
             }
         }
         self.check();
-        assert_eq!(self.host.capture().size(), (0, 0));
+        assert_eq!(self.host.size(), (0, 0));
+        self.rig.end();
     }
 }
 

@@ -75,8 +75,11 @@ fn change(bytes: &mut Vec<u8>, script: &mut Script<'_>) {
     }
 }
 
-fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_time().build().unwrap()
+fn block_on<F: Future>(future: F) -> F::Output {
+    thread_local! {
+        static RUNTIME: Runtime = Builder::new_current_thread().enable_time().build().unwrap();
+    }
+    RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
 /// Opens it and does what an agent does. False when it was refused.
@@ -84,7 +87,7 @@ fn use_store(name: &str, path: &Path) -> bool {
     match name {
         "nonces" => {
             let Ok(store) = NonceStore::open_anywhere(path, 100) else { return false };
-            runtime().block_on(async {
+            block_on(async {
                 let later = NOW.plus_millis(1000);
                 let again = format!("n{}", store.stored());
                 let first = store.spend(&again, "c", later, NOW).await;
@@ -104,7 +107,7 @@ fn use_store(name: &str, path: &Path) -> bool {
                 operator_id: "o".into(),
                 accepted_at: NOW,
             };
-            runtime().block_on(async {
+            block_on(async {
                 let first = journal.accept(command.clone()).await;
                 assert!(first.is_err() || journal.accept(command).await.is_err());
                 let _ = journal.result_ready("c0", "{}".into()).await;
@@ -121,7 +124,7 @@ fn use_store(name: &str, path: &Path) -> bool {
             let Ok(log) = AuditLog::open(path) else { return false };
             let mut entry = AuditEntry::new(NOW, Channel::Sandbox, "Event", b"{}".to_vec());
             entry.command_id = Some("c0".into());
-            let appended = runtime().block_on(async { log.append_durable(entry).await });
+            let appended = block_on(async { log.append_durable(entry).await });
             drop(log);
             if let (Some(Ok(_)), Ok(head)) = (verified, appended) {
                 let report = verify_audit(path).expect("a good log stays one");

@@ -128,6 +128,16 @@ impl VsockHost {
         });
     }
 
+    /// Connections, and bytes in their buffers.
+    pub fn size(&self) -> (usize, usize) {
+        self.shared.with(|core| core.muxer.size())
+    }
+
+    /// Whether all that is kept of connections agrees, as [`VsockState::is_sound`] wants it.
+    pub fn is_sound(&self, guest_cid: u64) -> bool {
+        self.shared.with(|core| core.muxer.is_sound(guest_cid))
+    }
+
     /// What the guest has done so far.
     pub fn counters(&self) -> VsockCounters {
         self.shared.with(|core| core.registry.counters)
