@@ -226,7 +226,7 @@ fn write_number(number: f64, out: &mut String) {
     if number < 0.0 {
         out.push('-');
     }
-    let shortest = format!("{:e}", number.abs());
+    let shortest = shortest(number.abs());
     let (mantissa, exponent) = shortest.split_once('e').unwrap();
     let digits = mantissa.replace('.', "");
     let count = i32::try_from(digits.len()).unwrap();
@@ -250,6 +250,22 @@ fn write_number(number: f64, out: &mut String) {
     }
 }
 
+/// The shortest decimal that reads as this number. Of two that are equally near, the standard library
+/// takes the greater one, and RFC 8785, section 3.2.2.3 (ECMA-262's Note 2) the even one.
+fn shortest(number: f64) -> String {
+    let shortest = format!("{number:e}");
+    let (mantissa, exponent) = shortest.split_once('e').unwrap();
+    let digits = mantissa.bytes().filter(u8::is_ascii_digit).count();
+    // All of them: no number has more (2 to the power of -1074 less the last bit has 767).
+    let exact = format!("{number:.800e}");
+    let kept = if digits == 1 { 1 } else { digits + 1 };
+    let (lower, rest) = exact.split_once('e').unwrap().0.split_at(kept);
+    let is_between = rest.trim_start_matches('.').trim_end_matches('0') == "5";
+    let even = lower.ends_with(['0', '2', '4', '6', '8']);
+    let lower = format!("{lower}e{exponent}");
+    if is_between && even && lower.parse() == Ok(number) { lower } else { shortest }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,6 +284,10 @@ mod tests {
             ("1e-6", "0.000001"),
             ("1e-7", "1e-7"),
             ("333333333.33333329", "333333333.3333333"),
+            // As near to the one as to the other: the even one.
+            ("90075147409930.13", "90075147409930.12"),
+            ("1125899906842624.75", "1125899906842624.8"),
+            ("1125899906842624.25", "1125899906842624.2"),
             (
                 r#"{"b":"\u20ac$\u000F\u000aA'\u0042\u0022\u005c\\\"\/","a":[]}"#,
                 "{\"a\":[],\"b\":\"€$\\u000f\\nA'B\\\"\\\\\\\\\\\"/\"}",

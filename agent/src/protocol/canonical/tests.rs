@@ -48,6 +48,19 @@ fn a_number_beyond_a_double_is_refused() {
     assert_eq!(canonical("0e99999999999999999999").unwrap(), "0");
 }
 
+/// RFC 8785, section 3.2.2.3: "Note 2" of ECMA-262's Number::toString holds.
+#[test]
+fn of_two_decimals_that_are_equally_near_the_even_one_is_written() {
+    for (text, expected) in [
+        ("90075147409930.13", "90075147409930.12"),
+        ("-90075147409930.125", "-90075147409930.12"),
+        ("1125899906842624.25", "1125899906842624.2"),
+        ("1125899906842624.75", "1125899906842624.8"),
+    ] {
+        assert_eq!(canonical(text).unwrap(), expected);
+    }
+}
+
 #[test]
 fn nesting_is_bounded() {
     let arrays = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
