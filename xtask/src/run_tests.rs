@@ -41,9 +41,8 @@ pub struct TestArgs {
     filter: Option<String>,
 }
 
-/// Ends a test program and its children where it hangs: the longest takes two minutes. The status
-/// is 124 then, timeout(1).
-const HOST_LIMIT: [&str; 3] = ["timeout", "--kill-after=10", "900"];
+/// Seconds after which a test program that runs here is ended: the longest takes two minutes.
+const HOST_LIMIT: u32 = 900;
 
 /// Runs the tests. An error means that something failed or that guest tests ran nowhere.
 pub fn run(arguments: &TestArgs) -> Result<()> {
@@ -141,7 +140,7 @@ fn jobs(tests: &[Executable], files: &GuestFiles, filter: Option<&str>, on: On) 
             let directory = test.package_directory.display().to_string();
             // The nested machine has limits of its own.
             let mut argv = match on {
-                On::Native => HOST_LIMIT.map(str::to_owned).to_vec(),
+                On::Native => limited(HOST_LIMIT),
                 On::Nested => Vec::new(),
             };
             argv.push(test.path.display().to_string());
@@ -162,6 +161,11 @@ fn jobs(tests: &[Executable], files: &GuestFiles, filter: Option<&str>, on: On) 
             }
         })
         .collect()
+}
+
+/// Ends a program and its children where it hangs. The status is 124 then, timeout(1).
+fn limited(seconds: u32) -> Vec<String> {
+    vec!["timeout".to_owned(), "--kill-after=10".to_owned(), seconds.to_string()]
 }
 
 fn doc_tests(workspace: &Path, files: &GuestFiles, filter: Option<&str>) -> Job {
@@ -274,6 +278,22 @@ mod tests {
         assert!(summary(std::slice::from_ref(&hung)).contains("FAILED the nested machine"));
         assert!(verdict(&[hung], false).is_err());
         assert!(verdict(&[report(GUESTS, 3, 0)], false).is_ok());
+    }
+
+    #[test]
+    fn a_test_program_that_hangs_is_ended_and_named() {
+        let mut argv = limited(1);
+        argv.extend(["/bin/sh", "-c", "echo running 1 test; sleep 1000"].map(str::to_owned));
+        let hangs = Job {
+            label: "the one that hangs".into(),
+            argv,
+            directory: "/".into(),
+            environment: std::collections::BTreeMap::new(),
+        };
+        let report = group::run("host tests", &Place::Native, &[hangs]);
+        assert!(!report.is_success());
+        let text = summary(&[report]);
+        assert!(text.contains("the one that hangs") && text.contains("124"), "{text}");
     }
 
     #[test]
