@@ -1,9 +1,14 @@
 //! Whether what is done again and again leaves something behind in this process.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use crate::bench::Footprint;
 
+/// A thread that has ended is counted for a moment longer, and keeps its descriptors as long.
+const SETTLED: Duration = Duration::from_secs(2);
 /// What an allocator and a kernel may keep for later, over half of the turns.
 const MOST_MIB: u64 = 16;
 const MOST_MAPPINGS: u64 = 8;
@@ -38,8 +43,7 @@ impl Leak {
 
     /// After the last turn: what is left of them.
     pub fn found(&mut self) -> Vec<String> {
-        self.after = Footprint::now();
-        let mut found = self.kept();
+        let mut found = self.found_once();
         found.extend(self.grown());
         found
     }
@@ -47,8 +51,15 @@ impl Leak {
     /// After a single turn, in which threads may have left memory to an allocator: descriptors and
     /// threads that are left of it.
     pub fn found_once(&mut self) -> Vec<String> {
-        self.after = Footprint::now();
-        self.kept()
+        let begun = Instant::now();
+        loop {
+            self.after = Footprint::now();
+            let kept = self.kept();
+            if kept.is_empty() || begun.elapsed() > SETTLED {
+                return kept;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn kept(&self) -> Vec<String> {
