@@ -22,6 +22,7 @@ mod tamper;
 use std::fmt::Write;
 
 pub(crate) use checker::Checker;
+pub(crate) use memory::MemoryFound;
 
 pub use finding::{Finding, FindingSource, Place};
 pub use plan::{IntegrityParts, IntegrityPlan, IntegrityReport};

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Core, Live, PARK_LIMIT};
-use crate::integrity::{Checker, Finding, FindingSource, IntegrityPlan, IntegrityReport, Place};
+use crate::integrity::{
+    Checker, Finding, FindingSource, IntegrityPlan, IntegrityReport, MemoryFound, Place,
+};
 use crate::kvm::{VcpuControl, host_tsc};
 use crate::machine::MachineError;
 use crate::memory::PAGE_BYTES;
@@ -42,7 +44,7 @@ impl Live {
                 (found, begun.elapsed())
             })
         };
-        let content = self.core.check_content(&golden, &restored, plan);
+        let content = self.core.check_content(&golden, &restored, plan, plan.memory_steps());
         let (state, took) = wait(first, 0, &answer)?;
         let mut report = content?;
         report.took.state = took;
@@ -65,14 +67,19 @@ impl Live {
         let (reset_done, reset) = mpsc::sync_channel(1);
         let (state_read, state) = mpsc::sync_channel(1);
         let core = Arc::clone(&self.core);
+        // The sample is read where somebody has just put everything back, while the other thread
+        // wakes up. All of memory is read there.
+        let sample = if plan.deep { 0 } else { plan.memory_steps() };
         only.post(Box::new(move || {
             let report = core.rewind(strategy, Duration::ZERO, false);
             let worked = report.is_ok();
+            let checker = core.checker();
             // Nobody waits any more when the machine is going down.
             let _ = reset_done.send(report);
             if worked {
+                let sample = core.sample_memory(checker, sample);
                 let begun = Instant::now();
-                let _ = state_read.send((core.check_own_state(), begun.elapsed()));
+                let _ = state_read.send((sample, core.check_own_state(), begun.elapsed()));
             }
         }));
         let reset = wait(only, 0, &reset).and_then(|report| report);
@@ -81,9 +88,15 @@ impl Live {
             return (reset, Err(unchecked()));
         }
         let check = self.golden_and_when().and_then(|(golden, _)| {
-            let content = self.core.check_content(&golden, &self.restored()?, plan);
-            let (state, took) = wait(only, 0, &state)?;
-            let mut report = content?;
+            let steps = plan.memory_steps() - sample;
+            let content = self.core.check_content(&golden, &self.restored()?, plan, steps);
+            let (sampled, state, took) = wait(only, 0, &state)?;
+            let (mut report, (sampled, sampling)) = (content?, sampled?);
+            report.pages += sampled.pages;
+            let new = |finding: &Finding| report.findings.iter().all(|f| f.place != finding.place);
+            let sampled: Vec<_> = sampled.findings.into_iter().filter(new).collect();
+            report.findings.extend(sampled);
+            report.took.memory += sampling;
             report.took.state = took;
             report.findings.splice(0..0, state?);
             Ok(report)
@@ -210,19 +223,38 @@ impl Core {
         self.checker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Memory and disk, and the devices, which are not to wait for the disk.
+    /// The next `steps` of memory, and how long that took.
+    fn sample_memory(
+        &self,
+        mut checker: MutexGuard<'_, Checker>,
+        steps: usize,
+    ) -> Result<(MemoryFound, Duration), MachineError> {
+        let begun = Instant::now();
+        let golden = {
+            let rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(rewinder.as_ref().ok_or(MachineError::NotCaptured)?.golden())
+        };
+        let found = checker
+            .scrub_memory(Some(self.vm.ram()), &golden.memory, steps)
+            .map_err(unreadable("memory"))?;
+        Ok((found, begun.elapsed()))
+    }
+
+    /// Memory and disk, and the devices, which are not to wait for the disk. `steps`: of memory that
+    /// was not touched.
     fn check_content(
         &self,
         golden: &Golden,
         restored: &[Run],
         plan: &IntegrityPlan,
+        steps: usize,
     ) -> Result<IntegrityReport, MachineError> {
         let devices = state::devices(golden, &self.devices)?;
         let mut report = IntegrityReport::default();
         report.findings.extend(devices.into_iter().map(Finding::from));
         let mut checker = self.checker();
         let begun = Instant::now();
-        let most = (plan.copies_at_once(), plan.memory_steps());
+        let most = (plan.copies_at_once(), steps);
         let found = checker
             .memory(self.vm.ram(), &golden.memory, restored, most)
             .map_err(unreadable("memory"))?;
