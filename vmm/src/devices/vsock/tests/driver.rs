@@ -102,6 +102,16 @@ impl DriverRing {
         Some(head)
     }
 
+    /// Publishes a chain of one part, made once its head is known; false when the ring is full.
+    pub fn add_one(&mut self, part: impl FnOnce(u16) -> Part) -> bool {
+        let Some(head) = self.free.pop() else { return false };
+        let Part { address, length, writable } = part(head);
+        // All of it before the device can see it, which may be at work on another thread.
+        self.descriptor(head, address, length, if writable { WRITE } else { 0 }, 0);
+        self.publish(head);
+        true
+    }
+
     /// True when a chain can be published.
     pub fn has_free(&self) -> bool {
         !self.free.is_empty()

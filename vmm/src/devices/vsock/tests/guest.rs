@@ -181,12 +181,10 @@ impl Guest {
     /// Posts a receive buffer; false when the ring is full.
     pub fn post_receive(&mut self, length: u32) -> bool {
         // With one descriptor per chain, the head is also the slot of the buffer.
-        let Some(head) = self.receive.add(&[Part { address: 0, length, writable: true }]) else {
-            return false;
-        };
-        let address = RECEIVE_BUFFERS + SLOT_BYTES * u64::from(head);
-        self.receive.descriptor(head, address, length, 2, 0);
-        true
+        self.receive.add_one(|head| {
+            let address = RECEIVE_BUFFERS + SLOT_BYTES * u64::from(head);
+            Part { address, length, writable: true }
+        })
     }
 
     pub fn post_event(&mut self) {
