@@ -39,3 +39,14 @@ pub fn cmdline() -> String {
     let manifest: Value = serde_json::from_str(&text).expect("manifest is not JSON");
     manifest["kernel_cmdline"].as_str().expect("no kernel_cmdline").to_owned()
 }
+
+/// Directory of the image with the attacks: `BSM_ATTACK_IMAGE_DIR`.
+///
+/// # Panics
+///
+/// Without that variable, which `cargo xtask test` sets.
+pub fn attack_image_dir() -> PathBuf {
+    std::env::var_os("BSM_ATTACK_IMAGE_DIR")
+        .map(PathBuf::from)
+        .expect("BSM_ATTACK_IMAGE_DIR is not set: run the tests with `cargo xtask test`")
+}

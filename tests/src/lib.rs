@@ -11,6 +11,6 @@ mod image;
 mod raw_guest;
 mod served_agent;
 
-pub use image::{agent_binary, cmdline, image_dir, kernel, rootfs};
+pub use image::{agent_binary, attack_image_dir, cmdline, image_dir, kernel, rootfs};
 pub use raw_guest::{RawConnection, RawGuest, Received, default_config, dispatch, freshness};
 pub use served_agent::{LIMIT, ServedAgent, damage};

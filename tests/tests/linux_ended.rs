@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails")]
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use vmm::{Machine, Tamper};
 
 /// A guest whose tools are root and can end it.
 fn arena() -> Arena {
-    let image = std::env::var_os("BSM_ATTACK_IMAGE_DIR").map(PathBuf::from).unwrap();
+    let image = integration_tests::attack_image_dir();
     Arena::new(Plan {
         sandbox: SandboxConfig::new(ImageSource::directory(image)),
         selection: "all".parse().unwrap(),

@@ -16,13 +16,6 @@ use serde_json::Value;
 /// Emulated machines take their time.
 const BUDGET: &str = "120";
 
-/// The image with the attacks: `BSM_ATTACK_IMAGE_DIR`, which `cargo xtask test` sets.
-fn attack_image() -> PathBuf {
-    std::env::var_os("BSM_ATTACK_IMAGE_DIR")
-        .map(PathBuf::from)
-        .expect("BSM_ATTACK_IMAGE_DIR is not set: run the tests with `cargo xtask test`")
-}
-
 fn redteam(image: PathBuf, arguments: &[&str]) -> Output {
     Command::new(integration_tests::agent_binary())
         .arg("--image-dir")
@@ -35,7 +28,7 @@ fn redteam(image: PathBuf, arguments: &[&str]) -> Output {
 
 /// The report and the exit code.
 fn report(arguments: &[&str]) -> (Value, Option<i32>) {
-    let output = redteam(attack_image(), &[arguments, &["--json"]].concat());
+    let output = redteam(integration_tests::attack_image_dir(), &[arguments, &["--json"]].concat());
     let report = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr)));
     (report, output.status.code())
@@ -225,7 +218,11 @@ fn the_shipped_image_has_no_attacks() {
         texts.map(|text| disk.windows(text.len()).any(|window| window == text))
     };
     assert_eq!(holds_attacks(shipped), [false, false]);
-    assert_eq!(holds_attacks(attack_image()), [true, true], "the search finds nothing anywhere");
+    assert_eq!(
+        holds_attacks(integration_tests::attack_image_dir()),
+        [true, true],
+        "the search finds nothing anywhere"
+    );
     // So a run against it proves nothing, and says so.
     let output = redteam(integration_tests::image_dir(), &["--probes", "egress", "--json"]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -235,7 +232,7 @@ fn the_shipped_image_has_no_attacks() {
 
 #[test]
 fn a_probe_that_does_not_exist_is_wrong_usage() {
-    let output = redteam(attack_image(), &["--probes", "nonsense"]);
+    let output = redteam(integration_tests::attack_image_dir(), &["--probes", "nonsense"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("vsock-poison"));
 }

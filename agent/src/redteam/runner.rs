@@ -29,8 +29,8 @@ pub const GUEST_DEFENCES: [&str; 6] = ["bytes", "filter", "kill", "limits", "mou
 /// was told, `digests` takes an image as it is on disk, `isolation` shares a file and a port with
 /// its guests, `journal` loses its journal when it dies, `nonces` loses its nonces then, `protocol`
 /// believes the first result that a guest sends, `recovery` goes on with a machine that has ended,
-/// `reset` does not put machines back, `signatures`
-/// checks one text and reads another, `verification` looks at nothing after a reset.
+/// `reset` does not put machines back, `signatures` checks one text and reads another,
+/// `verification` looks at nothing after a reset.
 pub const HOST_DEFENCES: [&str; 11] = [
     "anchors",
     "deadline",

@@ -67,8 +67,8 @@ impl Live {
         let (reset_done, reset) = mpsc::sync_channel(1);
         let (state_read, state) = mpsc::sync_channel(1);
         let core = Arc::clone(&self.core);
-        // The sample is read where somebody has just put everything back, while the other thread
-        // wakes up. All of memory is read there.
+        // The sample is read by the vCPU's thread while the caller wakes up. With a deep plan the
+        // caller reads all of memory.
         let sample = if plan.deep { 0 } else { plan.memory_steps() };
         only.post(Box::new(move || {
             let report = core.rewind(strategy, Duration::ZERO, false);
