@@ -10,6 +10,7 @@ mod private;
 mod ram;
 mod sealed;
 
+pub(crate) use dirty_map::WORD_BITS;
 pub use dirty_map::{DirtyMap, PAGE_BYTES};
 pub(crate) use golden::is_zero;
 pub use golden::{GoldenMemory, GoldenRegion};

@@ -12,19 +12,20 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
 
 use super::KvmError;
+use crate::memory::{PAGE_BYTES, WORD_BITS};
 
 ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
-/// Bits in one word of a dirty bitmap.
-const WORD_BITS: u64 = 64;
-const PAGE_BYTES: u64 = 4096;
+const PAGE: u64 = PAGE_BYTES as u64;
+/// Pages that one word of a dirty bitmap tells of.
+const WORD: u64 = WORD_BITS as u64;
 
 /// Words of a dirty bitmap for a slot of `bytes` bytes.
 pub fn dirty_words(bytes: u64) -> usize {
-    bytes.div_ceil(PAGE_BYTES).div_ceil(WORD_BITS) as usize
+    bytes.div_ceil(PAGE).div_ceil(WORD) as usize
 }
 
 /// `KVM_GET_DIRTY_LOG` (api.rst 4.8): reads **and clears** the log of a slot of `bytes` bytes; after
@@ -74,11 +75,11 @@ pub fn clear_dirty_log(
     bitmap: &[u64],
 ) -> Result<(), KvmError> {
     let failed = |source| KvmError::Ioctl { ioctl: "KVM_CLEAR_DIRTY_LOG", source };
-    let first_page = (first_word as u64).saturating_mul(WORD_BITS);
-    let pages = (bitmap.len() as u64).saturating_mul(WORD_BITS);
+    let first_page = (first_word as u64).saturating_mul(WORD);
+    let pages = (bitmap.len() as u64).saturating_mul(WORD);
     // Whole words, except at the end of the slot, where exactly its pages are wanted.
-    let left = bytes.div_ceil(PAGE_BYTES).saturating_sub(first_page);
-    if pages >= left.saturating_add(WORD_BITS) {
+    let left = bytes.div_ceil(PAGE).saturating_sub(first_page);
+    if pages >= left.saturating_add(WORD) {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     }
     let num_pages = u32::try_from(pages.min(left)).map_err(|e| failed(io::Error::other(e)))?;

@@ -1,4 +1,4 @@
-//! Putting a machine together: memory, VM, kernel, devices, vCPUs, in that order.
+//! Putting a machine together: memory, kernel, VM, devices, vCPUs, in that order.
 
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
@@ -47,13 +47,13 @@ pub fn assemble(
     let options = VmOptions { tracking, in_golden_state: false };
     let kvm = kvm::open()?;
     let ram = timed(&mut timings.memory, || memory::allocate(config.memory_mib))?;
+    // Before KVM watches the memory: it is told of every change of the mapping from then on.
+    let entry = timed(&mut timings.kernel_load, || load(config, &ram))?;
     let ram = Arc::new(ram);
     let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), options))?;
     let reset = Arc::new(AtomicBool::new(false));
     let devices =
         timed(&mut timings.devices, || devices(config.disk.as_ref(), &vm, outside, &reset))?;
-    let count = device_count(&devices);
-    let entry = timed(&mut timings.kernel_load, || load(config, &ram, count))?;
     let (cpuid, vcpus) = timed(&mut timings.vcpus, || {
         let cpuid = Arc::new(CpuidTemplate::for_host(&kvm, config.vcpus)?);
         let vcpus = (0..config.vcpus)
@@ -104,11 +104,10 @@ pub fn fork(
     Ok(Assembly { vm, vcpus, devices, cpuid, reset, timings })
 }
 
-type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
+/// Virtio devices that every machine has: vsock and entropy.
+const ALWAYS_THERE: u32 = 2;
 
-fn device_count(devices: &DeviceSet) -> u32 {
-    2 + u32::from(devices.block.is_some())
-}
+type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
 
 /// All devices, the virtio ones in slot order: disk if there is one, vsock, entropy.
 fn devices(
@@ -166,8 +165,9 @@ fn wire(
 }
 
 /// Writes the kernel and everything it reads at entry. Returns the entry point.
-fn load(config: &MachineConfig, ram: &GuestRam, devices: u32) -> Result<u64, BootError> {
+fn load(config: &MachineConfig, ram: &GuestRam) -> Result<u64, BootError> {
     let bytes = u64::from(config.memory_mib) << 20;
+    let devices = ALWAYS_THERE + u32::from(config.disk.is_some());
     let command_line = boot::with_devices(&config.cmdline, devices)?;
     let kernel = config.kernel.load(ram, bytes)?;
     boot::write_boot_params(ram, bytes, &command_line, kernel.setup)?;

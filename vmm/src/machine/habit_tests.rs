@@ -115,3 +115,36 @@ fn a_page_of_a_habit_that_fell_out_of_the_log_is_seen() {
     assert!(findings.iter().all(|f| f.source == FindingSource::Memory), "{findings:#?}");
     assert!(!findings.is_empty());
 }
+
+#[test]
+fn on_a_kvm_that_forgets_its_log_when_it_is_read_nothing_becomes_a_habit() {
+    for strategy in STRATEGIES {
+        let machine = captured(with_disk());
+        with_live(&machine, Live::forget_when_read);
+        learn(&machine);
+        for _ in 0..3 {
+            run_a_while(&machine);
+            assert!(machine.reset(strategy).unwrap().dirty_pages >= BUSY_PAGES);
+            is_golden(&machine);
+            assert!(machine.reset(strategy).unwrap().dirty_pages < BUSY_PAGES);
+            is_golden(&machine);
+        }
+    }
+}
+
+#[test]
+fn no_more_of_the_log_is_forgotten_than_there_is() {
+    let machine = captured(with_disk());
+    learn(&machine);
+    with_live(&machine, |live| {
+        let bytes = u64::from(live.golden().unwrap().memory_mib()) << 20;
+        let words = raw::dirty_words(bytes);
+        let forget =
+            |first, bitmap: &[u64]| raw::clear_dirty_log(live.vm().fd(), 0, bytes, first, bitmap);
+        forget(words - 1, &[0]).unwrap();
+        for (first, bitmap) in [(words, [0].as_slice()), (words - 1, &[0, 0]), (usize::MAX, &[0])] {
+            let refused = forget(first, bitmap).unwrap_err().to_string();
+            assert!(refused.contains("KVM_CLEAR_DIRTY_LOG"), "{refused}");
+        }
+    });
+}

@@ -219,6 +219,12 @@ impl Live {
         self.core.rewinder.lock().unwrap().as_mut().unwrap().sabotage = how;
     }
 
+    /// As on a KVM whose dirty log is forgotten when it is read, and only then.
+    #[cfg(test)]
+    pub fn forget_when_read(&self) {
+        self.core.rewinder.lock().unwrap().as_mut().unwrap().forget_when_read();
+    }
+
     #[cfg(test)]
     pub fn vm(&self) -> &Vm {
         &self.core.vm

@@ -6,7 +6,8 @@ use vm_memory::bitmap::{Bitmap, BitmapSlice, NewBitmap, WithBitmapSlice};
 
 /// Bytes of one page.
 pub const PAGE_BYTES: usize = 4096;
-const WORD_BITS: usize = 64;
+/// Bits in one word of a dirty bitmap.
+pub const WORD_BITS: usize = 64;
 
 /// One bit per page of a memory region, and above it one bit per 64 pages: finding a handful of
 /// dirty pages in gigabytes takes a handful of steps.

@@ -1,9 +1,7 @@
 //! Sets of pages of a machine's memory.
 
 use super::pages::Run;
-
-/// Bits in one word of a dirty bitmap.
-const WORD_BITS: usize = 64;
+use crate::memory::WORD_BITS;
 
 /// Some pages of a machine's memory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -11,7 +11,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::PageSet;
 use crate::kvm::{DirtyEntry, DirtyTracking, KvmError, Vcpu, Vm, raw, reset_rings};
-use crate::memory::PAGE_BYTES;
+use crate::memory::{PAGE_BYTES, WORD_BITS};
 
 /// Consecutive dirty pages of one memory region.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +111,14 @@ impl Harvest {
     /// Number of pages collected.
     pub fn pages(&self) -> usize {
         self.runs.iter().map(|run| run.count).sum()
+    }
+
+    /// As on a KVM whose log is forgotten when it is read, and only then.
+    #[cfg(test)]
+    pub fn forget_when_read(&mut self) {
+        if let Source::Log(log) = &mut self.source {
+            log.by_hand = Some(false);
+        }
     }
 
     /// What was put back last.
@@ -215,7 +223,7 @@ fn add_runs(region: usize, bitmap: &[u64], runs: &mut Vec<Run>) {
         }
         for (word_index, word) in words.iter().enumerate() {
             let mut word = *word;
-            let base = (index * STRIDE + word_index) * 64;
+            let base = (index * STRIDE + word_index) * WORD_BITS;
             while word != 0 {
                 let skip = word.trailing_zeros();
                 let count = (word >> skip).trailing_ones();

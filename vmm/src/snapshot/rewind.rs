@@ -123,6 +123,11 @@ impl Rewinder {
         }
     }
 
+    #[cfg(test)]
+    pub fn forget_when_read(&mut self) {
+        self.harvest.forget_when_read();
+    }
+
     /// Between which two moments clocks last went back to golden time; `None` before a reset.
     pub fn put_back_between(&self) -> Option<(Instant, Instant)> {
         self.put_back_between
