@@ -23,7 +23,7 @@ const GUEST_PORT: u32 = 52_000;
 /// guest program. README.md of kernel-config/ explains each part.
 const CMDLINE: &str = "console=ttyS0 quiet panic=-1 reboot=t root=/dev/vda rootfstype=ext4 \
     rootflags=noinit_itable,no_prefetch_block_bitmaps rw init=/sbin/init tsc=reliable noreplace-smp \
-    rcupdate.rcu_expedited=1 swiotlb=noforce";
+    percpu_alloc=page rcupdate.rcu_expedited=1 swiotlb=noforce";
 
 /// Names of the files in an image directory.
 const KERNEL: &str = "vmlinux";

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::digest::{self, Inputs};
 use super::kernel_config::{self, Lost};
 use super::process;
-use super::source::KernelSource;
+use super::source::{KernelSource, PINNED};
 use crate::progress;
 
 const FRAGMENT: &str = include_str!("../../../kernel-config/guest.config");
@@ -71,6 +71,7 @@ impl GuestKernel {
         let mut inputs = Inputs::new();
         inputs.insert("kernel-source".into(), source.input.clone());
         inputs.insert("kernel-config".into(), digest::input(FRAGMENT.as_bytes(), None));
+        inputs.insert("source.toml".into(), digest::input(PINNED.as_bytes(), None));
         for (name, program) in [("compiler", "gcc"), ("linker", "ld")] {
             let version = first_line_of_version(program)?;
             inputs.insert(name.into(), digest::input(version.as_bytes(), Some(version.clone())));
@@ -107,7 +108,7 @@ impl GuestKernel {
             .context("creating a scratch directory")?;
         let log = self.cache.join("build.log");
         let _ = fs::remove_file(&log);
-        let vmlinux = build(&self.source.archive, scratch.path(), &log)?;
+        let vmlinux = build(&self.source, scratch.path(), &log)?;
         kept.keep(&vmlinux, scratch.path())?;
         step.done();
         Ok(kept.vmlinux())
@@ -162,12 +163,15 @@ fn remove_leftovers(cache: &Path) {
 }
 
 /// Unpacks, configures and builds in `scratch`.
-fn build(archive: &Path, scratch: &Path, log: &Path) -> Result<PathBuf> {
+fn build(source: &KernelSource, scratch: &Path, log: &Path) -> Result<PathBuf> {
     let tree = scratch.join("linux");
     fs::create_dir(&tree).context("creating the source's directory")?;
     let mut tar = Command::new("tar");
-    tar.arg("--extract").arg("--file").arg(archive).arg("--strip-components=1");
+    tar.arg("--extract").arg("--file").arg(&source.archive).arg("--strip-components=1");
     process::run_logged(tar.arg("--directory").arg(&tree), log)?;
+    for change in &source.changes {
+        change.apply(&tree)?;
+    }
     configure(&tree, log)?;
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     process::run_logged(make(&tree).arg(format!("--jobs={jobs}")).arg("vmlinux"), log)?;
