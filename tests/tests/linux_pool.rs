@@ -59,10 +59,7 @@ fn idle(pool: &Pool<KvmSandbox>) -> PoolMetrics {
 
 #[test]
 fn ten_calls_at_once_on_three_machines_see_only_what_they_wrote() {
-    // More would ask much of the emulated processors: QEMU now and then takes an interrupt that the
-    // guest hypervisor has masked, and the nested machine loses a call or crashes. With five rounds
-    // QEMU 10 does so in one run of ten.
-    const ROUNDS: usize = 2;
+    const ROUNDS: usize = 5;
     let pool = pool(PoolConfig::new(MACHINES));
     let together = Barrier::new(CALLS);
     // Judged at the end: a caller that fails on its own would leave the others at the barrier.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::nested::job::Job;
 use crate::nested::pass_on::PassOn;
-use crate::nested::{Choice, On, Place};
+use crate::nested::{Choice, On, Place, TO_MEASURE};
 use crate::run_tests::{GuestFiles, build};
 
 /// Arguments of `cargo xtask bench`.
@@ -59,7 +59,8 @@ pub fn run(arguments: &BenchArgs) -> Result<()> {
     }
     if !arguments.native {
         let choice = Choice::make(arguments.on);
-        let place = Place::prepare(choice.on, Duration::from_secs(60 * arguments.limit))?;
+        let place =
+            Place::prepare(choice.on, Duration::from_secs(60 * arguments.limit), TO_MEASURE)?;
         eprintln!("Benchmarks with Linux guests run {}: {}.", place.describe(), choice.reason);
         if choice.on == On::Nested {
             eprintln!("Times from there mean nothing by themselves, only next to each other.");

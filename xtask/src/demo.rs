@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::nested::job::{Finished, Job, Observer, Stream};
 use crate::nested::pass_on::pass_on;
-use crate::nested::{Choice, On, Place};
+use crate::nested::{Choice, On, Place, TO_MEASURE};
 use crate::run_tests::{GuestFiles, build};
 
 /// Arguments of `cargo xtask demo`.
@@ -92,7 +92,7 @@ pub fn run(arguments: &DemoArgs) -> Result<()> {
     let to_tamper = to_tamper.with_context(|| format!("cargo built no {TO_TAMPER}"))?;
     let to_tamper = to_tamper.path.display().to_string();
     let choice = Choice::make(arguments.on);
-    let place = Place::prepare(choice.on, Duration::from_secs(60 * arguments.limit))?;
+    let place = Place::prepare(choice.on, Duration::from_secs(60 * arguments.limit), TO_MEASURE)?;
     println!("Guests run {}: {}.", place.describe(), choice.reason);
     if choice.on == On::Nested {
         println!(

@@ -33,7 +33,7 @@ use self::cpio::Archive;
 use self::emulator::{BOOT_LIMIT, Emulator, NestedError, SILENCE_LIMIT};
 use self::job::{Job, Observer};
 use self::kernel::KernelPackage;
-pub use self::place::{Choice, On, Place};
+pub use self::place::{Choice, On, Place, TO_MEASURE, TO_TEST};
 use self::qemu::Qemu;
 use self::repeat::Repeats;
 pub use self::runner::run as run_inside;
@@ -51,6 +51,7 @@ const COVERED: &[&str] = &["/dev", "/proc", "/run", "/sys"];
 /// A prepared machine: a kernel and an initramfs on disk.
 #[derive(Debug)]
 pub struct NestedMachine {
+    processors: u32,
     directory: PathBuf,
     qemu: Qemu,
     kernel_version: String,
@@ -58,7 +59,7 @@ pub struct NestedMachine {
 
 impl NestedMachine {
     /// Builds the machine's files, or takes those built from the same inputs before.
-    pub fn prepare() -> Result<Self> {
+    pub fn prepare(processors: u32) -> Result<Self> {
         packages::ensure(PACKAGES)?;
         let qemu = Qemu::prepare()?;
         let package =
@@ -83,7 +84,7 @@ impl NestedMachine {
                 .with_context(|| format!("building the nested machine with {kernel_version}"))?;
             step.done();
         }
-        Ok(Self { directory, qemu, kernel_version })
+        Ok(Self { processors, directory, qemu, kernel_version })
     }
 
     /// Package and version of the machine's kernel.
@@ -135,6 +136,7 @@ impl NestedMachine {
             .map_err(|e| NestedError::Files(format!("{e:#}")))?;
         let emulator = Emulator {
             program: self.qemu.program.clone(),
+            processors: self.processors,
             firmware: self.qemu.firmware.clone(),
             kernel: self.directory.join("vmlinux"),
             initrd: initrd.clone(),

@@ -16,7 +16,7 @@ pub use self::group::Report;
 pub use self::tally::Tally;
 use crate::image::Flavour;
 use crate::nested::job::Job;
-use crate::nested::{Choice, On, Place};
+use crate::nested::{Choice, On, Place, TO_TEST};
 
 /// Test programs of this package whose names start with the prefix boot Linux guests.
 const GUEST_TEST_PACKAGE: &str = "integration-tests";
@@ -79,7 +79,7 @@ pub fn run(arguments: &TestArgs) -> Result<()> {
 
 /// Says where and why before it runs the jobs there.
 fn run_group(name: &'static str, choice: &Choice, limit: Duration, jobs: &[Job]) -> Result<Report> {
-    let place = Place::prepare(choice.on, limit)?;
+    let place = Place::prepare(choice.on, limit, TO_TEST)?;
     eprintln!("\nThe {name} run {}: {}.", place.describe(), choice.reason);
     Ok(match choice.on {
         On::Native => group::run(name, &place, jobs),
@@ -132,7 +132,7 @@ fn boots_linux(test: &Executable) -> bool {
 }
 
 fn jobs(tests: &[Executable], files: &GuestFiles, filter: Option<&str>, on: On) -> Vec<Job> {
-    // Two emulated processors: guests in parallel would only slow each other down.
+    // Few emulated processors: guests in parallel would only slow each other down.
     let threads = (on == On::Nested).then_some("--test-threads=1");
     tests
         .iter()

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::NestedMachine;
 use super::job::Job;
 use super::pass_on::PassOn;
+use super::{NestedMachine, TO_MEASURE};
 
 /// Arguments of `cargo xtask nested`.
 #[derive(Debug, clap::Args)]
@@ -15,6 +15,9 @@ pub struct NestedArgs {
     /// Minutes after which the machine is ended
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
+    /// Emulated processors; with more than one, a guest is lost now and then
+    #[arg(long, default_value_t = TO_MEASURE, value_parser = clap::value_parser!(u32).range(1..=8))]
+    processors: u32,
     /// The command and its arguments; it runs in the current directory
     #[arg(last = true, required = true)]
     command: Vec<String>,
@@ -28,7 +31,7 @@ pub fn run(arguments: &NestedArgs) -> Result<ExitCode> {
         directory: std::env::current_dir().context("finding the current directory")?,
         environment: [].into(),
     };
-    let machine = NestedMachine::prepare()?;
+    let machine = NestedMachine::prepare(arguments.processors)?;
     let mut output = PassOn::default();
     machine.run(&[job], Duration::from_secs(60 * arguments.limit), &mut output)?;
     let ended = output.finished.pop().context("the command did not run")?.ended;

@@ -58,6 +58,8 @@ pub enum NestedError {
 pub struct Emulator {
     /// The QEMU program.
     pub program: PathBuf,
+    /// Processors it emulates.
+    pub processors: u32,
     /// Directories with its firmware; none where it knows its own.
     pub firmware: Vec<PathBuf>,
     /// Uncompressed kernel.
@@ -142,7 +144,7 @@ impl Emulator {
 
     /// QEMU's arguments: an emulated AMD processor whose SVM the guest's KVM makes use of.
     fn arguments(&self) -> Vec<String> {
-        let fixed = "-M q35 -accel tcg,thread=multi -cpu EPYC,+svm,+npt -smp 2 -m 4096 \
+        let fixed = "-M q35 -accel tcg,thread=multi -cpu EPYC,+svm,+npt -m 4096 \
              -nodefaults -display none -no-reboot -device virtio-serial-pci \
              -virtfs local,path=/,mount_tag=host0,security_model=none,multidevs=remap";
         let mut arguments: Vec<String> = fixed.split_whitespace().map(str::to_owned).collect();
@@ -151,6 +153,8 @@ impl Emulator {
         }
         let console = escape_commas(&self.console());
         for argument in [
+            "-smp",
+            &self.processors.to_string(),
             "-kernel",
             &self.kernel.display().to_string(),
             "-initrd",

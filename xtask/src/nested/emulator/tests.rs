@@ -19,6 +19,7 @@ impl Stand {
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let emulator = Emulator {
             program,
+            processors: 1,
             firmware: Vec::new(),
             kernel: "kernel".into(),
             initrd: "initrd".into(),
