@@ -34,8 +34,17 @@ pub(super) struct Kind {
     /// Whether other processes may read the file while this one has it open. When not, a second
     /// process that opens it is refused.
     pub shared: bool,
-    /// Whether the whole file is checked for damage when it is opened.
-    pub checked: bool,
+    /// What is checked for damage when it is opened.
+    pub check: Check,
+}
+
+/// How far a file is checked for damage. A row written into a damaged file may overwrite others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Check {
+    /// Its pages, in one pass.
+    Structure,
+    /// Its pages, and its indexes against its rows.
+    Whole,
 }
 
 /// Opens a store for writing and makes it when it never existed. Gives the real path as well.
@@ -87,16 +96,23 @@ fn prepare(database: &Connection, path: &Path, kind: &Kind) -> Result<(), StoreE
     // Every commit is flushed; the writer decides when to move the log into the file.
     database.pragma_update(None, "synchronous", "FULL").map_err(sqlite)?;
     database.pragma_update(None, "wal_autocheckpoint", 0).map_err(sqlite)?;
-    if kind.checked {
-        let found: String = database
-            .query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
-            .map_err(sqlite)?;
-        if found != "ok" {
-            let detail = found.lines().last().unwrap_or_default().to_owned();
-            return Err(StoreError::Corrupt { path: path.to_path_buf(), detail });
-        }
+    check(database, path, kind.check)
+}
+
+/// Refuses a damaged file.
+pub(super) fn check(database: &Connection, path: &Path, how: Check) -> Result<(), StoreError> {
+    let pragma = match how {
+        Check::Structure => "PRAGMA quick_check(1)",
+        Check::Whole => "PRAGMA integrity_check(1)",
+    };
+    let found: String = database
+        .query_row(pragma, [], |row| row.get(0))
+        .map_err(|error| StoreError::of_sqlite(path, &error))?;
+    if found == "ok" {
+        return Ok(());
     }
-    Ok(())
+    let detail = found.lines().last().unwrap_or_default().to_owned();
+    Err(StoreError::Corrupt { path: path.to_path_buf(), detail })
 }
 
 /// Makes a file that somebody else may have written harmless to open.

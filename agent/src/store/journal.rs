@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 use super::StoreError;
-use super::database::{self, Kind};
+use super::database::{self, Check, Kind};
 use super::writer::Writer;
 use crate::protocol::timestamp::Timestamp;
 use ledger::Commands;
@@ -49,7 +49,7 @@ const KIND: Kind = Kind {
         CREATE INDEX command_sent ON command (accepted_at) WHERE state = 4;
     ",
     shared: false,
-    checked: true,
+    check: Check::Whole,
 };
 
 /// How far a command has come.

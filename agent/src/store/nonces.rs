@@ -20,7 +20,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use thiserror::Error;
 
 use super::StoreError;
-use super::database::{self, Kind};
+use super::database::{self, Check, Kind};
 use super::file::{directory_of, volatile_filesystem};
 use super::writer::{Ledger, Writer};
 use crate::protocol::code::ErrorCode;
@@ -64,7 +64,7 @@ const KIND: Kind = Kind {
         INSERT INTO forgotten VALUES (1, -9223372036854775808);
     ",
     shared: false,
-    checked: true,
+    check: Check::Whole,
 };
 
 /// Why a nonce was not spent.

@@ -364,6 +364,29 @@ fn verifying_changes_nothing() {
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
 }
 
+/// A page whose free space is where its rows are: they read well, and the next one replaces them.
+#[test]
+fn a_log_whose_next_row_would_replace_others_is_refused() {
+    let (_directory, path) = closed(3);
+    let database = Connection::open(&path).unwrap();
+    let number = |sql| {
+        let number: u32 = database.query_row(sql, [], |row| row.get(0)).unwrap();
+        number as usize
+    };
+    let page = number("SELECT rootpage FROM sqlite_schema WHERE name = 'audit'");
+    let size = number("PRAGMA page_size");
+    drop(database);
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Start of the page's content area (SQLite file format 1.6).
+    let content = (page - 1) * size + 5..(page - 1) * size + 7;
+    bytes[content].copy_from_slice(&u16::try_from(size).unwrap().to_be_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let fault = verify_audit(&path).unwrap_err();
+    assert!(matches!(fault, AuditFault::Unreadable(StoreError::Corrupt { .. })), "{fault:?}");
+    let error = AuditLog::open(&path).map(|_| ()).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+}
+
 #[test]
 fn what_is_no_log_is_named() {
     let directory = on_disk();

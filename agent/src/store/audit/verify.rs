@@ -12,7 +12,7 @@ use super::row::{AuditRow, COLUMNS, StoredRow};
 use super::{AuditHead, KIND};
 use crate::protocol::signing::sha256_text;
 use crate::store::StoreError;
-use crate::store::database::{beside, distrust, real_path, require_kind};
+use crate::store::database::{Check, beside, check, distrust, real_path, require_kind};
 
 /// What an undamaged log holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -249,6 +249,7 @@ fn walk_all(
     let sqlite = |error| AuditFault::Unreadable(StoreError::of_sqlite(path, &error));
     // One transaction, so that all of it is the same state of the log.
     log.execute_batch("BEGIN").map_err(sqlite)?;
+    check(log, path, Check::Structure).map_err(AuditFault::Unreadable)?;
     let report = walk(log, path, 0, expected)?;
     if let Some(missing) = expected.anchors.iter().find(|anchor| anchor.seq > report.rows) {
         return Err(AuditFault::AnchorMissing { last: report.rows, seq: missing.seq });

@@ -12,7 +12,7 @@ const KIND: Kind = Kind {
     version: 3,
     schema: "CREATE TABLE word (word TEXT PRIMARY KEY) STRICT;",
     shared: false,
-    checked: true,
+    check: Check::Whole,
 };
 
 fn directory_with_store() -> (TempDir, PathBuf) {
@@ -153,6 +153,39 @@ fn damage_is_refused_or_did_not_matter() {
         }
     }
     assert!(refused > 10, "only {refused} refused");
+}
+
+/// Where the rows say one thing and an index another, the pages are in order and as many as wanted.
+#[test]
+fn only_the_whole_check_holds_indexes_against_rows() {
+    const INDEXED: Kind = Kind {
+        schema: "CREATE TABLE word (word TEXT) STRICT; CREATE INDEX by_word ON word (word);",
+        ..KIND
+    };
+    let directory = on_disk();
+    let path = directory.path().join("words.db");
+    let (database, _) = open(&path, &INDEXED).unwrap();
+    database.execute("INSERT INTO word VALUES ('before')", []).unwrap();
+    drop(database);
+    for hidden in [
+        "CREATE TABLE aside AS SELECT * FROM sqlite_schema WHERE name = 'by_word';
+         DELETE FROM sqlite_schema WHERE name = 'by_word';",
+        "UPDATE word SET word = 'after';",
+        "INSERT INTO sqlite_schema SELECT * FROM aside;
+         DROP TABLE aside;",
+    ] {
+        let database = Connection::open(&path).unwrap();
+        database.execute_batch("PRAGMA writable_schema = ON;").unwrap();
+        database.execute_batch(hidden).unwrap();
+    }
+    let structure = Kind { check: Check::Structure, ..INDEXED };
+    let (database, _) = open(&path, &structure).unwrap();
+    let look_up = "SELECT count(*) FROM word WHERE word = 'after'";
+    let found: i64 = database.query_row(look_up, [], |row| row.get(0)).unwrap();
+    assert_eq!(found, 0, "the index knows the row after all");
+    drop(database);
+    let error = open(&path, &INDEXED).map(|_| ()).unwrap_err();
+    assert!(corrupt(&error) && error.to_string().contains("by_word"), "{error}");
 }
 
 #[test]

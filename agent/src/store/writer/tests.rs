@@ -5,7 +5,7 @@ use std::sync::mpsc as gate;
 use std::task::{Context, Poll, Waker};
 
 use super::*;
-use crate::store::database::{self, Kind};
+use crate::store::database::{self, Check, Kind};
 use crate::store::testing::{on_disk, several, single};
 
 const KIND: Kind = Kind {
@@ -14,7 +14,7 @@ const KIND: Kind = Kind {
     version: 1,
     schema: "CREATE TABLE number (number INTEGER PRIMARY KEY, filling BLOB) STRICT;",
     shared: true,
-    checked: true,
+    check: Check::Whole,
 };
 
 /// Knows the sum of the numbers without asking the database.
