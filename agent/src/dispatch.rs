@@ -309,6 +309,10 @@ impl<E: Executor> Handler for Dispatcher<E> {
         self.take(session, text, received).await;
     }
 
+    async fn was_taken(&self, command_id: &str) -> bool {
+        matches!(self.parts.journal.find(command_id).await, Ok(Some(_)))
+    }
+
     fn disconnected(&self, session: &Session) {
         let mut current = self.session.lock().unwrap_or_else(PoisonError::into_inner);
         if current.as_ref().is_some_and(|current| current.id == session.id) {

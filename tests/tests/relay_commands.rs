@@ -258,6 +258,44 @@ async fn a_replay_is_refused_also_after_a_restart_and_in_another_session() {
     assert_clean(&relay);
 }
 
+/// A relay takes a command for failed when an error names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_refused_speaks_for_a_command_that_runs() {
+    let relay = relay().await;
+    let agent = ServedAgent::serving(&relay, AGENT).await;
+    let options = DispatchOptions::default();
+    let params = json!({"message": "slow", "ms": 3000});
+    let mut command = relay.dispatch(agent.id(), "echo", &params, &options).unwrap();
+    command.acked(LIMIT).await.unwrap();
+    let other = relay.make_envelope(agent.id(), "echo", &params).unwrap();
+    let other = other.field("command_id", command.command_id());
+    let bad_signature = other.clone().sign().unwrap().field("tool", "fail");
+    let bad_audience = other.clone().field("tenant_id", "another").sign().unwrap();
+    // As a relay may send that knows more than this agent.
+    let cancel = |id: &str| json!({"type": "CommandCancel", "command_id": id}).to_string();
+    let bad = [
+        ("ENDPOINT_SIGNATURE_INVALID", bad_signature.text()),
+        ("ENDPOINT_WRONG_AUDIENCE", bad_audience.text()),
+        ("ENDPOINT_NONCE_REPLAY", other.sign().unwrap().text()),
+        ("ENDPOINT_SCHEMA_INVALID", cancel(command.command_id())),
+    ];
+    let answer = async |text| {
+        let from = relay.next_frame();
+        relay.send_raw(agent.id(), Raw::Text(text)).unwrap();
+        relay.wait_for_frame(from, LIMIT, |f| f.kind == "ErrorEvent").await.unwrap().json()
+    };
+    for (code, text) in bad {
+        let event = answer(text).await;
+        assert_eq!(event["code"], code);
+        assert_eq!(event["command_id"], "00000000-0000-0000-0000-000000000000", "{code}");
+    }
+    // Of a command that never came, the relay is told by name.
+    let unknown = "0f0f0f0f-0f0f-4f0f-8f0f-0f0f0f0f0f0f";
+    assert_eq!(answer(cancel(unknown)).await["command_id"], unknown);
+    assert!(command.outcome(LIMIT).await.unwrap().is_completed());
+    assert_eq!(agent.runs().len(), 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_envelope_is_answered_and_survived() {
     let relay = relay().await;

@@ -15,7 +15,7 @@ use super::{Dispatcher, deadline};
 use crate::protocol::code::ErrorCode;
 use crate::protocol::envelope::CommandEnvelope;
 use crate::protocol::verify::{Audience, Refusal, verify};
-use crate::relay::Session;
+use crate::relay::{Handler, Session};
 use crate::store::{AuditEntry, Channel, JournalError, NewCommand, NonceError};
 use guest::registry::CallError;
 
@@ -98,8 +98,7 @@ impl<E: Executor> Dispatcher<E> {
                 JournalError::Store(_) => ErrorCode::Internal,
                 JournalError::Duplicate { .. } => ErrorCode::NonceReplay,
             };
-            let is_known = matches!(error, JournalError::Duplicate { .. });
-            return Err(Refused::of(envelope, code, error.to_string()).about_known(is_known));
+            return Err(Refused::of(envelope, code, error.to_string()));
         }
         self.reach(&mut trace, Milestone::Accepted);
         Ok(Admitted { envelope, tool, deadline_ms, permit, trace })
@@ -164,7 +163,10 @@ impl<E: Executor> Dispatcher<E> {
         warn!(code = refused.code.as_str(), command = ?refused.command_id, "{}", refused.message);
         self.audit_refusal(session, &refused);
         let nil = uuid::Uuid::nil().to_string();
-        let command_id = refused.command_id.as_deref().filter(|_| !refused.is_known);
+        let command_id = match refused.command_id.as_deref() {
+            Some(id) if refused.is_known || self.was_taken(id).await => None,
+            named => named,
+        };
         let event = self.parts.error_event(
             Some(command_id.unwrap_or(&nil)),
             &session.id,

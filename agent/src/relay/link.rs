@@ -59,6 +59,10 @@ pub trait Handler: Send + Sync + 'static {
         received: Instant,
     ) -> impl Future<Output = ()> + Send;
 
+    /// Whether a command of this id was taken before. Nothing that is refused may be answered under
+    /// it: a relay would take that for the command's end.
+    fn was_taken(&self, command_id: &str) -> impl Future<Output = bool> + Send;
+
     /// A session is over. Its handlers may still run.
     fn disconnected(&self, session: &Session);
 

@@ -171,6 +171,10 @@ impl Handler for Recorder {
         let _ = self.frames.send((session, text));
     }
 
+    async fn was_taken(&self, _command_id: &str) -> bool {
+        false
+    }
+
     fn disconnected(&self, session: &Session) {
         let _ = self.ended.send(session.id.to_string());
     }

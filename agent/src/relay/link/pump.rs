@@ -150,8 +150,15 @@ impl<H: Handler> Pump<'_, H> {
     async fn refuse(&self, text: &str, why: &str) -> Result<(), SendError> {
         self.config.traffic.frames_refused.fetch_add(1, Relaxed);
         tracing::warn!(why, "a frame of the relay is refused");
-        let event = refusal::event(text, why, self.endpoint_id, &self.session.id);
-        self.activity.not_reading(self.session.post(event.to_text())).await
+        let answer = async {
+            let command_id = match refusal::command_id(text) {
+                Some(id) if self.handler.was_taken(&id).await => None,
+                named => named,
+            };
+            let event = refusal::event(command_id, why, self.endpoint_id, &self.session.id);
+            self.session.post(event.to_text()).await
+        };
+        self.activity.not_reading(answer).await
     }
 
     /// Writes until something ends it; when told to stop, what is queued by then and no longer than

@@ -8,11 +8,15 @@ use crate::protocol::message::ErrorEvent;
 use crate::protocol::shape::{is_uuid, start_of};
 use crate::protocol::{ErrorCode, Timestamp};
 
-/// An `ErrorEvent` about `text`. Every such event names a command: the frame's own `command_id`
-/// where it has one that is a UUID, else the nil UUID.
-pub fn event(text: &str, why: &str, endpoint_id: &str, session_id: &str) -> ErrorEvent {
+/// An `ErrorEvent`. Every such event names a command; the nil UUID stands for none.
+pub fn event(
+    command_id: Option<String>,
+    why: &str,
+    endpoint_id: &str,
+    session_id: &str,
+) -> ErrorEvent {
     ErrorEvent {
-        command_id: Some(command_id(text).unwrap_or_else(|| Uuid::nil().to_string())),
+        command_id: Some(command_id.unwrap_or_else(|| Uuid::nil().to_string())),
         endpoint_id: endpoint_id.to_owned(),
         session_id: session_id.to_owned(),
         code: ErrorCode::SchemaInvalid,
@@ -21,7 +25,8 @@ pub fn event(text: &str, why: &str, endpoint_id: &str, session_id: &str) -> Erro
     }
 }
 
-fn command_id(text: &str) -> Option<String> {
+/// The command that a frame names, if that is a UUID.
+pub fn command_id(text: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Named {
         command_id: Value,
@@ -42,11 +47,11 @@ mod tests {
     const NIL: &str = "00000000-0000-0000-0000-000000000000";
 
     fn named(text: &str) -> String {
-        event(text, "why", "e", "s").command_id.unwrap()
+        event(command_id(text), "why", "e", "s").command_id.unwrap()
     }
 
     #[test]
-    fn the_frames_own_command_is_named_when_it_has_one() {
+    fn the_frames_own_command_is_named_where_it_has_one() {
         assert_eq!(named(&format!(r#"{{"type":"X","command_id":"{ID}","more":[1]}}"#)), ID);
         for text in ["", "null", "[]", "{}", r#"{"command_id":7}"#, r#"{"command_id":"x"}"#] {
             assert_eq!(named(text), NIL, "{text}");
@@ -56,7 +61,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_has_an_answer_of_bounded_length(text in ".{0,200}", why in ".{0,2000}") {
-            let event = event(&text, &why, "e", "s");
+            let event = event(command_id(&text), &why, "e", "s");
             prop_assert!(event.message.chars().count() <= 128);
         }
     }
