@@ -1,13 +1,14 @@
 //! Whether the guest took over the time and the randomness of a command. Without that a tool
 //! may not run, so nothing a tool seems to have written is believed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guest::wire::{
     EvidenceChunk, Freshness, FreshnessAck, ResultReason, ToolResult, entropy_sha256,
 };
 
-/// Furthest the guest's clock may be from the time it was sent.
+/// Furthest the guest's clock may be before the time it was sent, or after what that has become
+/// since: a busy host leaves a guest waiting between setting its clock and reading it.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 /// Exit codes and reasons of tools that were refused before they could start.
 const NEVER_STARTED: [(i32, ResultReason); 3] = [
@@ -19,6 +20,7 @@ const NEVER_STARTED: [(i32, ResultReason); 3] = [
 /// What is known about one command's freshness. Faults are told in words.
 pub struct Confirmation {
     wall_time_ns: u64,
+    sent: Instant,
     /// `None` when nothing usable was sent; then nothing can confirm it.
     entropy_sha256: Option<String>,
     state: State,
@@ -36,6 +38,7 @@ impl Confirmation {
     pub fn of(freshness: &Freshness) -> Self {
         Self {
             wall_time_ns: freshness.wall_time_ns,
+            sent: Instant::now(),
             entropy_sha256: freshness.entropy_bytes().as_ref().map(entropy_sha256),
             state: State::Awaited,
         }
@@ -51,7 +54,10 @@ impl Confirmation {
         if self.entropy_sha256.as_ref() != Some(&ack.entropy_sha256) {
             return Err("it took over other random bytes than were sent".to_owned());
         }
-        let off = Duration::from_nanos(ack.guest_time_ns.abs_diff(self.wall_time_ns));
+        let late = Duration::from_nanos(ack.guest_time_ns.saturating_sub(self.wall_time_ns))
+            .saturating_sub(self.sent.elapsed());
+        let early = Duration::from_nanos(self.wall_time_ns.saturating_sub(ack.guest_time_ns));
+        let off = late.max(early);
         if off > CLOCK_TOLERANCE {
             return Err(format!(
                 "its clock is {off:?} from the time that was sent; the limit is {CLOCK_TOLERANCE:?}"

@@ -46,9 +46,10 @@ fn story_with_ack(change: impl FnOnce(&mut Value)) -> Vec<Value> {
     frames
 }
 
-fn off_by(time: Duration) -> [Vec<Value>; 2] {
-    let off = u64::try_from(time.as_nanos()).unwrap();
-    [WALL_TIME_NS + off, WALL_TIME_NS - off]
+/// The guest's clock is so much after the time that was sent, and before it.
+fn off_by(after: Duration, before: Duration) -> [Vec<Value>; 2] {
+    let [after, before] = [after, before].map(|time| u64::try_from(time.as_nanos()).unwrap());
+    [WALL_TIME_NS + after, WALL_TIME_NS - before]
         .map(|time| story_with_ack(|ack| ack["guest_time_ns"] = json!(time)))
 }
 
@@ -63,7 +64,7 @@ fn never_started(exit_code: i32, reason: &str) -> Vec<Value> {
 #[test]
 fn a_confirmed_command_returns_its_output() {
     assert_eq!(play(&story()).unwrap().stdout, OUTPUT.as_bytes());
-    for frames in off_by(Duration::from_secs(1)) {
+    for frames in off_by(Duration::from_secs(1), Duration::from_secs(1)) {
         assert_eq!(play(&frames).unwrap().stdout, OUTPUT.as_bytes());
     }
 }
@@ -99,12 +100,26 @@ fn other_random_bytes_are_refused() {
 
 #[test]
 fn another_time_is_refused() {
-    for off in [Duration::from_secs(2), Duration::from_secs(1) + Duration::from_nanos(1)] {
-        for frames in off_by(off) {
-            let detail = refused(&frames);
-            assert!(detail.contains("from the time that was sent"), "{detail}");
-        }
+    let hour = Duration::from_secs(3600);
+    let just_too_early = Duration::from_secs(1) + Duration::from_nanos(1);
+    for frames in [off_by(hour, hour), off_by(hour, just_too_early)].concat() {
+        let detail = refused(&frames);
+        assert!(detail.contains("from the time that was sent"), "{detail}");
     }
+}
+
+/// A guest on a busy host gets no further for a while, and its clock goes on.
+#[test]
+fn time_that_passed_meanwhile_is_not_held_against_the_guest() {
+    let (channel, mut guest) = pair();
+    let caller = spawn_command(&channel, "a");
+    guest.receive();
+    let passed = Duration::from_millis(50);
+    std::thread::sleep(passed);
+    for frame in &off_by(Duration::from_secs(1) + passed, Duration::ZERO)[0] {
+        guest.send(frame);
+    }
+    assert_eq!(caller.join().unwrap().unwrap().stdout, OUTPUT.as_bytes());
 }
 
 #[test]
