@@ -17,6 +17,7 @@ mod runner;
 mod scratch;
 mod search;
 mod selection;
+mod turns;
 mod variant;
 
 pub use arena::{Arena, Guest};

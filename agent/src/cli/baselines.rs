@@ -42,15 +42,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
         }
         Err(error) => return terminal::complain(&error, Exit::Refused),
     };
-    let printed = if json {
-        terminal::print_json(&installed)
-    } else {
-        terminal::print(table(&installed, terminal::width()).as_bytes())
-    };
-    match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
-    }
+    terminal::show(&installed, json, || table(&installed, terminal::width()))
 }
 
 fn load(state_dir: &Path) -> Result<Option<Installed>, BaselineError> {

@@ -72,14 +72,7 @@ enum StrategyName {
 pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     let What::Reset(reset) = &arguments.what;
     match measure(reset, config) {
-        Ok(row) if reset.json => match terminal::print_json(&row) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
-        },
-        Ok(row) => match terminal::print(table(&row).as_bytes()) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
-        },
+        Ok(row) => terminal::show(&row, reset.json, || table(&row)),
         Err(error @ BenchError::Settings(_)) => terminal::complain(&error, Exit::Usage),
         Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
     }

@@ -123,15 +123,7 @@ pub fn run(arguments: Arguments, config: &Config) -> ExitCode {
         Ok(report) => report,
         Err(Failure { exit, text }) => return terminal::complain(&text, exit),
     };
-    let printed = if json {
-        terminal::print_json(&report)
-    } else {
-        terminal::print(text(&report).as_bytes())
-    };
-    match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
-    }
+    terminal::show(&report, json, || text(&report))
 }
 
 fn enroll(mut arguments: Arguments, state_dir: &Path) -> Result<Report, Failure> {

@@ -104,15 +104,7 @@ fn list_all(state_dir: &Path, json: bool) -> ExitCode {
     };
     let lines: Vec<Line> =
         found.into_iter().map(|(command_id, bytes)| line(&dir, command_id, bytes)).collect();
-    let printed = if json {
-        terminal::print_json(&lines)
-    } else {
-        terminal::print(table(&lines, terminal::width()).as_bytes())
-    };
-    match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
-    }
+    terminal::show(&lines, json, || table(&lines, terminal::width()))
 }
 
 fn line(dir: &Path, command_id: String, bytes: u64) -> Line {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -15,6 +15,9 @@ use crate::config::Config;
 use crate::redteam::{
     self, Event, GUEST_DEFENCES, HOST_DEFENCES, Plan, ProbeReport, Report, Selection,
 };
+
+/// How often who waits is told where there is no spinner.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -72,8 +75,21 @@ pub fn run(arguments: &Arguments, config: Config) -> ExitCode {
     };
     let shows = !arguments.json;
     let spinner = terminal::spinner("attacking");
+    let mut told = Instant::now();
     let report = redteam::run(plan, |event| match event {
-        Event::Started(probe) => spinner.set_message(probe.name),
+        Event::Started(probe) => {
+            told = Instant::now();
+            spinner.set_message(probe.name);
+        }
+        Event::Working { probe, turn, of } => {
+            let message = working(probe.name, turn, of);
+            // No spinner is seen in a file or a pipe, and nobody likes to wait for nothing.
+            if spinner.is_hidden() && told.elapsed() > TELL_EVERY {
+                eprintln!("{message}");
+                told = Instant::now();
+            }
+            spinner.set_message(message);
+        }
         Event::Ended(probe) => {
             spinner.suspend(|| {
                 if shows {
@@ -112,6 +128,11 @@ fn hand_over(arguments: &Arguments, report: &Report) -> Result<(), String> {
         terminal::print(summary(report).as_bytes())
     };
     printed.map_err(|e| format!("cannot print the report: {e}"))
+}
+
+/// One probe, as it goes on.
+fn working(name: &str, turn: u32, of: u32) -> String {
+    if of == 0 { name.to_owned() } else { format!("{name}: {turn} of {of}") }
 }
 
 /// One probe, as it ends.

@@ -81,15 +81,7 @@ fn show<T: Serialize>(
         Ok(found) => found,
         Err(error) => return terminal::complain(&error, Exit::ExecutorFailed),
     };
-    let printed = if json {
-        terminal::print_json(&found)
-    } else {
-        terminal::print(table(&found, terminal::width()).as_bytes())
-    };
-    match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
-    }
+    terminal::show(&found, json, || table(&found, terminal::width()))
 }
 
 fn new_table(width: u16) -> Table {

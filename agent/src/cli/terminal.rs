@@ -34,6 +34,15 @@ pub fn print_json(value: &impl Serialize) -> io::Result<()> {
     print(&text)
 }
 
+/// Prints an answer, for a program or for a person, and gives the exit code for that.
+pub fn show(answer: &impl Serialize, json: bool, in_words: impl FnOnce() -> String) -> ExitCode {
+    let printed = if json { print_json(answer) } else { print(in_words().as_bytes()) };
+    match printed {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&error, Exit::ExecutorFailed),
+    }
+}
+
 /// Width for tables on standard output.
 pub fn width() -> u16 {
     Term::stdout().size_checked().map_or(MAX_WIDTH, |(_, columns)| columns.min(MAX_WIDTH))

@@ -35,15 +35,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     for tool in &mut tools {
         tool.enabled |= config.sandbox.enable_tools.contains(&tool.name);
     }
-    let printed = if arguments.json {
-        terminal::print_json(&tools)
-    } else {
-        terminal::print(table(&tools, terminal::width()).as_bytes())
-    };
-    match printed {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
-    }
+    terminal::show(&tools, arguments.json, || table(&tools, terminal::width()))
 }
 
 fn table(tools: &[ToolSpec], width: u16) -> String {

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use vmm::Machine;
 
 use super::attack_log::AttackLog;
+use super::turns::Turns;
 use super::variant::Variant;
 use super::{Latency, Plan, ProbeError};
 use crate::sandbox::{
@@ -39,18 +40,24 @@ pub struct Arena {
     sandboxes: Mutex<BTreeMap<Guest, Kept>>,
     latency: Mutex<BTreeMap<String, Latency>>,
     notes: Mutex<Vec<String>>,
+    turns: Turns,
 }
 
 impl Arena {
     /// Nothing is booted yet.
     pub fn new(plan: Plan) -> Self {
-        let (sandboxes, latency, notes) = Default::default();
-        Self { plan, sandboxes, latency, notes }
+        let (sandboxes, latency, notes, turns) = Default::default();
+        Self { plan, sandboxes, latency, notes, turns }
     }
 
     /// What was asked for.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// How far the probe that runs has come, for those who wait for it.
+    pub fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Configuration of a sandbox of the attack image under its own guest program.

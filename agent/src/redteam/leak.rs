@@ -1,7 +1,7 @@
 //! Whether what is done again and again leaves something behind in this process.
 
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use serde_json::{Value, json};
 
@@ -64,10 +64,14 @@ impl Leak {
 
     fn kept(&self) -> Vec<String> {
         let Self { before, after, .. } = self;
-        more([
+        let mut kept = more([
             ("descriptors", before.descriptors, after.descriptors, 0),
             ("threads", before.threads, after.threads, 0),
-        ])
+        ]);
+        if after.threads > before.threads {
+            kept.push(format!("the threads are {}", thread_names().join(", ")));
+        }
+        kept
     }
 
     fn grown(&self) -> Vec<String> {
@@ -84,6 +88,17 @@ impl Leak {
     }
 }
 
+/// What this process calls its threads, in their order.
+fn thread_names() -> Vec<String> {
+    let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let mut names: Vec<_> = tasks
+        .filter_map(|task| fs::read_to_string(task.path().join("comm")).ok())
+        .map(|name| name.trim_end().to_owned())
+        .collect();
+    names.sort();
+    names
+}
+
 /// What went up by more than it may.
 fn more(counts: [(&str, u64, u64, u64); 2]) -> Vec<String> {
     counts
@@ -96,6 +111,7 @@ fn more(counts: [(&str, u64, u64, u64); 2]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::testing::{child, child_directory, expect_success, on_disk};
 
     #[test]
     fn what_grows_in_the_second_half_is_a_leak_and_what_stops_growing_is_not() {
@@ -106,12 +122,42 @@ mod tests {
         assert_eq!(grown(before).len(), 2);
     }
 
+    /// Runs `test` of this module in a process of its own: here, others start and end threads and
+    /// open and close files. True in that process.
+    fn alone(test: &str) -> bool {
+        if child_directory().is_some() {
+            return true;
+        }
+        expect_success(child(module_path!(), test, on_disk().path()));
+        false
+    }
+
+    #[test]
+    fn a_thread_that_goes_on_is_found_by_its_name() {
+        if !alone("a_thread_that_goes_on_is_found_by_its_name") {
+            return;
+        }
+        let mut leak = Leak::watch(0);
+        assert_eq!(leak.found_once(), Vec::<String>::new());
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let goes_on = thread::Builder::new().name("goes on".into());
+        let threads: Vec<_> = goes_on.spawn(move || ended.recv()).into_iter().collect();
+        let found = leak.found_once().join("\n");
+        drop(end);
+        assert!(threads.into_iter().all(|thread| thread.join().is_ok()));
+        assert!(found.contains("threads went from") && found.contains("goes on"), "{found}");
+    }
+
     #[test]
     fn a_descriptor_that_stays_open_is_found() {
+        if !alone("a_descriptor_that_stays_open_is_found") {
+            return;
+        }
         let mut leak = Leak::watch(0);
-        let kept: Vec<_> = (0..100).map(|_| std::fs::File::open("/dev/null").unwrap()).collect();
+        let kept = std::fs::File::open("/dev/null").unwrap();
         let found = leak.found_once().join("\n");
         assert!(found.contains("descriptors"), "{found}");
         drop(kept);
+        assert_eq!(leak.found_once(), Vec::<String>::new());
     }
 }

@@ -1,7 +1,7 @@
 //! Runs probes one after another, each within its budget, and cleans up after each.
 
 use std::sync::Arc;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,6 +20,8 @@ const VALIDATED_AGAINST: &str = "validated-kvm";
 const PER_ITERATION: Duration = Duration::from_secs(2);
 /// For an abandoned probe to notice that its machines are gone.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How often who waits for a probe is told that it goes on.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Defences of the guest program.
 pub const GUEST_DEFENCES: [&str; 6] = ["bytes", "filter", "kill", "limits", "mounts", "privileges"];
@@ -111,6 +113,15 @@ impl Plan {
 pub enum Event<'a> {
     /// A probe begins.
     Started(&'a Probe),
+    /// It goes on, and does turn `turn` (from 0) of `of`; of none where it does not count them.
+    Working {
+        /// The probe.
+        probe: &'a Probe,
+        /// How many turns it has done.
+        turn: u32,
+        /// How many there are.
+        of: u32,
+    },
     /// It has ended.
     Ended(&'a ProbeReport),
     /// The sandbox failed for good: what is left is skipped.
@@ -128,7 +139,7 @@ pub fn run(plan: Plan, mut tell: impl FnMut(Event<'_>)) -> Report {
     let mut reports = Vec::new();
     for probe in probes {
         tell(Event::Started(&probe));
-        let report = run_one(&arena, &probe);
+        let report = run_one(&arena, &probe, &mut tell);
         tell(Event::Ended(&report));
         reports.push(report);
         let clean = arena.clean_up();
@@ -154,7 +165,8 @@ pub fn run(plan: Plan, mut tell: impl FnMut(Event<'_>)) -> Report {
 }
 
 /// Runs a probe on a thread of its own, so that one that hangs can be left behind.
-fn run_one(arena: &Arc<Arena>, probe: &Probe) -> ProbeReport {
+fn run_one(arena: &Arc<Arena>, probe: &Probe, tell: &mut impl FnMut(Event<'_>)) -> ProbeReport {
+    arena.turns().set(0, 0);
     let begun = Instant::now();
     let budget = arena.plan().budget_of(probe);
     let (send, receive) = mpsc::channel();
@@ -165,7 +177,11 @@ fn run_one(arena: &Arc<Arena>, probe: &Probe) -> ProbeReport {
     let result = match started {
         Err(error) => Err(error.to_string()),
         Ok(thread) => {
-            let result = match receive.recv_timeout(budget) {
+            let mut still_working = || {
+                let (turn, of) = arena.turns().get();
+                tell(Event::Working { probe, turn, of });
+            };
+            let result = match wait(&receive, budget, &mut still_working) {
                 Ok(result) => result.map_err(|error: ProbeError| error.to_string()),
                 Err(RecvTimeoutError::Disconnected) => Err("the probe panicked".to_owned()),
                 Err(RecvTimeoutError::Timeout) => {
@@ -183,6 +199,22 @@ fn run_one(arena: &Arc<Arena>, probe: &Probe) -> ProbeReport {
         }
     };
     report(probe, result, begun.elapsed())
+}
+
+/// Waits for as long as `budget`, and says every second that it does.
+fn wait<T>(
+    receive: &Receiver<T>,
+    budget: Duration,
+    still_working: &mut impl FnMut(),
+) -> Result<T, RecvTimeoutError> {
+    let begun = Instant::now();
+    loop {
+        let left = budget.saturating_sub(begun.elapsed());
+        match receive.recv_timeout(left.min(TELL_EVERY)) {
+            Err(RecvTimeoutError::Timeout) if !left.is_zero() => still_working(),
+            result => return result,
+        }
+    }
 }
 
 fn report(probe: &Probe, result: Result<Verdict, String>, took: Duration) -> ProbeReport {
@@ -246,18 +278,35 @@ mod tests {
                 thread::sleep(Duration::from_secs(1));
             }
         });
-        let report = run_one(&arena(Duration::from_millis(10)), &endless);
+        let report = run_one(&arena(Duration::from_millis(10)), &endless, &mut |_| ());
         assert!(report.errored && !report.passed);
         assert!(report.error_message.unwrap().contains("budget"));
     }
 
     #[test]
+    fn who_waits_is_told_how_far_a_probe_has_come() {
+        let slow = probe(|arena| {
+            arena.turns().set(3, 4);
+            thread::sleep(2 * TELL_EVERY);
+            Ok(Verdict { passed: true, reason: String::new(), evidence: Value::Null })
+        });
+        let mut told = Vec::new();
+        let mut tell = |event: Event<'_>| {
+            if let Event::Working { turn, of, .. } = event {
+                told.push((turn, of));
+            }
+        };
+        assert!(run_one(&arena(Duration::from_secs(600)), &slow, &mut tell).passed);
+        assert!(told.contains(&(3, 4)), "{told:?}");
+    }
+
+    #[test]
     fn a_probe_that_panics_or_whose_control_fails_is_errored() {
         let budget = Duration::from_secs(30);
-        let report = run_one(&arena(budget), &probe(|_| panic!("on purpose")));
+        let report = run_one(&arena(budget), &probe(|_| panic!("on purpose")), &mut |_| ());
         assert!(report.errored && !report.passed);
         let control = probe(|_| Err(ProbeError::Control("c".into())));
-        let report = run_one(&arena(budget), &control);
+        let report = run_one(&arena(budget), &control, &mut |_| ());
         assert!(report.errored && !report.passed);
     }
 

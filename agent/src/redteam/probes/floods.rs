@@ -52,7 +52,9 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     let length = warm_up.iter().sum::<Duration>() * 3 / 2;
     let length = length.clamp(LEAST, MOST);
     let mut floods = FLOODS.map(Flood::new);
-    for _ in 0..samples.div_ceil(block.max(1)) {
+    let rounds = samples.div_ceil(block.max(1));
+    for round in 0..rounds {
+        arena.turns().set(round, rounds);
         for flood in &mut floods {
             flood.quiet.push(commands(arena, &neighbour, block)?);
             let turn = turn(arena, &flooded, &neighbour, flood.what, length)?;

@@ -89,6 +89,7 @@ fn repeat(
     let iterations = arena.plan().iterations;
     let mut leak = Leak::watch(guest_mib);
     let turn = |turn| {
+        arena.turns().set(turn, iterations);
         leak.at(turn, iterations);
         once()
     };

@@ -30,6 +30,7 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     let mut searches = 0;
     let mut leak = Leak::watch(arena.plan().sandbox.memory_mib);
     for turn in 0..arena.plan().iterations {
+        arena.turns().set(turn, arena.plan().iterations);
         leak.at(turn, arena.plan().iterations);
         let marker = search::marker();
         arena.attack(&sandbox, "attack_mark", json!({"marker": marker}))?;
