@@ -43,7 +43,7 @@ use crate::degraded::DegradedMode;
 use crate::evidence::EvidenceStore;
 use crate::protocol::code::ErrorCode;
 use crate::protocol::keyring::KeyRing;
-use crate::protocol::message::{AgentHealth, ErrorEvent, Frame};
+use crate::protocol::message::{AgentHealth, ErrorEvent, Frame, NO_COMMAND};
 use crate::protocol::timestamp::Timestamp;
 use crate::relay::{Handler, Session};
 use crate::sandbox::WireState;
@@ -126,7 +126,7 @@ impl<E> Parts<E> {
         message: &str,
     ) -> String {
         ErrorEvent {
-            command_id: command_id.map(str::to_owned),
+            command_id: command_id.unwrap_or(NO_COMMAND).to_owned(),
             endpoint_id: self.endpoint.endpoint_id.clone(),
             session_id: session_id.to_owned(),
             code,

@@ -162,13 +162,10 @@ impl<E: Executor> Dispatcher<E> {
         self.parts.observer.refused(refused.code);
         warn!(code = refused.code.as_str(), command = ?refused.command_id, "{}", refused.message);
         self.audit_refusal(session, &refused);
-        let nil = uuid::Uuid::nil().to_string();
-        let command_id = match refused.command_id.as_deref() {
-            Some(id) if refused.is_known || self.was_taken(id).await => None,
-            named => named,
-        };
+        let known = refused.is_known;
+        let command_id = self.may_name(refused.command_id.filter(|_| !known)).await;
         let event = self.parts.error_event(
-            Some(command_id.unwrap_or(&nil)),
+            command_id.as_deref(),
             &session.id,
             refused.code,
             &refused.message,

@@ -137,9 +137,8 @@ impl<E: Executor> Dispatcher<E> {
             }
             _ => ErrorCode::IntegrityMonitorTripped,
         };
-        let nil = uuid::Uuid::nil().to_string();
         let message = format!("{of}{}", record.reason);
-        let event = self.parts.error_event(Some(&nil), &session.id, code, &message);
+        let event = self.parts.error_event(None, &session.id, code, &message);
         // A relay that is not there is told with its next session.
         let _ = session.send(event).await;
     }

@@ -8,7 +8,7 @@ pub use guest::registry::Track;
 pub use inbound::{EndpointHelloAck, Inbound, RelayError, RelayPing, RelayPong, classify};
 pub use outbound::{
     AgentHealth, CommandAck, ConnectionProof, EndpointHello, ErrorEvent, Frame, HealthPing,
-    HealthPong, Progress, ProgressEvent, ProgressState,
+    HealthPong, NO_COMMAND, Progress, ProgressEvent, ProgressState,
 };
 pub use result::{
     CommandResult, ErrorBody, IllegalResult, Lifecycle, ResultHead, SandboxResetState,

@@ -59,9 +59,19 @@ pub trait Handler: Send + Sync + 'static {
         received: Instant,
     ) -> impl Future<Output = ()> + Send;
 
-    /// Whether a command of this id was taken before. Nothing that is refused may be answered under
-    /// it: a relay would take that for the command's end.
+    /// Whether a command of this id was taken before.
     fn was_taken(&self, command_id: &str) -> impl Future<Output = bool> + Send;
+
+    /// The command under which a refusal of something that names this one is answered: none where
+    /// it was taken before, because a relay would take the answer for that command's end.
+    fn may_name(&self, command_id: Option<String>) -> impl Future<Output = Option<String>> + Send {
+        async {
+            match command_id {
+                Some(id) if self.was_taken(&id).await => None,
+                named => named,
+            }
+        }
+    }
 
     /// A session is over. Its handlers may still run.
     fn disconnected(&self, session: &Session);

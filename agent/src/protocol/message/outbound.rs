@@ -115,13 +115,16 @@ pub struct Progress {
     pub message: String,
 }
 
+/// What an [`ErrorEvent`] names that is about no command, or about none that it may end: the nil
+/// UUID (RFC 9562, 5.9).
+pub const NO_COMMAND: &str = "00000000-0000-0000-0000-000000000000";
+
 /// A frame was refused, or a command ended without a result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "type")]
 pub struct ErrorEvent {
-    /// The command, when the refused frame named one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub command_id: Option<String>,
+    /// The command, or [`NO_COMMAND`].
+    pub command_id: String,
     /// This endpoint.
     pub endpoint_id: String,
     /// The session.

@@ -66,7 +66,7 @@ fn progress() {
 #[test]
 fn errors() {
     let mut event = ErrorEvent {
-        command_id: None,
+        command_id: NO_COMMAND.into(),
         endpoint_id: "e".into(),
         session_id: "s".into(),
         code: ErrorCode::SchemaInvalid,
@@ -74,11 +74,11 @@ fn errors() {
         ts: TS,
     };
     let mut expected = json!({
-        "type": "ErrorEvent", "endpoint_id": "e", "session_id": "s",
+        "type": "ErrorEvent", "command_id": NO_COMMAND, "endpoint_id": "e", "session_id": "s",
         "code": "ENDPOINT_SCHEMA_INVALID", "message": "m", "ts": TIME,
     });
     assert_eq!(value(&event), expected);
-    event.command_id = Some("c".into());
+    event.command_id = "c".into();
     event.code = ErrorCode::SandboxOther("SANDBOX_BOOT_FAILED");
     expected["command_id"] = "c".into();
     expected["code"] = "SANDBOX_BOOT_FAILED".into();

@@ -2,13 +2,12 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use uuid::Uuid;
 
-use crate::protocol::message::ErrorEvent;
+use crate::protocol::message::{ErrorEvent, NO_COMMAND};
 use crate::protocol::shape::{is_uuid, start_of};
 use crate::protocol::{ErrorCode, Timestamp};
 
-/// An `ErrorEvent`. Every such event names a command; the nil UUID stands for none.
+/// The `ErrorEvent`.
 pub fn event(
     command_id: Option<String>,
     why: &str,
@@ -16,7 +15,7 @@ pub fn event(
     session_id: &str,
 ) -> ErrorEvent {
     ErrorEvent {
-        command_id: Some(command_id.unwrap_or_else(|| Uuid::nil().to_string())),
+        command_id: command_id.unwrap_or_else(|| NO_COMMAND.to_owned()),
         endpoint_id: endpoint_id.to_owned(),
         session_id: session_id.to_owned(),
         code: ErrorCode::SchemaInvalid,
@@ -44,17 +43,16 @@ mod tests {
     use super::*;
 
     const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
-    const NIL: &str = "00000000-0000-0000-0000-000000000000";
 
     fn named(text: &str) -> String {
-        event(command_id(text), "why", "e", "s").command_id.unwrap()
+        event(command_id(text), "why", "e", "s").command_id
     }
 
     #[test]
     fn the_frames_own_command_is_named_where_it_has_one() {
         assert_eq!(named(&format!(r#"{{"type":"X","command_id":"{ID}","more":[1]}}"#)), ID);
         for text in ["", "null", "[]", "{}", r#"{"command_id":7}"#, r#"{"command_id":"x"}"#] {
-            assert_eq!(named(text), NIL, "{text}");
+            assert_eq!(named(text), NO_COMMAND, "{text}");
         }
     }
 

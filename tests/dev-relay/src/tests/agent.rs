@@ -120,8 +120,8 @@ fn every_frame_the_agent_can_send_passes_the_schemas() {
     let proof = ConnectionProof { ts: ts.to_string(), signature: "A".repeat(86) + "==" };
     let progress = Some(Progress { fraction: 0.5, message: String::new() });
     let completed = CommandResult::completed(head(), json!({"exit_code": 0}), reset).unwrap();
-    let error = |command_id| ErrorEvent {
-        command_id,
+    let error = ErrorEvent {
+        command_id: id(),
         endpoint_id: id(),
         session_id: id(),
         code: ErrorCode::SchemaInvalid,
@@ -160,8 +160,7 @@ fn every_frame_the_agent_can_send_passes_the_schemas() {
         completed.to_text(),
         completed.resumed(ID, ts).to_text(),
         CommandResult::failed(head(), ErrorCode::SandboxToolError, "it failed", None).to_text(),
-        error(Some(id())).to_text(),
-        error(None).to_text(),
+        error.to_text(),
         HealthPing { session_id: id(), ts, ping_id: id() }.to_text(),
         HealthPong {
             session_id: id(),

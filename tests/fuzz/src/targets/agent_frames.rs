@@ -60,7 +60,7 @@ pub fn run(input: &[u8]) {
     check(
         "ErrorEvent",
         &ErrorEvent {
-            command_id: Some(command_id.clone()),
+            command_id: command_id.clone(),
             endpoint_id: endpoint_id.clone(),
             session_id: session_id.clone(),
             code: ErrorCode::SchemaInvalid,
