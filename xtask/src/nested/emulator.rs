@@ -1,6 +1,7 @@
 //! Starts QEMU for one run, listens to the program inside, and sees to QEMU's end.
 
 mod monitor;
+mod nudge;
 
 use std::fmt::{self, Write as _};
 use std::fs;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use self::nudge::Nudges;
 use super::job::{Job, Observer};
 use super::runner::PORT_NAME;
 use super::wire::{self, Message, Notice};
@@ -139,7 +141,8 @@ impl Emulator {
             .stderr(messages)
             .spawn()
             .map_err(failed)?;
-        Ok(Qemu { child, port: Some(port) })
+        let nudges = Nudges::start(&port).map_err(failed)?;
+        Ok(Qemu { child, port: Some(port), _nudges: nudges })
     }
 
     /// QEMU's arguments: an emulated AMD processor whose SVM the guest's KVM makes use of.
@@ -299,6 +302,7 @@ fn follow(
 struct Qemu {
     child: Child,
     port: Option<UnixStream>,
+    _nudges: Nudges,
 }
 
 impl Qemu {

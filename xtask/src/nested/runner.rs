@@ -5,6 +5,7 @@ mod processes;
 mod watch;
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -23,11 +24,15 @@ pub const PORT_NAME: &str = "results";
 const PORTS: &str = "/sys/class/virtio-ports";
 /// The host names the port shortly after the driver has found the device.
 const PORT_LIMIT: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const PORT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Runs the jobs of the file `jobs`. Whatever goes wrong once the port is open is reported
 /// through it; an error comes back only where that was impossible.
 pub fn run(jobs: &Path) -> Result<()> {
-    let port = Port::new(open_port()?);
+    let port = open_port()?;
+    take_nudges(port.try_clone().context("a second hold of the port")?)?;
+    let port = Port::new(port);
     let prepared = InUse::start().and_then(|used| Ok((used, check_kvm()?, read_jobs(jobs)?)));
     let (_in_use, jobs) = match prepared {
         Ok((in_use, kvm, jobs)) => {
@@ -80,6 +85,7 @@ fn open_port() -> Result<File> {
     loop {
         if let Some(device) = find_port() {
             return OpenOptions::new()
+                .read(true)
                 .write(true)
                 .open(&device)
                 .with_context(|| format!("opening {}", device.display()));
@@ -87,8 +93,23 @@ fn open_port() -> Result<File> {
         if Instant::now() > deadline {
             bail!("no port named {PORT_NAME} in {PORTS}");
         }
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(PORT_PAUSE);
     }
+}
+
+/// Waits for the bytes that keep this machine awake: who is woken up has the timers looked at.
+fn take_nudges(mut port: File) -> Result<()> {
+    let take = move || {
+        let mut bytes = [0; 64];
+        while let Ok(length) = port.read(&mut bytes) {
+            // The driver does not know yet that the host listens.
+            if length == 0 {
+                std::thread::sleep(PORT_PAUSE);
+            }
+        }
+    };
+    std::thread::Builder::new().name("nudges".into()).spawn(take).context("starting a thread")?;
+    Ok(())
 }
 
 fn find_port() -> Option<PathBuf> {
