@@ -7,6 +7,7 @@ mod image;
 mod nested;
 mod packages;
 mod progress;
+mod room;
 mod run_tests;
 mod sanitize;
 mod workspace;

@@ -47,6 +47,7 @@ const HOST_LIMIT: u32 = 900;
 /// Runs the tests. An error means that something failed or that guest tests ran nowhere.
 pub fn run(arguments: &TestArgs) -> Result<()> {
     let workspace = crate::workspace::root()?;
+    crate::room::warn_if_short();
     // One test asks `file` how the agent is linked.
     crate::packages::ensure(&["file"])?;
     let guest_files = GuestFiles::build(&workspace)?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 /// Moves the cache somewhere else.
-const CACHE_VARIABLE: &str = "BSM_CACHE_DIR";
+pub const CACHE_VARIABLE: &str = "BSM_CACHE_DIR";
 
 /// The checkout's root directory.
 pub fn root() -> Result<PathBuf> {

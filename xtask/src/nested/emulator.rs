@@ -354,9 +354,11 @@ impl Read for DeadlineStream {
             return Err(io::ErrorKind::TimedOut.into());
         }
         stream.set_read_timeout(Some(left))?;
-        stream.read(buffer).map_err(|e| match e.kind() {
-            io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
-            _ => e,
+        stream.read(buffer).or_else(|e| match e.kind() {
+            io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
+            // The machine's end, with nudges that nobody had taken.
+            io::ErrorKind::ConnectionReset => Ok(0),
+            _ => Err(e),
         })
     }
 }
