@@ -59,9 +59,10 @@ fn limit(what: &'static str, resource: Resource) -> Result<(), LockdownError> {
 
 /// Closes every descriptor from `first` on: what else the agent had open is not for this process.
 fn close_from(first: u32) -> Result<(), LockdownError> {
+    // By number, because musl has no function for it.
     // SAFETY: no value here owns one of these descriptors, and nothing is printed any more once
     // those of standard output and error are among them.
-    let closed = match unsafe { libc::close_range(first, u32::MAX, 0) } {
+    let closed = match unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     };
