@@ -12,8 +12,8 @@ use super::job::{Job, Observer};
 /// interrupt it was to inject. When another processor stops this one before the guest leaves by
 /// itself, it delivers the interrupt a second time, into the first instruction of its handler, as a
 /// log of it shows, and the guest triple-faults or is silent. That hits guests that run side by side,
-/// one of a hundred or more. With one processor none of 640 was lost, and tests take no longer; but
-/// the machine itself stood still once, in nine minutes of floods.
+/// one of a hundred or more. With one processor none of 640 was lost, and tests take no longer; the
+/// machine itself stood still now and then, until it was given nudges.
 pub const TO_TEST: u32 = 1;
 /// Emulated processors for what is to be measured, and for people who look into something.
 pub const TO_MEASURE: u32 = 2;
