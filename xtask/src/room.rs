@@ -7,7 +7,7 @@ use indicatif::DecimalBytes;
 use crate::workspace;
 
 /// What the tests' first run writes to the build directory and the cache, in bytes.
-const FIRST_RUN: u64 = 8_000_000_000;
+const FIRST_RUN: u64 = 10_000_000_000;
 
 /// Warns where the build directory or the cache may have too little room for a first run.
 pub fn warn_if_short() {
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn a_warning_says_how_much_where_and_what_to_do() {
         let text = warning(Path::new("/builds"), 1_260_000_000, "CARGO_TARGET_DIR");
-        for part in ["1.26 GB", "/builds", "up to 8.00 GB", "in CARGO_TARGET_DIR"] {
+        for part in ["1.26 GB", "/builds", "up to 10.00 GB", "in CARGO_TARGET_DIR"] {
             assert!(text.contains(part), "{text}");
         }
     }
