@@ -119,6 +119,14 @@ fn output_and_status_pass_through_and_the_emulator_is_ended() {
 }
 
 #[test]
+fn as_many_processors_are_emulated_as_are_asked_for() {
+    let mut stand = Stand::new("exit 1");
+    stand.emulator.processors = 3;
+    let arguments = stand.emulator.arguments();
+    assert!(arguments.windows(2).any(|pair| pair == ["-smp", "3"]), "{arguments:?}");
+}
+
+#[test]
 fn hang_is_ended_at_the_limit_and_located() {
     let stand = Stand::sending(&[ready(), started()], HANG);
     fs::write(stand.emulator.console(), "BUG: soft lockup\n").unwrap();
