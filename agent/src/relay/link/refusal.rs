@@ -7,7 +7,7 @@ use crate::protocol::message::{ErrorEvent, NO_COMMAND};
 use crate::protocol::shape::{is_uuid, start_of};
 use crate::protocol::{ErrorCode, Timestamp};
 
-/// The `ErrorEvent`.
+/// The answer, about the command that is given or about none.
 pub fn event(
     command_id: Option<String>,
     why: &str,
