@@ -6,9 +6,7 @@
 
 use std::error::Error;
 
-use brainstorm_agent::sandbox::{
-    ImageSource, KvmSandbox, QueryKind, Sandbox, SandboxConfig, ToolCall,
-};
+use sandbox::{ImageSource, KvmSandbox, QueryKind, Sandbox, SandboxConfig, ToolCall};
 use serde_json::json;
 
 const TURNS: usize = 9;

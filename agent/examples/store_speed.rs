@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use brainstorm_agent::protocol::Timestamp;
 use brainstorm_agent::store::{Journal, NewCommand, NonceStore};
+use protocol::Timestamp;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 

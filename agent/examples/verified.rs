@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use brainstorm_agent::sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall};
+use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall};
 use serde_json::Map;
 
 const CYCLES: usize = 200;

@@ -9,11 +9,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use brainstorm_agent::protocol::signing::{Domain, sign};
-use brainstorm_agent::protocol::{
-    Audience, KeyRing, SigningKeyEntry, Timestamp, canonical_bytes, verify,
-};
 use ed25519_dalek::SigningKey;
+use protocol::signing::{Domain, sign};
+use protocol::{Audience, KeyRing, SigningKeyEntry, Timestamp, canonical_bytes, verify};
 use serde_json::{Value, json};
 
 const AUDIENCE: Audience<'_> = Audience {

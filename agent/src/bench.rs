@@ -18,7 +18,7 @@ pub use row::{Parts, Row, Samples};
 use thiserror::Error;
 use vmm::{DirtyTracking, MachineError, Strategy};
 
-use crate::sandbox::SandboxError;
+use sandbox::SandboxError;
 
 /// What to measure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::sandbox::{ImageSource, SandboxConfig};
+use sandbox::{ImageSource, SandboxConfig};
 
 /// Read when it exists and no other file is named.
 pub const DEFAULT_CONFIG_FILE: &str = "/etc/brainstorm-agent/config.toml";

@@ -66,7 +66,7 @@ pub fn confine(files: &Files) -> Result<InForce, ConfineError> {
     calls::install(&calls::process()?)?;
     // Compiled here, so that a thread has nothing left to fail at.
     let vcpu_threads = calls::guard_vcpu_threads()?;
-    threads::guard()?;
+    let machine_threads = threads::guard()?;
     Ok(InForce {
         no_new_privileges: true,
         capabilities,
@@ -74,7 +74,7 @@ pub fn confine(files: &Files) -> Result<InForce, ConfineError> {
         system_calls: true,
         vcpu_threads,
         store_threads: true,
-        machine_threads: true,
+        machine_threads,
     })
 }
 

@@ -18,8 +18,8 @@ use thiserror::Error;
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
-use crate::sandbox::{Guard, Incident};
 use crate::store::{StoreError, remove_durably, replace_durably};
+use sandbox::{Guard, Incident};
 
 pub use forensics::{MAX_BUNDLES, MAX_BYTES};
 pub use record::{MAX_RECORD_BYTES, Record};

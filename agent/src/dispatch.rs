@@ -41,17 +41,17 @@ use tracing::{info, warn};
 
 use crate::degraded::DegradedMode;
 use crate::evidence::EvidenceStore;
-use crate::protocol::code::ErrorCode;
-use crate::protocol::keyring::KeyRing;
-use crate::protocol::message::{AgentHealth, ErrorEvent, Frame, NO_COMMAND};
-use crate::protocol::timestamp::Timestamp;
 use crate::relay::{Handler, Session};
-use crate::sandbox::WireState;
 use crate::store::{AuditEntry, AuditLog, Channel, Journal, NonceStore};
 use delivery::Deliveries;
 use executor::Executor;
 use milestone::Observer;
 use policy::Policy;
+use protocol::code::ErrorCode;
+use protocol::keyring::KeyRing;
+use protocol::message::WireState;
+use protocol::message::{AgentHealth, ErrorEvent, Frame, NO_COMMAND};
+use protocol::timestamp::Timestamp;
 use quota::Quota;
 use watched::Watched;
 

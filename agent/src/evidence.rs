@@ -12,7 +12,6 @@
 //! wrote. The last chunk is empty and nothing else is, so a tool that wrote nothing has a chain of
 //! one empty chunk. Where the guest could not end its chain, because the host took its machine away,
 //! the host ends it after the last good chunk, so that what was seen until then is covered as well.
-
 //!
 //! # Where it is
 //!
@@ -24,11 +23,9 @@
 pub mod archive;
 pub mod bundle;
 pub mod check;
-pub mod chunks;
 pub mod record;
 
 pub use archive::{EvidenceStore, Retention};
 pub use bundle::{Bundle, ExportError, SignedBundle};
 pub use check::{BundleFault, BundleReport, Trust};
-pub use chunks::Chunks;
 pub use record::{Record, ResetDetails};

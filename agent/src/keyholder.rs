@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::Timestamp;
+use protocol::Timestamp;
 use wire::{Answer, Opening, Question, Reply};
 
 /// The hidden subcommand that runs [`serve`].

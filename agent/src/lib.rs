@@ -1,8 +1,6 @@
 //! The agent: takes signed commands from a relay and runs them as tools in microVMs.
 //!
-//! - [`sandbox`]: a machine to run tools in, behind one trait.
 //! - [`config`]: settings from flags, environment and file.
-//! - [`protocol`]: the relay's messages, canonical JSON, signatures and the checks of an envelope.
 //! - [`store`]: identity, nonces, journal and audit log on disk.
 //! - [`keyholder`]: the private key, in a process of its own.
 //! - [`relay`]: enrolment and the connection to the relay.
@@ -10,6 +8,7 @@
 //! - [`baselines`]: what was measured when the agent was installed.
 //! - [`evidence`]: what a command wrote, kept so that others can check it.
 //! - [`degraded`]: no command after a machine that could not be shown to be golden.
+//! - [`reset_report`]: the verification of a reset as the relay is told.
 //! - [`service`]: all of it at work.
 //! - [`bench`]: what a reset costs on this host.
 //! - [`doctor`]: whether this host is fit for it.
@@ -27,9 +26,8 @@ pub mod dispatch;
 pub mod doctor;
 pub mod evidence;
 pub mod keyholder;
-pub mod protocol;
 pub mod redteam;
 pub mod relay;
-pub mod sandbox;
+pub mod reset_report;
 pub mod service;
 pub mod store;

@@ -26,15 +26,15 @@ use crate::dispatch::watched::Watched;
 use crate::dispatch::{Clock, Dispatcher, Endpoint, Parts, RecoveryError};
 use crate::evidence::{EvidenceStore, Retention};
 use crate::keyholder::{KeyHolder, KeyHolderError};
-use crate::protocol::code::ErrorCode;
-use crate::protocol::keyring::KeyRing;
-use crate::protocol::timestamp::Timestamp;
 use crate::relay::{
     ConnectError, Connector, ConnectorConfig, LinkConfig, LinkEnd, LinkStatus, ProxyError, Purpose,
     RelayUrl, UrlError, run_link,
 };
 use crate::store::{AuditLog, Journal, NonceStore, StateDir, StateDirError, StoreError};
 use metrics::Metrics;
+use protocol::code::ErrorCode;
+use protocol::keyring::KeyRing;
+use protocol::timestamp::Timestamp;
 
 pub use control::{ClearAnswer, ControlError, ask, ask_to_clear};
 pub use status::Status;

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::mpsc::{Receiver, channel};
 
-use brainstorm_agent::protocol::Timestamp;
-use brainstorm_agent::protocol::keyring::KeyRing;
 use brainstorm_agent::store::StateDir;
 use brainstorm_agent::store::identity::Identity;
+use protocol::Timestamp;
+use protocol::keyring::KeyRing;
 use serde_json::{Value, json};
 
 const ENDPOINT: &str = "dc4a8b19-91c5-4c30-b66d-549dc96aea71";

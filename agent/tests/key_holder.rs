@@ -8,10 +8,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use brainstorm_agent::keyholder::KeyHolder;
-use brainstorm_agent::protocol::signing::{Domain, connection_proof_bytes, verify};
-use brainstorm_agent::protocol::timestamp::Timestamp;
 use brainstorm_agent::store::identity::{PendingIdentity, Registration};
 use ed25519_dalek::VerifyingKey;
+use protocol::signing::{Domain, connection_proof_bytes, verify};
+use protocol::timestamp::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 
 const ENDPOINT: &str = "dc4a8b19-91c5-4c30-b66d-549dc96aea71";

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use brainstorm_agent::protocol::Timestamp;
 use brainstorm_agent::store::identity::{PendingIdentity, Registration};
+use protocol::Timestamp;
 
 struct Holder {
     socket: UnixStream,

@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_brainstorm-agent");
-const VECTORS: &str = include_str!("../src/protocol/vectors.json");
+const VECTORS: &str = include_str!("../protocol/src/vectors.json");
 
 fn run(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(PROGRAM)

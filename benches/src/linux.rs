@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use brainstorm_agent::bench::{ResetBench, measure_linux};
-use brainstorm_agent::sandbox::{
-    BootReport, Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall,
-};
+use sandbox::{BootReport, Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall};
 
 use vmm::{DirtyTracking, Strategy};
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use brainstorm_agent::sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
+use sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
 
 const MACHINES: u64 = 4;
 

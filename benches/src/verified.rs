@@ -6,9 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use brainstorm_agent::sandbox::{
-    Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall, VerifiedReset,
-};
+use sandbox::{Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall, VerifiedReset};
 
 use crate::report::Report;
 

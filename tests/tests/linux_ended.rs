@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use brainstorm_agent::degraded::DegradedMode;
 use brainstorm_agent::redteam::{Arena, Guest, Plan};
-use brainstorm_agent::sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxState};
-use brainstorm_agent::sandbox::{Verdict, VerifiedReset};
+use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxState};
+use sandbox::{Verdict, VerifiedReset};
 use serde_json::json;
 use vmm::{Machine, Tamper};
 

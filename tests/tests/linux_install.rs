@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use brainstorm_agent::baselines::machine::restore;
-use brainstorm_agent::sandbox::pool::{KvmSource, SandboxSource};
-use brainstorm_agent::sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig};
 use dev_relay::{Config, DevRelay, DispatchOptions};
 use guest::evidence::format_sha256;
 use integration_tests::{LIMIT, ServedAgent, damage, image_dir};
 use rustix::process::Signal;
+use sandbox::pool::{KvmSource, SandboxSource};
+use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig};
 use serde_json::{Value, json};
 
 fn said(output: &Output) -> String {

@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use brainstorm_agent::degraded::DegradedMode;
 use brainstorm_agent::degraded::explain::explain;
-use brainstorm_agent::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
-use brainstorm_agent::sandbox::verify::{Place, Source};
-use brainstorm_agent::sandbox::{
+use integration_tests::{RawConnection, Received, dispatch};
+use sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
+use sandbox::verify::{Place, Source};
+use sandbox::{
     ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState, ToolCall, Verdict,
     Verification, VerifiedReset,
 };
-use integration_tests::{RawConnection, Received, dispatch};
 use serde_json::json;
 use tempfile::TempDir;
 use vmm::{IntegrityPlan, Machine, Tamper};

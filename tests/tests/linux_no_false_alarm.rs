@@ -12,9 +12,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use brainstorm_agent::sandbox::{
-    ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall, ToolOutcome,
-};
+use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall, ToolOutcome};
 use serde_json::{Value, json};
 
 /// Every call twice.

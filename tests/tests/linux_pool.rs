@@ -10,12 +10,10 @@ use std::collections::HashSet;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
-use brainstorm_agent::sandbox::pool::{
+use sandbox::pool::{
     CallOptions, KvmSource, MachineCounts, Pool, PoolConfig, PoolError, PoolMetrics, PressureLevel,
 };
-use brainstorm_agent::sandbox::{
-    ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxError, ToolCall,
-};
+use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxError, ToolCall};
 use serde_json::json;
 
 const MACHINES: usize = 3;

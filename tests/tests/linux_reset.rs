@@ -9,11 +9,11 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use brainstorm_agent::sandbox::{
+use integration_tests::{RawGuest, Received};
+use sandbox::{
     BootPath, ImageSource, KvmSandbox, QueryKind, Sandbox, SandboxConfig, SandboxError,
     SandboxState, StoppedBy, ToolCall, ToolOutcome,
 };
-use integration_tests::{RawGuest, Received};
 use serde_json::{Value, json};
 use vmm::Strategy;
 

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use brainstorm_agent::sandbox::{
+use sandbox::{
     Image, ImageSource, KvmSandbox, QueryAnswer, QueryKind, Sandbox, SandboxConfig, SandboxError,
     SandboxState, StoppedBy, ToolCall, ToolOutcome,
 };

@@ -12,10 +12,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use brainstorm_agent::sandbox::pool::{
-    CallOptions, KvmSource, OnFault, Pool, PoolConfig, PressureLevel,
-};
-use brainstorm_agent::sandbox::{
+use sandbox::pool::{CallOptions, KvmSource, OnFault, Pool, PoolConfig, PressureLevel};
+use sandbox::{
     Guard, ImageSource, Incident, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState,
     ToolCall, Verdict, VerifiedReset,
 };

@@ -8,8 +8,8 @@ use vmm::snapshot::file::Info;
 
 use super::record::{Record, VERSION, check};
 use super::start::StartError;
-use crate::protocol::Timestamp;
-use crate::sandbox::{Guard, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
+use protocol::Timestamp;
+use sandbox::{Guard, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
 
 /// Restores a machine from a snapshot, lets its baseline be measured, and puts it through a first
 /// verified reset. Gives what was measured, bound to what the snapshot is made of. `guard` is told
@@ -58,7 +58,7 @@ impl From<SandboxError> for StartError {
 
 /// What is known before anything is restored, so that a change of settings is named as such.
 fn same_settings(config: &SandboxConfig, installed: &Record) -> Result<(), StartError> {
-    let image = crate::sandbox::Image::open(&config.image)
+    let image = sandbox::Image::open(&config.image)
         .map_err(|error| StartError::Machine(error.to_string()))?;
     let rootfs = image.rootfs().sha256().map_err(|e| StartError::Machine(e.to_string()))?;
     let found = Record {

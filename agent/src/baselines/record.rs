@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::protocol::Timestamp;
-use crate::protocol::shape::{bytes_of_hex, hex_of_bytes};
+use protocol::Timestamp;
+use protocol::shape::{bytes_of_hex, hex_of_bytes};
 
 /// Version of the form.
 pub const VERSION: u32 = 1;

@@ -1,7 +1,7 @@
 //! Resets of a real Linux guest, each after a tool has run.
 
 use super::{BenchError, ResetBench, Row, Samples};
-use crate::sandbox::{KvmSandbox, Sandbox, SandboxConfig, ToolCall};
+use sandbox::{KvmSandbox, Sandbox, SandboxConfig, ToolCall};
 
 /// The tool that dirties the guest.
 const TOOL: &str = "echo";

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::{Exit, terminal};
 use crate::config::Config;
-use crate::protocol::shape::bytes_of_hex;
 use crate::store::{AuditFault, AuditHead, AuditReport, Expected, StateDir, verify_audit_against};
+use protocol::shape::bytes_of_hex;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -113,8 +113,8 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::protocol::Timestamp;
     use crate::store::{AuditEntry, AuditLog, Channel};
+    use protocol::Timestamp;
 
     #[derive(Parser)]
     struct Line {

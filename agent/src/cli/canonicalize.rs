@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use super::{Exit, stdin, terminal};
-use crate::protocol::Json;
-use crate::protocol::canonical::MAX_BYTES;
+use protocol::Json;
+use protocol::canonical::MAX_BYTES;
 
 pub fn run() -> ExitCode {
     let text = match stdin::text(MAX_BYTES) {

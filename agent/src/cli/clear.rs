@@ -9,9 +9,9 @@ use super::{Exit, terminal};
 use crate::config::Config;
 use crate::degraded::{ClearError, DegradedMode, Record};
 use crate::dispatch::Clearance;
-use crate::protocol::timestamp::Timestamp;
 use crate::service::{ClearAnswer, ControlError, ask_to_clear, control_socket};
 use crate::store::{AuditEntry, AuditLog, Channel, StateDir, StateDirError, StoreError};
+use protocol::timestamp::Timestamp;
 
 /// Most characters of a reason or a name.
 const MAX_CHARS: usize = 1000;

@@ -16,12 +16,12 @@ use zeroize::Zeroizing;
 
 use super::{Exit, stdin, terminal};
 use crate::config::Config;
-use crate::protocol::keyring::public_key_of_hex;
 use crate::relay::{
     BootstrapToken, Connector, ConnectorConfig, EnrolRequest, Enrolled, RelayUrl, enrol,
 };
 use crate::store::StateDir;
 use crate::store::identity::{Identity, IdentityError, PendingIdentity, Registration};
+use protocol::keyring::public_key_of_hex;
 
 /// Longest time for the whole enrolment.
 const LIMIT: Duration = Duration::from_secs(60);

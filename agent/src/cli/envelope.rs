@@ -8,10 +8,10 @@ use serde::Serialize;
 
 use super::stdin::{self, StdinError};
 use super::{Exit, terminal};
-use crate::protocol::canonical::MAX_BYTES;
-use crate::protocol::keyring::public_key_of_hex;
-use crate::protocol::verify::{Checks, Keys};
-use crate::protocol::{Check, ErrorCode, Refusal, Timestamp};
+use protocol::canonical::MAX_BYTES;
+use protocol::keyring::public_key_of_hex;
+use protocol::verify::{Checks, Keys};
+use protocol::{Check, ErrorCode, Refusal, Timestamp};
 
 #[derive(Debug, Args)]
 pub struct Arguments {

@@ -19,9 +19,9 @@ use crate::evidence::archive::{list, record_path};
 use crate::evidence::check::verify;
 use crate::evidence::{Bundle, BundleReport, ExportError, Record, Trust};
 use crate::keyholder::KeyHolder;
-use crate::protocol::Timestamp;
-use crate::protocol::shape::bytes_of_hex;
 use crate::store::StateDir;
+use protocol::Timestamp;
+use protocol::shape::bytes_of_hex;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -220,7 +220,7 @@ fn in_words(report: &BundleReport) -> String {
     let checked = |done: bool, option: &str| {
         if done { "checked".to_owned() } else { format!("not checked, give {option}") }
     };
-    let state = if report.lifecycle_state == crate::protocol::message::Lifecycle::Completed {
+    let state = if report.lifecycle_state == protocol::message::Lifecycle::Completed {
         "completed"
     } else {
         "failed"

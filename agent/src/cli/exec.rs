@@ -12,10 +12,10 @@ use clap::Args;
 
 use super::{Exit, terminal};
 use crate::config::Config;
-use crate::sandbox::{
+use report::{Failure, Success, Timings};
+use sandbox::{
     BootReport, KvmSandbox, Sandbox, SandboxConfig, SandboxError, ToolCall, ToolOutcome,
 };
-use report::{Failure, Success, Timings};
 
 #[derive(Debug, Args)]
 pub struct Arguments {

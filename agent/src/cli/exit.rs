@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::sandbox::SandboxError;
+use sandbox::SandboxError;
 
 /// Reasons to exit, beside the tool's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,10 +16,10 @@ use crate::baselines::store::remove_unused;
 use crate::baselines::{BaselineStore, Record, Slot};
 use crate::config::Config;
 use crate::keyholder::KeyHolder;
-use crate::protocol::shape::hex_of_bytes;
-use crate::sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
 use crate::store::StateDir;
 use crate::store::note::note_in_audit;
+use protocol::shape::hex_of_bytes;
+use sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
 
 #[derive(Debug, Args)]
 pub struct Arguments {

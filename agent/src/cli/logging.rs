@@ -4,7 +4,7 @@ use std::io;
 
 use tracing_subscriber::EnvFilter;
 
-/// Variable with a filter such as `debug` or `brainstorm_agent::sandbox=trace`.
+/// Variable with a filter such as `debug` or `sandbox=trace`.
 const VARIABLE: &str = "BSM_LOG";
 
 /// Starts logging. `verbose`: how often `--verbose` was given; it counts when the variable is not

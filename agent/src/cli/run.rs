@@ -15,13 +15,13 @@ use crate::config::Config;
 use crate::confine::{ConfineError, Files, confine, directory_of};
 use crate::degraded::Record;
 use crate::dispatch::executor::{PoolExecutor, Tools};
-use crate::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig, PoolError};
-use crate::sandbox::{
-    Cause, Guard, ImageError, Incident, KvmSandbox, Remains, Sandbox, SandboxConfig, SandboxError,
-};
 use crate::service::{Groundwork, ServiceError};
 use crate::store::note::{note_in_audit, note_with_code};
 use guest::registry::RegistryError;
+use sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig, PoolError};
+use sandbox::{
+    Cause, Guard, ImageError, Incident, KvmSandbox, Remains, Sandbox, SandboxConfig, SandboxError,
+};
 use serde_json::json;
 use vmm::IntegrityPlan;
 

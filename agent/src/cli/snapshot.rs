@@ -12,7 +12,7 @@ use vmm::snapshot::file::{Change, Diff, Info, Range, SnapshotError};
 
 use super::{Exit, terminal};
 use crate::config::Config;
-use crate::sandbox::{KvmSandbox, Sandbox};
+use sandbox::{KvmSandbox, Sandbox};
 
 /// Lines of one kind of difference that a person gets to see; JSON has all of them.
 const MOST_LINES: usize = 40;

@@ -1,7 +1,7 @@
 use clap::CommandFactory;
 
 use super::*;
-use crate::sandbox::{SandboxError, StoppedBy};
+use sandbox::{SandboxError, StoppedBy};
 
 #[test]
 fn the_command_line_is_consistent() {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use libc::c_long;
+use sandbox::pool::at_pool_thread_start;
 use seccompiler::{BackendError, BpfProgram, SeccompAction};
 
 use super::calls::{KVM_IOCTLS, OF_THREADS, Rules, compile, install, ioctls_of, without};
@@ -84,15 +85,17 @@ struct Filters {
 
 static FILTERS: OnceLock<Filters> = OnceLock::new();
 
-/// Has every thread of these kinds that starts from now on begin with its filters.
-pub fn guard() -> Result<(), ConfineError> {
+/// Has every thread of these kinds that starts from now on begin with its filters. False when the
+/// threads of pools already have another task at their start, so that they have no filter.
+pub fn guard() -> Result<bool, ConfineError> {
     let filters = Filters {
         store: step::<_, BackendError>("compile the stores' filters", of_stores())?,
         machines: step::<_, BackendError>("compile the machines' filter", of_machines())?,
     };
-    // Somebody who asks twice gets the same.
-    let _ = FILTERS.set(filters);
-    Ok(())
+    // A second call finds the filters of the first in force.
+    let first = FILTERS.set(filters).is_ok();
+    let set = at_pool_thread_start(|| enter(ThreadKind::Machines));
+    Ok(set || !first)
 }
 
 /// To be called by such a thread before it does anything else. Does nothing in a process that is

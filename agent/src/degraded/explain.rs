@@ -6,8 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::record::Record;
-use crate::protocol::code::ErrorCode;
-use crate::sandbox::verify::{Finding, NO_HASH, RunState, Source};
+use protocol::code::ErrorCode;
+use sandbox::verify::{Finding, NO_HASH, RunState, Source};
 
 /// What is known, and what to do.
 #[derive(Debug, Serialize)]

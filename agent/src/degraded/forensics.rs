@@ -18,7 +18,7 @@ use std::path::Path;
 use tracing::warn;
 
 use super::record::Record;
-use crate::sandbox::{Exhibit, Remains};
+use sandbox::{Exhibit, Remains};
 
 /// Most bundles that are kept, the latest included.
 pub const MAX_BUNDLES: usize = 16;

@@ -1,5 +1,6 @@
 //! The latch file: why no command runs.
 
+use crate::reset_report::reset_report;
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -7,11 +8,11 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::code::ErrorCode;
-use crate::protocol::message::SandboxResetState;
-use crate::protocol::timestamp::Timestamp;
-use crate::sandbox::verify::{Finding, Verdict, Verification};
-use crate::sandbox::{Cause, Incident};
+use protocol::code::ErrorCode;
+use protocol::message::SandboxResetState;
+use protocol::timestamp::Timestamp;
+use sandbox::verify::{Finding, Verdict, Verification};
+use sandbox::{Cause, Incident};
 
 /// Name of the latch in the state directory.
 const FILE: &str = "degraded.json";
@@ -72,7 +73,7 @@ impl Record {
             record.more_findings = verification.more_findings;
             record.suspicions.clone_from(&verification.suspicions);
             record.silent = verification.silent;
-            record.reset_state = Some(SandboxResetState::from(&**verification));
+            record.reset_state = Some(reset_report(verification));
         }
         record
     }

@@ -3,9 +3,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::sandbox::verify::{Finding, Place, Source, Verification, VerificationParts};
-use crate::sandbox::{Cause, Exhibit, Remains};
 use crate::store::testing::mode;
+use sandbox::verify::{Finding, Place, Source, Verification, VerificationParts};
+use sandbox::{Cause, Exhibit, Remains};
 
 const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
 
@@ -253,7 +253,7 @@ fn everything_is_explained_without_an_agent() {
 fn what_was_halted_as_it_was_found_is_explained_so() {
     let dir = tempfile::tempdir().unwrap();
     let found = Verification {
-        fs_hash: crate::sandbox::verify::NO_HASH.into(),
+        fs_hash: sandbox::verify::NO_HASH.into(),
         open_fd_count: -1,
         vmm_state: "paused",
         ..verification()

@@ -12,12 +12,12 @@ use super::executor::{Executor, ToolFacts};
 use super::milestone::{Milestone, Trace};
 use super::policy::Request;
 use super::{Dispatcher, deadline};
-use crate::protocol::code::ErrorCode;
-use crate::protocol::envelope::CommandEnvelope;
-use crate::protocol::verify::{Audience, Refusal, verify};
 use crate::relay::{Handler, Session};
 use crate::store::{AuditEntry, Channel, JournalError, NewCommand, NonceError};
 use guest::registry::CallError;
+use protocol::code::ErrorCode;
+use protocol::envelope::CommandEnvelope;
+use protocol::verify::{Audience, Refusal, verify};
 
 /// A command that the journal has.
 pub(super) struct Admitted {
@@ -108,7 +108,7 @@ impl<E: Executor> Dispatcher<E> {
         &self,
         session: &Session,
         text: &str,
-        now: crate::protocol::timestamp::Timestamp,
+        now: protocol::timestamp::Timestamp,
     ) -> Result<CommandEnvelope, Refused> {
         let keys = self.parts.keys.current().map_err(|error| Refused {
             code: ErrorCode::Internal,

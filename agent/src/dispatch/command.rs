@@ -8,19 +8,20 @@ use tracing::{debug, info, warn};
 
 use super::Dispatcher;
 use super::admission::Admitted;
-use super::executor::{Executed, Executor, Failure};
+use super::executor::Executor;
 use super::milestone::{Milestone, Trace};
 use super::outcome::{Outcome, Problem};
 use crate::evidence::Record;
-use crate::protocol::canonical::canonical_bytes;
-use crate::protocol::code::ErrorCode;
-use crate::protocol::envelope::CommandEnvelope;
-use crate::protocol::message::{
+use crate::relay::Session;
+use crate::store::{AuditEntry, AuditHead, Channel, CommandState};
+use protocol::canonical::canonical_bytes;
+use protocol::code::ErrorCode;
+use protocol::envelope::CommandEnvelope;
+use protocol::message::{
     CommandAck, CommandResult, Frame, Progress, ProgressEvent, ProgressState, ResultHead,
 };
-use crate::relay::Session;
-use crate::sandbox::{PartialOutput, ToolCall};
-use crate::store::{AuditEntry, AuditHead, Channel, CommandState};
+use sandbox::{Executed, Failure};
+use sandbox::{PartialOutput, ToolCall};
 
 /// How often a command that runs says so.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);

@@ -1,7 +1,7 @@
 //! How long a command may take. The relay does not say, so this machine does.
 
-use crate::protocol::timestamp::Timestamp;
-use crate::protocol::verify::MAX_SKEW_MS;
+use protocol::timestamp::Timestamp;
+use protocol::verify::MAX_SKEW_MS;
 
 /// Shortest deadline a tool is given, in milliseconds.
 pub const MIN_DEADLINE_MS: i64 = 1_000;

@@ -9,11 +9,12 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use super::Dispatcher;
-use super::executor::{Executed, Executor, Failure};
+use super::executor::Executor;
 use crate::degraded::{ClearError, DegradedMode, Record};
-use crate::protocol::code::ErrorCode;
-use crate::sandbox::{Cause, Incident, PartialOutput, Remains, SandboxError};
 use crate::store::{AuditEntry, Channel, StoreError};
+use protocol::code::ErrorCode;
+use sandbox::{Cause, Incident, PartialOutput, Remains, SandboxError};
+use sandbox::{Executed, Failure};
 
 /// Why the agent stays degraded.
 #[derive(Debug, Error)]

@@ -6,10 +6,9 @@ use guest::manifest::ImageManifest;
 use guest::registry::{CallError, Registry, RegistryError, Track};
 use serde_json::{Map, Value};
 
-use crate::sandbox::pool::{CallOptions, Pool, PoolError, PoolMetrics};
-use crate::sandbox::{
-    PartialOutput, Sandbox, SandboxError, ToolCall, ToolOutcome, Verification, WireState,
-};
+use protocol::message::WireState;
+use sandbox::pool::{CallOptions, Pool, PoolMetrics};
+use sandbox::{Executed, Failure, Sandbox, SandboxError, ToolCall};
 
 /// Runs commands, each on a clean machine.
 pub trait Executor: Send + Sync + 'static {
@@ -59,48 +58,6 @@ pub struct ToolFacts {
     pub deadline_ms: u64,
     /// Milliseconds it usually takes.
     pub estimated_duration_ms: u64,
-}
-
-/// What became of a command.
-#[derive(Debug)]
-pub struct Executed {
-    /// How the tool ended.
-    pub result: Result<ToolOutcome, Failure>,
-    /// What is known of its machine afterwards. `None` when there is none: no machine has seen the
-    /// command, or nobody verified.
-    pub reset: Option<Result<Verification, SandboxError>>,
-    /// Time the tool had its machine.
-    pub execute: Duration,
-    /// Time the machine took to be reset and verified.
-    pub reset_took: Duration,
-}
-
-/// Why there is no outcome of a tool.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The protocol's code.
-    pub code: &'static str,
-    /// In words.
-    pub message: String,
-    /// What the tool wrote until then.
-    pub partial: PartialOutput,
-}
-
-impl From<SandboxError> for Failure {
-    fn from(error: SandboxError) -> Self {
-        let (code, message) = (error.code(), error.to_string());
-        let partial = match error {
-            SandboxError::ToolTimeout { partial, .. } => *partial,
-            _ => PartialOutput::default(),
-        };
-        Self { code, message, partial }
-    }
-}
-
-impl From<PoolError> for Failure {
-    fn from(error: PoolError) -> Self {
-        Self { code: error.code(), message: error.to_string(), partial: PartialOutput::default() }
-    }
 }
 
 /// The tools of an image.

@@ -16,8 +16,8 @@
 //! message: `chains: ` and the same object in canonical JSON. Only the last line counts: lines before
 //! it may be what a tool wrote.
 
+use crate::reset_report::reset_report;
 use std::fmt::Write;
-use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -25,12 +25,11 @@ use guest::evidence::Chain;
 use guest::wire::ResultReason;
 use serde_json::{Map, Value, json};
 
-use super::executor::{Executed, Failure};
-use crate::protocol::code::ErrorCode;
-use crate::protocol::message::{SandboxResetState, VerificationDetails};
-use crate::protocol::timestamp::Timestamp;
-use crate::sandbox::{SandboxError, ToolOutcome, Verdict, Verification};
 use crate::store::AuditHead;
+use protocol::code::ErrorCode;
+use protocol::message::SandboxResetState;
+use sandbox::{Executed, Failure};
+use sandbox::{SandboxError, ToolOutcome, Verdict, Verification};
 
 /// Bytes of each stream that go into the message of a failed result. The whole output stays in the
 /// local evidence.
@@ -86,7 +85,7 @@ impl Outcome {
     /// has completed.
     pub fn judge(command_id: &str, executed: &Executed) -> Self {
         let reset = match &executed.reset {
-            Some(Ok(verification)) => Some(verification.into()),
+            Some(Ok(verification)) => Some(reset_report(verification)),
             _ => None,
         };
         let evidence_hash = match &executed.result {
@@ -178,28 +177,6 @@ fn of_reset(reset: Option<&Result<Verification, SandboxError>>) -> Option<Proble
         ),
     };
     Some(Problem { code, message })
-}
-
-impl From<&Verification> for SandboxResetState {
-    fn from(verification: &Verification) -> Self {
-        let since_epoch = verification.reset_at.duration_since(SystemTime::UNIX_EPOCH);
-        let millis = since_epoch.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
-        Self {
-            reset_at: Timestamp::from_millis(millis).to_string(),
-            golden_hash: verification.golden_hash.clone(),
-            verification_passed: verification.passed(),
-            verification_details: VerificationDetails {
-                fs_hash: verification.fs_hash.clone(),
-                fs_hash_baseline: verification.fs_hash_baseline.clone(),
-                fs_hash_match: verification.fs_hash_match(),
-                open_fd_count: verification.open_fd_count,
-                open_fd_count_baseline: verification.open_fd_count_baseline,
-                vmm_api_state: verification.vmm_state.to_owned(),
-                expected_vmm_api_state: verification.expected_vmm_state.to_owned(),
-                divergence_action: verification.divergence_action().to_owned(),
-            },
-        }
-    }
 }
 
 /// Text as far as the output is text; exact bytes beside it where it is not.

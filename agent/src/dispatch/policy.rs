@@ -34,8 +34,8 @@ use serde::Deserialize;
 use thiserror::Error;
 use wildmatch::WildMatch;
 
-use crate::protocol::envelope::Operator;
-use crate::protocol::timestamp::Timestamp;
+use protocol::envelope::Operator;
+use protocol::timestamp::Timestamp;
 use window::Window;
 
 pub use window::WindowError;

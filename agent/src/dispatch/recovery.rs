@@ -5,9 +5,9 @@ use tracing::warn;
 
 use super::Parts;
 use super::outcome::{Outcome, Problem, empty_evidence};
-use crate::protocol::code::ErrorCode;
-use crate::protocol::message::{CommandResult, Frame, ResultHead};
 use crate::store::{AuditEntry, Channel, CommandState, JournalEntry, StoreError};
+use protocol::code::ErrorCode;
+use protocol::message::{CommandResult, Frame, ResultHead};
 
 /// Why the commands of an earlier process cannot be answered for. Without that no new ones are
 /// taken.

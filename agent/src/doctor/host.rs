@@ -7,7 +7,7 @@ use std::path::Path;
 use vmm::KvmError;
 
 use super::{Cgroup, CgroupVersion, Facts, Image, Kvm, parse};
-use crate::sandbox::{self, SandboxConfig};
+use sandbox::{self, SandboxConfig};
 
 /// Looks at this host with the eyes of `config`.
 pub fn gather(config: &SandboxConfig) -> Facts {

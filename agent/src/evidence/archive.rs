@@ -19,9 +19,9 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tracing::warn;
 
 use super::Record;
-use crate::protocol::canonical_bytes;
-use crate::protocol::shape::is_uuid;
-use crate::protocol::signing::sha256_text;
+use protocol::canonical_bytes;
+use protocol::shape::is_uuid;
+use protocol::signing::sha256_text;
 
 const SUFFIX: &str = ".json";
 const IMAGE_PREFIX: &str = "image-";

@@ -24,11 +24,12 @@ use thiserror::Error;
 
 use super::check::{BundleFault, Trust, verify};
 use super::record::VERSION;
-use super::{Chunks, Record, ResetDetails, archive};
+use super::{Record, ResetDetails, archive};
 use crate::keyholder::{KeyHolder, KeyHolderError, PublicIdentity};
-use crate::protocol::shape::hex_of_bytes;
-use crate::protocol::{CanonicalError, Timestamp, canonical_bytes};
 use crate::store::{AuditFault, AuditRow, HashedColumns, StateDir, rows_about};
+use protocol::shape::hex_of_bytes;
+use protocol::{CanonicalError, Timestamp, canonical_bytes};
+use sandbox::Chunks;
 
 /// Field `form` of every bundle of this form.
 pub const FORM: &str = "brainstorm-evidence-bundle-v1";

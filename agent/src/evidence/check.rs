@@ -16,12 +16,12 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::bundle::{Bundle, BundledRow, ENVELOPE_ROW, FORM, RESULT_ROW, SignedBundle};
-use crate::protocol::message::{CommandResult, Lifecycle};
-use crate::protocol::shape::{bytes_of_hex, hex_of_bytes};
-use crate::protocol::signing::{Domain, sha256_text, verify as verify_signature};
-use crate::protocol::verify::{Checks, Keys};
-use crate::protocol::{Json, Timestamp, canonical_bytes};
 use crate::store::AuditHead;
+use protocol::message::{CommandResult, Lifecycle};
+use protocol::shape::{bytes_of_hex, hex_of_bytes};
+use protocol::signing::{Domain, sha256_text, verify as verify_signature};
+use protocol::verify::{Checks, Keys};
+use protocol::{Json, Timestamp, canonical_bytes};
 
 /// Start of the line of a failed result that has the heads of the chains.
 const CHAINS_LINE: &str = "chains: ";

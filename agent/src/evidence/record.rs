@@ -1,14 +1,13 @@
 //! What is kept of one command: one JSON file.
 
+use sandbox::{Chunks, Executed};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Chunks;
-use crate::dispatch::executor::Executed;
-use crate::protocol::canonical::CanonicalError;
-use crate::protocol::envelope::CommandEnvelope;
-use crate::protocol::message::{CommandResult, SandboxResetState};
-use crate::protocol::{Json, Timestamp};
+use protocol::canonical::CanonicalError;
+use protocol::envelope::CommandEnvelope;
+use protocol::message::{CommandResult, SandboxResetState};
+use protocol::{Json, Timestamp};
 
 /// Version of the file's form.
 pub const VERSION: u32 = 1;

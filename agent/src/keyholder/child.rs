@@ -10,9 +10,9 @@ use rustix::fs::FileType;
 use super::PublicIdentity;
 use super::wire::{self, Answer, Opening, Question, Reply};
 use super::{lockdown, mac};
-use crate::protocol::Timestamp;
-use crate::protocol::signing::{Domain, connection_proof_bytes, sign};
 use crate::store::identity::Identity;
+use protocol::Timestamp;
+use protocol::signing::{Domain, connection_proof_bytes, sign};
 
 /// How far from this host's clock the time of a proof may be, in milliseconds. Relays take a proof
 /// for a minute around its time: without this limit, whoever takes over the agent could have proofs

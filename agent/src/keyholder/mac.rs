@@ -15,7 +15,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::protocol::signing::{Domain, sign};
+use protocol::signing::{Domain, sign};
 
 /// The MAC of a store with this SHA-256; never none, with lengths as they are.
 pub fn of_baselines(key: &SigningKey, endpoint_id: &str, digest: &[u8; 32]) -> Option<[u8; 32]> {

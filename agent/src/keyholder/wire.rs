@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::PublicIdentity;
-use crate::protocol::Timestamp;
+use protocol::Timestamp;
 
 /// Longest packed JSON, in bytes.
 const MAX_PACKED: usize = 16 << 10;

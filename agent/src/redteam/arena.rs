@@ -11,7 +11,7 @@ use super::attack_log::AttackLog;
 use super::turns::Turns;
 use super::variant::Variant;
 use super::{Latency, Plan, ProbeError};
-use crate::sandbox::{
+use sandbox::{
     KvmSandbox, Sandbox, SandboxConfig, SandboxError, SandboxState, ToolCall, ToolOutcome,
 };
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::ProbeError;
-use crate::sandbox::ToolOutcome;
+use sandbox::ToolOutcome;
 
 /// Most attempts that are read.
 const MOST_ATTEMPTS: usize = 4096;
@@ -106,7 +106,7 @@ pub mod tests {
             stdout_truncated: false,
             stderr_truncated: false,
             evidence_hash: String::new(),
-            chunks: crate::evidence::Chunks::default(),
+            chunks: sandbox::Chunks::default(),
             in_guest: Duration::ZERO,
             round_trip: Duration::ZERO,
         }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::Arena;
-use crate::sandbox::SandboxError;
+use sandbox::SandboxError;
 
 /// Who would do this.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]

@@ -12,7 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use super::latency::milliseconds;
 use super::report::{ProbeReport, Report, SCHEMA_VERSION, Summary};
 use super::{Arena, Probe, ProbeError, Selection, Verdict};
-use crate::sandbox::{SandboxConfig, SandboxState};
+use sandbox::{SandboxConfig, SandboxState};
 
 /// What probes ran on.
 const VALIDATED_AGAINST: &str = "validated-kvm";
@@ -87,7 +87,7 @@ impl Plan {
     #[cfg(test)]
     pub(super) fn for_tests(without: &[&str]) -> Self {
         Self {
-            sandbox: SandboxConfig::new(crate::sandbox::ImageSource::directory("/nonexistent")),
+            sandbox: SandboxConfig::new(sandbox::ImageSource::directory("/nonexistent")),
             selection: Selection::All,
             iterations: 1,
             machines: 2,

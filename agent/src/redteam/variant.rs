@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use crate::sandbox::ImageSource;
+use sandbox::ImageSource;
 
 const SHIPPED_INIT: &str = "init=/sbin/init";
 const FILES: [&str; 2] = ["vmlinux", "rootfs.ext4"];

@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::connect::Connector;
 use super::url::{Purpose, RelayUrl};
-use crate::protocol::shape::is_uuid;
+use protocol::shape::is_uuid;
 
 /// Longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
@@ -158,7 +158,7 @@ fn read_enrolled(body: &[u8]) -> Result<Enrolled, EnrolError> {
     if !(1..=MAX_TENANT).contains(&tenant.len()) || tenant.contains(char::is_control) {
         return Err(unusable("tenant_id is not a name of 1 to 256 bytes".to_owned()));
     }
-    if crate::protocol::Timestamp::parse(&enrolled.registered_at).is_none() {
+    if protocol::Timestamp::parse(&enrolled.registered_at).is_none() {
         return Err(unusable("registered_at is not a time".to_owned()));
     }
     Ok(enrolled)

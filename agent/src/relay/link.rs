@@ -34,9 +34,9 @@ use super::backoff::{Backoff, chance};
 use super::connect::Connector;
 use super::url::RelayUrl;
 use crate::keyholder::{KeyHolder, KeyHolderError};
-use crate::protocol::Timestamp;
-use crate::protocol::message::AgentHealth;
-use crate::sandbox::WireState;
+use protocol::Timestamp;
+use protocol::message::AgentHealth;
+use protocol::message::WireState;
 
 /// Most handlers that run at once; then reading stops until one is done.
 pub const MAX_CONCURRENT_FRAMES: usize = 1024;

@@ -18,7 +18,7 @@ use tracing::{debug, info};
 
 use super::ServiceError;
 use super::status::Look;
-use crate::protocol::message::AgentHealth;
+use protocol::message::AgentHealth;
 
 const TEXT_FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 

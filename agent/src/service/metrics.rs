@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::bench::Distribution;
 use crate::dispatch::milestone::{Phases, Trace};
-use crate::protocol::code::ErrorCode;
+use protocol::code::ErrorCode;
 
 /// Commands whose times are kept for the status.
 const RECENT: usize = 1024;

@@ -14,13 +14,13 @@ use crate::confine::InForce;
 use crate::degraded::Record;
 use crate::dispatch::executor::Executor;
 use crate::dispatch::{Clearance, Dispatcher};
-use crate::protocol::Timestamp;
-use crate::protocol::message::AgentHealth;
 use crate::relay::{Handler, LinkStatus};
-use crate::sandbox::WireState;
-use crate::sandbox::pool::PoolMetrics;
-use crate::sandbox::verify::Finding;
 use crate::store::{AuditHead, JournalCounts};
+use protocol::Timestamp;
+use protocol::message::AgentHealth;
+use protocol::message::WireState;
+use sandbox::pool::PoolMetrics;
+use sandbox::verify::Finding;
 
 /// What the agent says about itself.
 #[derive(Debug, Serialize)]

@@ -55,8 +55,8 @@ use serde::Serialize;
 use super::StoreError;
 use super::database::{self, Check, Kind};
 use super::writer::Writer;
-use crate::protocol::timestamp::Timestamp;
 use chain::Chain;
+use protocol::timestamp::Timestamp;
 pub use row::{AuditRow, HashedColumns};
 pub use verify::{
     AuditFault, AuditReport, Expected, RowFault, rows_about, verify_audit, verify_audit_against,

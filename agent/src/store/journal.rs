@@ -14,8 +14,8 @@ use thiserror::Error;
 use super::StoreError;
 use super::database::{self, Check, Kind};
 use super::writer::Writer;
-use crate::protocol::timestamp::Timestamp;
 use ledger::Commands;
+use protocol::timestamp::Timestamp;
 
 /// Longest text of a result.
 pub const MAX_RESULT_BYTES: usize = 4 << 20;

@@ -23,8 +23,8 @@ use super::StoreError;
 use super::database::{self, Check, Kind};
 use super::file::{directory_of, volatile_filesystem};
 use super::writer::{Ledger, Writer};
-use crate::protocol::code::ErrorCode;
-use crate::protocol::timestamp::Timestamp;
+use protocol::code::ErrorCode;
+use protocol::timestamp::Timestamp;
 
 /// How far the clocks of relay and endpoint may be apart.
 pub const SKEW: Duration = Duration::from_secs(60);

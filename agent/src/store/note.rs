@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{AuditEntry, AuditLog, Channel, StateDir, StoreError};
-use crate::protocol::{Timestamp, canonical_bytes};
+use protocol::{Timestamp, canonical_bytes};
 
 /// Writes an entry that concerns no command; on disk when this returns. The directory is held, so no
 /// agent is writing meanwhile.

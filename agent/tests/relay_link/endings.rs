@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use brainstorm_agent::protocol::Timestamp;
 use brainstorm_agent::relay::{LinkEnd, LinkStatus, SendError};
 use futures_util::SinkExt;
+use protocol::Timestamp;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use brainstorm_agent::protocol::Timestamp;
 use brainstorm_agent::relay::{LinkEnd, LinkStatus, RelayUrl};
+use protocol::Timestamp;
 use rcgen::generate_simple_self_signed;
 use rustls::ServerConfig;
 use rustls_pki_types::PrivateKeyDer;

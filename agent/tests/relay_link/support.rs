@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use brainstorm_agent::keyholder::KeyHolder;
-use brainstorm_agent::protocol::message::AgentHealth;
-use brainstorm_agent::protocol::signing::{Domain, connection_proof_bytes, verify};
 use brainstorm_agent::relay::{
     Connector, ConnectorConfig, Handler, LinkConfig, LinkEnd, LinkStatus, ProxyRules, RelayUrl,
     Session, run_link,
 };
-use brainstorm_agent::sandbox::WireState;
 use ed25519_dalek::VerifyingKey;
 use futures_util::{SinkExt, StreamExt};
+use protocol::message::AgentHealth;
+use protocol::message::WireState;
+use protocol::signing::{Domain, connection_proof_bytes, verify};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -146,8 +146,8 @@ pub fn assert_proof(hello: &Value, holder: &KeyHolder) {
     let key = VerifyingKey::from_bytes(&public.public_key).unwrap();
     let signature: [u8; 64] = signature.try_into().unwrap();
     assert!(verify(&key, Domain::ConnectionProof, &bytes, &signature));
-    let ts = brainstorm_agent::protocol::Timestamp::parse(&ts).unwrap().millis();
-    assert!(brainstorm_agent::protocol::Timestamp::now().millis().abs_diff(ts) < 60_000);
+    let ts = protocol::Timestamp::parse(&ts).unwrap().millis();
+    assert!(protocol::Timestamp::now().millis().abs_diff(ts) < 60_000);
 }
 
 /// Tells the test what happens. Frames wait for a permit of `gate` before they are done.

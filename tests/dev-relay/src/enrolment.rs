@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use brainstorm_agent::protocol::timestamp::Timestamp;
 use ed25519_dalek::VerifyingKey;
+use protocol::timestamp::Timestamp;
 use serde::Serialize;
 
 use crate::random;

@@ -7,10 +7,10 @@ use std::fmt::Write as _;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use brainstorm_agent::protocol::canonical::{CanonicalError, Json};
-use brainstorm_agent::protocol::signing::{self, Domain};
-use brainstorm_agent::protocol::timestamp::Timestamp;
 use ed25519_dalek::SigningKey;
+use protocol::canonical::{CanonicalError, Json};
+use protocol::signing::{self, Domain};
+use protocol::timestamp::Timestamp;
 use serde_json::Value;
 
 use crate::random;
@@ -211,7 +211,7 @@ impl Fields {
 
 #[cfg(test)]
 mod tests {
-    use brainstorm_agent::protocol::signing;
+    use protocol::signing;
     use serde_json::json;
 
     use super::*;

@@ -1,8 +1,8 @@
 //! Frames that an endpoint must refuse, and unusual ones that it must take.
 
-use brainstorm_agent::protocol::signing::Domain;
-use brainstorm_agent::protocol::timestamp::Timestamp;
 use ed25519_dalek::SigningKey;
+use protocol::signing::Domain;
+use protocol::timestamp::Timestamp;
 use serde_json::{Value, json};
 
 use crate::endpoint::inbound::NO_COMMAND;

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use brainstorm_agent::protocol::timestamp::Timestamp;
 use ed25519_dalek::SigningKey;
+use protocol::timestamp::Timestamp;
 use tokio::net::TcpListener;
 
 use crate::config::Config;

@@ -5,7 +5,7 @@
 
 mod fields;
 
-use brainstorm_agent::protocol::timestamp::Timestamp;
+use protocol::timestamp::Timestamp;
 use serde_json::{Map, Value};
 
 use fields::Fields;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use brainstorm_agent::protocol::timestamp::Timestamp;
 use ed25519_dalek::SigningKey;
+use protocol::timestamp::Timestamp;
 use tokio::sync::watch;
 
 use crate::command::EventSender;

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use brainstorm_agent::protocol::signing::{self, Domain};
-use brainstorm_agent::protocol::timestamp::Timestamp;
 use dev_relay::http::client::post;
 use dev_relay::operator::client::loopback;
 use ed25519_dalek::SigningKey;
 use futures_util::{SinkExt as _, StreamExt as _};
+use protocol::signing::{self, Domain};
+use protocol::timestamp::Timestamp;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;

@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use brainstorm_agent::config::Config;
 use brainstorm_agent::dispatch::executor::{PoolExecutor, Tools};
-use brainstorm_agent::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
-use brainstorm_agent::sandbox::{ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig};
 use brainstorm_agent::service::ServiceError;
 use integration_tests::agent_process::{begin, give_up, lay_groundwork};
+use sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
+use sandbox::{ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig};
 use vmm::{Machine, Tamper};
 
 /// RAM that the guest has no use for.

@@ -20,16 +20,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use brainstorm_agent::dispatch::executor::{Executed, Executor, Failure, ToolFacts};
+use brainstorm_agent::dispatch::executor::{Executor, ToolFacts};
 use brainstorm_agent::dispatch::milestone::{Milestone, Observer};
-use brainstorm_agent::evidence::Chunks;
-use brainstorm_agent::protocol::timestamp::Timestamp;
-use brainstorm_agent::sandbox::verify::{Finding, Place, Source};
-use brainstorm_agent::sandbox::{
-    PartialOutput, SandboxError, ToolCall, ToolOutcome, Verification, VerificationParts, WireState,
-};
 use guest::registry::{CallError, Track};
 use integration_tests::agent_process::{begin, give_up, lay_groundwork};
+use protocol::message::WireState;
+use protocol::timestamp::Timestamp;
+use sandbox::Chunks;
+use sandbox::verify::{Finding, Place, Source};
+use sandbox::{
+    Executed, Failure, PartialOutput, SandboxError, ToolCall, ToolOutcome, Verification,
+    VerificationParts,
+};
 use serde_json::{Map, Value};
 
 fn main() {

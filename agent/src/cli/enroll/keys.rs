@@ -5,8 +5,8 @@ use std::io;
 
 use ed25519_dalek::VerifyingKey;
 
-use crate::protocol::keyring::{KeyRing, KeyRingError, SigningKeyEntry};
 use crate::store::{StateDir, StoreError};
+use protocol::keyring::{KeyRing, KeyRingError, SigningKeyEntry};
 
 /// Why the key is not in the file.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +103,7 @@ mod tests {
     use ed25519_dalek::SigningKey;
 
     use super::*;
-    use crate::protocol::Timestamp;
+    use protocol::Timestamp;
 
     fn key(number: u8) -> VerifyingKey {
         SigningKey::from_bytes(&[number; 32]).verifying_key()

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 
 use super::Arguments;
-use crate::sandbox::ImageSource;
+use sandbox::ImageSource;
 
 /// Why the parameters cannot be used.
 #[derive(Debug, Error, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table};
 use guest::wire::ResultReason;
 use serde::Serialize;
 
-use crate::sandbox::{BootReport, SandboxError, ToolOutcome};
+use sandbox::{BootReport, SandboxError, ToolOutcome};
 
 /// A tool that ended by itself.
 #[derive(Debug, Serialize)]
@@ -216,7 +216,7 @@ mod tests {
             stdout_truncated: true,
             stderr_truncated: false,
             evidence_hash: "sha256:00".into(),
-            chunks: crate::evidence::Chunks::of_nothing(),
+            chunks: sandbox::Chunks::of_nothing(),
             in_guest: Duration::from_micros(5),
             round_trip: Duration::from_micros(7),
         }

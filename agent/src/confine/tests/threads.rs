@@ -2,8 +2,8 @@
 
 use super::super::threads::{self, ThreadKind, enter};
 use super::*;
-use crate::protocol::Timestamp;
 use crate::store::{AuditEntry, AuditLog, Channel, Journal, NewCommand, NonceStore};
+use protocol::Timestamp;
 
 const NOW: Timestamp = Timestamp::from_millis(1_767_323_045_678);
 

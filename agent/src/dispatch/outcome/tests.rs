@@ -1,9 +1,10 @@
 use std::time::Duration;
+use std::time::SystemTime;
 
 use super::*;
-use crate::evidence::Chunks;
-use crate::sandbox::verify::{Finding, Place, Source};
-use crate::sandbox::{PartialOutput, StoppedBy, VerificationParts};
+use sandbox::Chunks;
+use sandbox::verify::{Finding, Place, Source};
+use sandbox::{PartialOutput, StoppedBy, VerificationParts};
 
 const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
 
@@ -191,6 +192,6 @@ fn heads_of_the_chains_are_in_the_payload_or_the_last_line() {
     let (_, message) = problem(&outcome);
     let last = message.lines().last().unwrap().strip_prefix("chains: ").unwrap();
     assert_eq!(serde_json::from_str::<Value>(last).unwrap(), chains);
-    let canonical = crate::protocol::canonical_bytes(&chains).unwrap();
+    let canonical = protocol::canonical_bytes(&chains).unwrap();
     assert_eq!(last.as_bytes(), canonical);
 }

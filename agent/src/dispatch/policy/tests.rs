@@ -1,5 +1,5 @@
 use super::*;
-use crate::protocol::envelope::OperatorKind;
+use protocol::envelope::OperatorKind;
 
 fn human(id: &str) -> Operator {
     Operator { kind: OperatorKind::Human, id: id.into(), originating_human_id: None }

@@ -3,11 +3,12 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::evidence::{Chunks, ResetDetails};
-use crate::protocol::code::ErrorCode;
-use crate::protocol::message::{ResultHead, SandboxResetState};
-use crate::protocol::signing::sign;
+use crate::evidence::ResetDetails;
 use crate::store::HashedColumns;
+use protocol::code::ErrorCode;
+use protocol::message::{ResultHead, SandboxResetState};
+use protocol::signing::sign;
+use sandbox::Chunks;
 
 const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
 const ENDPOINT: &str = "dc4a8b19-91c5-4c30-b66d-549dc96aea71";

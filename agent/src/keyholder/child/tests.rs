@@ -1,7 +1,7 @@
 use ed25519_dalek::VerifyingKey;
 
 use super::*;
-use crate::protocol::signing::verify;
+use protocol::signing::verify;
 
 fn held() -> Held {
     let key = Box::new(SigningKey::from_bytes(&std::array::from_fn(|at| 0x20 + at as u8)));

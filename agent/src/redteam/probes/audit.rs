@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use super::super::scratch::Scratch;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
 use super::signer::failed;
-use crate::evidence::Chunks;
-use crate::protocol::Timestamp;
-use crate::protocol::signing::sha256_text;
-use crate::sandbox::{Sandbox, ToolCall};
 use crate::store::{
     AuditEntry, AuditHead, AuditLog, Channel, Expected, rows_about, verify_audit_against,
 };
+use protocol::Timestamp;
+use protocol::signing::sha256_text;
+use sandbox::Chunks;
+use sandbox::{Sandbox, ToolCall};
 
 /// Changes of what was kept.
 pub const PROBE: Probe = Probe {

@@ -10,7 +10,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::super::Arena;
-use crate::sandbox::KvmSandbox;
+use sandbox::KvmSandbox;
 
 /// A result comes at once or not at all.
 const PATIENCE: Duration = Duration::from_secs(10);

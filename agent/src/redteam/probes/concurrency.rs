@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::super::leak::Leak;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
-use crate::sandbox::{KvmSandbox, Sandbox};
+use sandbox::{KvmSandbox, Sandbox};
 
 /// Several machines of one golden state, each with a mark of its own.
 pub const PROBE: Probe = Probe {

@@ -5,7 +5,7 @@ use vmm::VsockCounters;
 
 use super::super::attack_log::AttackLog;
 use super::super::{AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
-use crate::sandbox::KvmSandbox;
+use sandbox::KvmSandbox;
 
 /// What a tool can try.
 pub const AS_A_TOOL: Probe = Probe {

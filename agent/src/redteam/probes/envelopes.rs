@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use super::super::scratch::Scratch;
 use super::super::{Arena, AttackerClass, Expectation, Probe, ProbeError, Verdict};
 use super::signer::{self, ENDPOINT, Envelope, LIFE_MS, OTHER, SESSION, TENANT, failed};
-use crate::protocol::code::ErrorCode;
-use crate::protocol::signing::{self, Domain, connection_proof_bytes};
-use crate::protocol::{Audience, KeyRing, Timestamp, verify};
 use crate::store::NonceStore;
+use protocol::code::ErrorCode;
+use protocol::signing::{self, Domain, connection_proof_bytes};
+use protocol::{Audience, KeyRing, Timestamp, verify};
 
 /// Envelopes where they do not belong. Needs no machine.
 pub const PROBE: Probe = Probe {

@@ -9,7 +9,7 @@ use guest::wire::ResultReason;
 use super::super::attack_log::AttackLog;
 use super::super::host::HostState;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
-use crate::sandbox::{SandboxError, ToolOutcome};
+use sandbox::{SandboxError, ToolOutcome};
 
 /// Everything there is, until it is refused.
 pub const PROBE: Probe = Probe {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::attack_log::AttackLog;
 use super::super::host::HostState;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Latency, Probe, ProbeError, Verdict};
-use crate::sandbox::{KvmSandbox, Sandbox};
+use sandbox::{KvmSandbox, Sandbox};
 
 /// Everything a guest can do to the host without end.
 pub const PROBE: Probe = Probe {

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::super::scratch::Scratch;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
-use crate::sandbox::{Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig};
 use crate::store::StateDir;
+use sandbox::{Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig};
 
 /// Images that change, and machines that share one.
 pub const PROBE: Probe = Probe {

@@ -6,7 +6,7 @@ use guest::output::{STDERR_TAG, STDOUT_TAG};
 use serde_json::{Value, json};
 
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
-use crate::sandbox::{KvmSandbox, QueryKind, Sandbox, ToolOutcome};
+use sandbox::{KvmSandbox, QueryKind, Sandbox, ToolOutcome};
 
 /// Bytes that look like something else.
 pub const PROBE: Probe = Probe {
@@ -107,7 +107,7 @@ fn differences(outcome: &ToolOutcome, stdout: &[u8], stderr: &[u8]) -> Vec<Strin
 /// Something that the guest did not say on purpose came in on the control connection.
 fn channel_suffered(sandbox: &KvmSandbox) -> Option<String> {
     let counters = sandbox.counters().unwrap_or_default();
-    if counters != crate::sandbox::ChannelCounters::default() {
+    if counters != sandbox::ChannelCounters::default() {
         return Some(format!("the control connection counted {counters:?}"));
     }
     let answer = sandbox.query(QueryKind::OpenFdCount);
@@ -119,7 +119,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::evidence::Chunks;
+    use sandbox::Chunks;
 
     #[test]
     fn any_change_of_a_result_fails() {

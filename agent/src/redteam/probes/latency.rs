@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::leak::Leak;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Latency, Probe, ProbeError, Verdict};
-use crate::sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
+use sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
 
 /// Cold boots, each of a new machine.
 pub const BOOT: Probe = battery("lat-boot", "Boots a machine and ends it, again and again", boot);

@@ -7,9 +7,10 @@ use serde_json::{Map, Value};
 
 use super::super::{Arena, Guest, ProbeError};
 use super::signer::failed;
-use crate::dispatch::executor::{Executed, Executor, Failure, PoolExecutor, ToolFacts, Tools};
-use crate::sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
-use crate::sandbox::{KvmSandbox, Sandbox, ToolCall, Verification, WireState};
+use crate::dispatch::executor::{Executor, PoolExecutor, ToolFacts, Tools};
+use protocol::message::WireState;
+use sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
+use sandbox::{Executed, Failure, KvmSandbox, Sandbox, ToolCall, Verification};
 
 /// One machine, as an agent uses it or without being put back.
 pub enum Machines {

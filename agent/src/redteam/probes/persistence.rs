@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::attack_log::AttackLog;
 use super::super::leak::Leak;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
-use crate::sandbox::{KvmSandbox, Sandbox};
+use sandbox::{KvmSandbox, Sandbox};
 
 /// A mark in every command, looked for by the next.
 pub const PROBE: Probe = Probe {

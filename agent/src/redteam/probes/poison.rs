@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::host::HostState;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
 use super::believer;
-use crate::sandbox::{KvmSandbox, SandboxError, ToolOutcome};
+use sandbox::{KvmSandbox, SandboxError, ToolOutcome};
 
 /// PID 1 itself is hostile.
 pub const PROBE: Probe = Probe {
@@ -178,7 +178,7 @@ fn told(result: &Result<ToolOutcome, SandboxError>) -> Value {
 mod tests {
     use super::*;
     use crate::redteam::attack_log::tests::outcome;
-    use crate::sandbox::ChannelError;
+    use sandbox::ChannelError;
 
     #[test]
     fn a_result_where_a_refusal_is_due_fails() {

@@ -10,7 +10,7 @@ use vmm::Machine;
 use super::super::attack_log::AttackLog;
 use super::super::host::HostState;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
-use crate::sandbox::{Guard, Incident, Sandbox, SandboxError, SandboxState};
+use sandbox::{Guard, Incident, Sandbox, SandboxError, SandboxState};
 
 /// What a tool can try.
 pub const AS_A_TOOL: Probe = Probe {

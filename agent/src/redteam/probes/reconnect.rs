@@ -9,7 +9,7 @@ use super::machines::Machines;
 use super::persistence;
 use super::served::{Relay, Served};
 use super::signer::{Envelope, OTHER, SESSION, failed};
-use crate::protocol::Timestamp;
+use protocol::Timestamp;
 
 /// A session lost in the middle of a command.
 pub const PROBE: Probe = Probe {

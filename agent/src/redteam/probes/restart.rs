@@ -16,7 +16,7 @@ use super::persistence;
 use super::reconnect::{looked_at, runtime, short};
 use super::served::{JOURNAL, Served};
 use super::signer::{Envelope, OTHER, SESSION, failed};
-use crate::protocol::Timestamp;
+use protocol::Timestamp;
 
 /// The agent's end in the middle of a command.
 pub const PROBE: Probe = Probe {

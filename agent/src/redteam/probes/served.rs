@@ -17,10 +17,10 @@ use crate::dispatch::policy::Policy;
 use crate::dispatch::watched::Watched;
 use crate::dispatch::{Dispatcher, Endpoint, Parts};
 use crate::evidence::{EvidenceStore, Retention};
-use crate::protocol::{KeyRing, Timestamp};
 use crate::relay::Handler;
 use crate::relay::link::near::NearEnd;
 use crate::store::{AuditLog, Journal, NonceStore};
+use protocol::{KeyRing, Timestamp};
 
 /// File with the journal, in the directory of an agent's stores.
 pub const JOURNAL: &str = "journal.db";

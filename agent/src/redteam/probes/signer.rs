@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::ProbeError;
-use crate::protocol::signing::{self, Domain};
-use crate::protocol::{Json, KeyRing, SigningKeyEntry, Timestamp};
+use protocol::signing::{self, Domain};
+use protocol::{Json, KeyRing, SigningKeyEntry, Timestamp};
 
 /// The endpoint that commands are for.
 pub const ENDPOINT: &str = "22222222-2222-4222-8222-222222222222";

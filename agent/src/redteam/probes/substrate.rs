@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use vmm::{IntegrityPlan, Machine, Tamper};
 
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
-use crate::sandbox::{KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState};
+use sandbox::{KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState};
 
 /// Lies about one machine.
 pub const LIES: Probe = Probe {

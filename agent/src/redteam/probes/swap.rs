@@ -4,9 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
 use super::signer::{self, ENDPOINT, Envelope, OTHER, SESSION, TENANT, failed};
-use crate::protocol::code::ErrorCode;
-use crate::protocol::{Audience, KeyRing, Timestamp, verify};
-use crate::sandbox::KvmSandbox;
+use protocol::code::ErrorCode;
+use protocol::{Audience, KeyRing, Timestamp, verify};
+use sandbox::KvmSandbox;
 
 /// Changes of a signed command on its way.
 pub const PROBE: Probe = Probe {

@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
-use crate::sandbox::{
-    KvmSandbox, QueryAnswer, QueryKind, Sandbox, SandboxError, StoppedBy, ToolOutcome,
-};
+use sandbox::{KvmSandbox, QueryAnswer, QueryKind, Sandbox, SandboxError, StoppedBy, ToolOutcome};
 
 /// What a tool can try.
 pub const AS_A_TOOL: Probe = Probe {

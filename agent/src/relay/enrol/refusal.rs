@@ -5,8 +5,8 @@ use std::time::Duration;
 use hyper::StatusCode;
 use serde::Deserialize;
 
-use crate::protocol::shape::start_of;
 use crate::relay::connect::ConnectError;
+use protocol::shape::start_of;
 
 /// Why there is no identity. The text says what to do.
 #[derive(Debug, thiserror::Error)]

@@ -7,9 +7,9 @@ use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::protocol::PROTOCOL_VERSION;
-use crate::protocol::shape::start_of;
 use crate::relay::connect::ConnectError;
+use protocol::PROTOCOL_VERSION;
+use protocol::shape::start_of;
 
 /// How an attempt or a session ended. The text says what to do.
 #[derive(Debug, thiserror::Error)]

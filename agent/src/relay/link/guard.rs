@@ -4,7 +4,7 @@
 //! that are well-formed text. Every frame here is made from plain structs and passes; the guard is
 //! for the day one does not.
 
-use crate::protocol::{CanonicalError, Json};
+use protocol::{CanonicalError, Json};
 
 /// Longest frame that is sent, in bytes.
 pub const MAX_FRAME_BYTES: usize = 16 << 20;

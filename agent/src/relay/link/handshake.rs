@@ -18,10 +18,10 @@ use super::end::SessionEnd;
 use super::guard;
 use super::{LinkConfig, hang_up};
 use crate::keyholder::{KeyHolder, KeyHolderError};
-use crate::protocol::message::{ConnectionProof, EndpointHello, Frame, Inbound, classify};
-use crate::protocol::{PROTOCOL_VERSION, Timestamp};
 use crate::relay::connect::{Connection, Connector};
 use crate::relay::url::Purpose;
+use protocol::message::{ConnectionProof, EndpointHello, Frame, Inbound, classify};
+use protocol::{PROTOCOL_VERSION, Timestamp};
 
 /// Longest frame that is taken from a relay, in bytes.
 const MAX_INBOUND: usize = 16 << 20;
@@ -140,7 +140,7 @@ async fn greet(socket: &mut Socket, hello: String) -> Result<String, SessionEnd>
                     Ok(ack.session_id)
                 }
                 Inbound::Ack(ack) => {
-                    let version = crate::protocol::shape::start_of(&ack.server_protocol_version);
+                    let version = protocol::shape::start_of(&ack.server_protocol_version);
                     Err(SessionEnd::OtherVersion { version })
                 }
                 Inbound::Envelope => before_ack("a command"),

@@ -15,8 +15,8 @@ use super::end::SessionEnd;
 use super::handshake::Socket;
 use super::session::{Confirmations, Outbox, Outgoing, SendError, Session};
 use super::{Handler, LinkConfig, refusal, stopped};
-use crate::protocol::Timestamp;
-use crate::protocol::message::{Frame, HealthPong, Inbound, RelayPing, classify};
+use protocol::Timestamp;
+use protocol::message::{Frame, HealthPong, Inbound, RelayPing, classify};
 
 /// Most frames that are written before those who wait for them are told.
 const BATCH_FRAMES: usize = 256;

@@ -3,9 +3,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::protocol::message::{ErrorEvent, NO_COMMAND};
-use crate::protocol::shape::{is_uuid, start_of};
-use crate::protocol::{ErrorCode, Timestamp};
+use protocol::message::{ErrorEvent, NO_COMMAND};
+use protocol::shape::{is_uuid, start_of};
+use protocol::{ErrorCode, Timestamp};
 
 /// The answer, about the command that is given or about none.
 pub fn event(

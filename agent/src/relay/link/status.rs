@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use crate::protocol::Timestamp;
+use protocol::Timestamp;
 
 /// What the link is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,9 +7,9 @@ use rusqlite::{Connection, params};
 
 use super::row::{COLUMNS, HashedColumns};
 use super::{AuditEntry, AuditHead, Channel, LOST, Shared};
-use crate::protocol::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::writer::Ledger;
+use protocol::timestamp::Timestamp;
 
 /// The end of the log.
 pub(super) struct Chain {

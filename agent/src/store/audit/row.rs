@@ -4,7 +4,7 @@ use rusqlite::Row;
 use serde::{Deserialize, Serialize};
 
 use super::{AuditEntry, AuditHead};
-use crate::protocol::signing::sha256_text;
+use protocol::signing::sha256_text;
 
 /// The columns in the order in which [`StoredRow::read`] reads them.
 pub(super) const COLUMNS: &str = "seq, at, channel_of_origin, kind, command_id, tenant_id, \

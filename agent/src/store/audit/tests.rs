@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use super::row::{COLUMNS, HashedColumns, StoredRow};
 use super::*;
-use crate::protocol::canonical::canonical_bytes;
 use crate::store::testing::{child, child_directory, on_disk, several, single, tell_parent};
+use protocol::canonical::canonical_bytes;
 
 mod losses;
 

@@ -10,9 +10,9 @@ use thiserror::Error;
 
 use super::row::{AuditRow, COLUMNS, StoredRow};
 use super::{AuditHead, KIND};
-use crate::protocol::signing::sha256_text;
 use crate::store::StoreError;
 use crate::store::database::{Check, beside, check, distrust, real_path, require_kind};
+use protocol::signing::sha256_text;
 
 /// What an undamaged log holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Identity, MAX_FILE};
-use crate::protocol::shape::hex_of_bytes;
+use protocol::shape::hex_of_bytes;
 
 /// The version this agent writes and reads.
 const VERSION: u64 = 1;

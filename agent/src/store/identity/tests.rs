@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use zeroize::ZeroizeOnDrop;
 
 use super::*;
-use crate::protocol::shape::hex_of_bytes;
 use crate::store::testing::{child, child_directory, mode, on_disk, tell_parent};
+use protocol::shape::hex_of_bytes;
 
 fn registration(endpoint_id: &str) -> Registration {
     Registration {

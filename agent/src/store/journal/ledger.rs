@@ -7,9 +7,9 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::{CommandState, JournalCounts, JournalEntry, NewCommand};
-use crate::protocol::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::writer::Ledger;
+use protocol::timestamp::Timestamp;
 
 /// Columns of a [`JournalEntry`] in the order in which [`entry`] reads them.
 macro_rules! select {

@@ -1,7 +1,7 @@
 //! The first frame of an endpoint and the proof in it.
 
-use brainstorm_agent::protocol::signing::{self, Domain};
-use brainstorm_agent::protocol::timestamp::Timestamp;
+use protocol::signing::{self, Domain};
+use protocol::timestamp::Timestamp;
 use serde_json::{Map, Value};
 
 use super::Peer;

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use brainstorm_agent::protocol::canonical::{self, CanonicalError, Json};
+use protocol::canonical::{self, CanonicalError, Json};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 

@@ -2,10 +2,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use brainstorm_agent::protocol::canonical::{CanonicalError, Json};
-use brainstorm_agent::protocol::signing::Domain;
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use protocol::canonical::{CanonicalError, Json};
+use protocol::signing::Domain;
 use serde_json::Value;
 use sha2::Sha256;
 

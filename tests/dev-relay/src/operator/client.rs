@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use brainstorm_agent::protocol::canonical::CanonicalError;
 use futures_util::{SinkExt as _, StreamExt as _};
+use protocol::canonical::CanonicalError;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;

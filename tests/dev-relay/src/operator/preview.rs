@@ -1,7 +1,7 @@
 //! What an operator confirms.
 
-use brainstorm_agent::protocol::canonical::{CanonicalError, Json};
-use brainstorm_agent::protocol::signing::sha256_text;
+use protocol::canonical::{CanonicalError, Json};
+use protocol::signing::sha256_text;
 use serde_json::Value;
 
 /// A request in words.

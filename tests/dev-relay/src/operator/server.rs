@@ -270,7 +270,7 @@ fn error_event(request_id: &str, command_id: Option<&str>, code: &str, message: 
         "command_id": command_id,
         "code": code,
         "message": message,
-        "ts": brainstorm_agent::protocol::timestamp::Timestamp::now(),
+        "ts": protocol::timestamp::Timestamp::now(),
     })
     .to_string()
 }
@@ -288,7 +288,7 @@ async fn follow(mut handle: CommandHandle, request_id: String, line: Line) {
             Happening::Started(_) => {
                 let mut told = head("ProgressEvent");
                 told["lifecycle_state"] = "started".into();
-                told["ts"] = json!(brainstorm_agent::protocol::timestamp::Timestamp::now());
+                told["ts"] = json!(protocol::timestamp::Timestamp::now());
                 told.to_string()
             }
             Happening::Progress(frame) => {

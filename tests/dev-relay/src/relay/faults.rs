@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brainstorm_agent::protocol::timestamp::Timestamp;
+use protocol::timestamp::Timestamp;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;

@@ -1,15 +1,15 @@
 //! The agent's own halves of the protocol, held against the relay's.
 
-use brainstorm_agent::protocol::keyring::KeyRing;
-use brainstorm_agent::protocol::message::{
+use guest::registry::Track;
+use protocol::keyring::KeyRing;
+use protocol::message::WireState;
+use protocol::message::{
     AgentHealth, CommandAck, CommandResult, ConnectionProof, EndpointHello, ErrorEvent, Frame as _,
     HealthPing, HealthPong, Inbound, Progress, ProgressEvent, ProgressState, ResultHead,
     SandboxResetState, VerificationDetails, classify,
 };
-use brainstorm_agent::protocol::verify::{Audience, verify};
-use brainstorm_agent::protocol::{ErrorCode, Timestamp};
-use brainstorm_agent::sandbox::WireState;
-use guest::registry::Track;
+use protocol::verify::{Audience, verify};
+use protocol::{ErrorCode, Timestamp};
 use serde_json::{Value, json};
 
 use super::LONG;

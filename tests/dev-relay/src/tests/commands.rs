@@ -67,8 +67,8 @@ async fn a_command_from_envelope_to_result() {
 
 #[tokio::test]
 async fn an_agent_can_verify_what_is_sent() {
-    use brainstorm_agent::protocol::canonical::Json;
-    use brainstorm_agent::protocol::signing::{Domain, verify};
+    use protocol::canonical::Json;
+    use protocol::signing::{Domain, verify};
 
     let (relay, identity, mut endpoint) = pair(Config::default()).await;
     let _command = dispatch(&relay, &identity.endpoint_id);

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use brainstorm_agent::protocol::signing::{self, Domain};
-use brainstorm_agent::protocol::timestamp::Timestamp;
 use ed25519_dalek::SigningKey;
 use futures_util::{SinkExt as _, StreamExt as _};
+use protocol::signing::{self, Domain};
+use protocol::timestamp::Timestamp;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
-use brainstorm_agent::protocol::timestamp::Timestamp;
 use futures_util::{SinkExt as _, StreamExt as _};
+use protocol::timestamp::Timestamp;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_tungstenite::client_async;

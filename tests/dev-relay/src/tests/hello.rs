@@ -1,7 +1,7 @@
 use base64::Engine as _;
-use brainstorm_agent::protocol::timestamp::Timestamp;
 use ed25519_dalek::SigningKey;
 use futures_util::SinkExt as _;
+use protocol::timestamp::Timestamp;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 

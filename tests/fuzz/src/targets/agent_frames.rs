@@ -1,12 +1,12 @@
 //! Frames to a relay: whatever text is in them, they are JSON with one reading, and of their type.
 
-use brainstorm_agent::protocol::message::{
+use protocol::message::WireState;
+use protocol::message::{
     AgentHealth, CommandAck, CommandResult, ConnectionProof, EndpointHello, ErrorEvent, Frame,
     HealthPing, HealthPong, Inbound, Progress, ProgressEvent, ProgressState, ResultHead, Track,
     classify,
 };
-use brainstorm_agent::protocol::{ErrorCode, Json, Timestamp};
-use brainstorm_agent::sandbox::WireState;
+use protocol::{ErrorCode, Json, Timestamp};
 use serde_json::Value;
 
 use crate::script::Script;

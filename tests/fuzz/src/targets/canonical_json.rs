@@ -1,6 +1,6 @@
 //! Canonical JSON: the same answer, taken or refused, from two implementations that share nothing.
 
-use brainstorm_agent::protocol::canonical::{Json, canonical_bytes, check_keys};
+use protocol::canonical::{Json, canonical_bytes, check_keys};
 
 use crate::second_canonical;
 

@@ -5,9 +5,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use brainstorm_agent::sandbox::fuzzing::{COMMAND_ID, converse};
 use guest::evidence::Chain;
 use guest::framing::HEADER_BYTES;
+use sandbox::fuzzing::{COMMAND_ID, converse};
 use serde_json::Value;
 
 pub fn run(input: &[u8]) {

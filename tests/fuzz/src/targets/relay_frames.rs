@@ -4,11 +4,11 @@ use std::sync::OnceLock;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use brainstorm_agent::protocol::message::{CommandResult, Frame, Inbound, classify};
-use brainstorm_agent::protocol::signing::{ALGORITHM, Domain, sign};
-use brainstorm_agent::protocol::verify::{Checks, Keys};
-use brainstorm_agent::protocol::{Check, Json, Timestamp, canonical_bytes};
 use ed25519_dalek::SigningKey;
+use protocol::message::{CommandResult, Frame, Inbound, classify};
+use protocol::signing::{ALGORITHM, Domain, sign};
+use protocol::verify::{Checks, Keys};
+use protocol::{Check, Json, Timestamp, canonical_bytes};
 use serde_json::Value;
 
 /// 2026-01-02T03:04:05.678Z

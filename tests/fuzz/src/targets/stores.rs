@@ -5,10 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use brainstorm_agent::protocol::Timestamp;
 use brainstorm_agent::store::{
     AuditEntry, AuditLog, Channel, Journal, NewCommand, NonceStore, rows_about, verify_audit,
 };
+use protocol::Timestamp;
 use tokio::runtime::{Builder, Runtime};
 
 use super::state_files::{place, write_private};

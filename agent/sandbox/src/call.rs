@@ -1,0 +1,98 @@
+//! What goes into a sandbox and what comes out.
+
+use std::time::Duration;
+
+use guest::wire::{DEFAULT_DEADLINE_MS, ResultReason};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::Chunks;
+
+/// One tool to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ToolCall {
+    /// Identifies the call; part of its evidence.
+    pub command_id: String,
+    /// Name in the registry.
+    pub tool: String,
+    /// Parameters as the tool's schema wants them.
+    pub params: Map<String, Value>,
+    /// Milliseconds the tool may take. The tool's own limit applies when that is shorter; a call
+    /// with no time left fails without being started.
+    pub deadline_ms: i64,
+}
+
+impl ToolCall {
+    /// A call with an id of its own and the default deadline.
+    pub fn new(tool: impl Into<String>, params: Map<String, Value>) -> Self {
+        Self {
+            command_id: uuid::Uuid::new_v4().to_string(),
+            tool: tool.into(),
+            params,
+            deadline_ms: DEFAULT_DEADLINE_MS,
+        }
+    }
+}
+
+/// How a tool ended, and what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ToolOutcome {
+    /// The tool's own exit code; 127 for a tool that is unknown or not enabled, 254 for one that
+    /// could not be started, 128 + N for one ended by signal N.
+    pub exit_code: i32,
+    /// Why there is no exit code of the tool's own.
+    pub reason: Option<ResultReason>,
+    /// The same in words.
+    pub message: Option<String>,
+    /// Start of the tool's output, exact.
+    pub stdout: Vec<u8>,
+    /// Start of the tool's error output, exact.
+    pub stderr: Vec<u8>,
+    /// Bytes of output the tool produced.
+    pub stdout_total: u64,
+    /// Bytes of error output the tool produced.
+    pub stderr_total: u64,
+    /// `stdout` is not all of it.
+    pub stdout_truncated: bool,
+    /// `stderr` is not all of it.
+    pub stderr_truncated: bool,
+    /// Head of the evidence chain as the host computed it: `sha256:` and 64 hex digits.
+    pub evidence_hash: String,
+    /// The chunks of that chain.
+    pub chunks: Chunks,
+    /// Time in the guest, from the request to the end of the tool.
+    pub in_guest: Duration,
+    /// Time on the host, from the call to the checked result.
+    pub round_trip: Duration,
+}
+
+/// What the guest says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueryAnswer {
+    /// Open file descriptors, sockets excluded.
+    OpenFdCount {
+        /// Of all processes.
+        open_fd_count: u64,
+        /// Of the guest program.
+        pid1_open_fd_count: u64,
+    },
+    /// Memory of the guest, in bytes.
+    MemUsage {
+        /// In use.
+        bytes_used: u64,
+        /// Altogether.
+        bytes_total: u64,
+    },
+    /// Processes, 100 at most.
+    ProcessList(Vec<Process>),
+}
+
+/// A process of the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// Its name, as the guest's kernel has it.
+    pub name: String,
+    /// Its id.
+    pub pid: u32,
+}

@@ -1,0 +1,180 @@
+//! A machine in the hands of the one who puts it back.
+
+use std::sync::{Arc, RwLockWriteGuard};
+use std::time::Instant;
+
+use tracing::{debug, warn};
+use vmm::{IntegrityPlan, IntegrityReport, Machine, MachineError, ResetReport, Strategy};
+
+use super::live::Live;
+use super::{KvmSandbox, Phase, not_available};
+use crate::error::SandboxError;
+use crate::state::ResetOutcome;
+use crate::{Cause, Remains};
+
+/// Looks at a machine that has been put back and has not run yet.
+pub type Inspection<'a> = dyn FnMut(&Machine) -> Result<(), MachineError> + 'a;
+
+/// The only one to use a machine, until [`Alone::end`] says what has become of it. Everybody else
+/// waits, and calls that were under way have failed.
+pub struct Alone<'a> {
+    sandbox: &'a KvmSandbox,
+    live: &'a Arc<Live>,
+    strategy: Strategy,
+    begun: Instant,
+    /// Nothing once it has ended.
+    excluded: Option<RwLockWriteGuard<'a, ()>>,
+}
+
+impl<'a> Alone<'a> {
+    /// Takes the machine from everybody else.
+    pub fn with(sandbox: &'a KvmSandbox, live: &'a Arc<Live>) -> Result<Self, SandboxError> {
+        let begun = Instant::now();
+        let strategy = {
+            let mut inner = sandbox.lock();
+            let Some(strategy) = inner.config.strategy else {
+                return Err(not_available(
+                    "the sandbox keeps no golden state: set a reset strategy and boot it again",
+                ));
+            };
+            if !matches!(&inner.phase, Phase::Ready(current) if Arc::ptr_eq(current, live)) {
+                return Err(not_available("somebody else has reset or ended the sandbox"));
+            }
+            inner.phase = Phase::Resetting(Arc::clone(live));
+            strategy
+        };
+        let excluded = Some(live.exclude_calls());
+        Ok(Self { sandbox, live, strategy, begun, excluded })
+    }
+
+    /// How to put the machine back.
+    pub fn strategy(&self) -> Strategy {
+        self.strategy
+    }
+
+    /// How a reset went that began with this.
+    pub fn outcome(&self, report: ResetReport) -> ResetOutcome {
+        ResetOutcome { report, took: self.begun.elapsed() }
+    }
+
+    /// False when somebody has ended the machine meanwhile: what goes wrong then is no incident.
+    pub fn still_wanted(&self) -> bool {
+        let inner = self.sandbox.lock();
+        matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.live))
+    }
+
+    /// Gives the machine back to everybody, or ends it for the reason given.
+    pub fn end(mut self, result: Result<(), &str>) {
+        self.decide(result);
+    }
+
+    /// Gives everybody another machine in place of this one, which is over.
+    pub fn succeed(mut self, successor: Live) {
+        let Some(excluded) = self.excluded.take() else { return };
+        let mut inner = self.sandbox.lock();
+        if matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.live)) {
+            inner.phase = Phase::Ready(Arc::new(successor));
+        }
+        drop(inner);
+        drop(excluded);
+        self.sandbox.settled.notify_all();
+        self.live.machine.shutdown();
+    }
+
+    fn decide(&mut self, result: Result<(), &str>) {
+        let Some(excluded) = self.excluded.take() else { return };
+        let mut inner = self.sandbox.lock();
+        if matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.live)) {
+            inner.phase = match result {
+                Ok(()) => Phase::Ready(Arc::clone(self.live)),
+                Err(reason) => Phase::Failed(reason.to_owned()),
+            };
+        }
+        drop(inner);
+        drop(excluded);
+        self.sandbox.settled.notify_all();
+        if let Err(reason) = result {
+            warn!(reason, "ending the machine");
+            self.live.machine.shutdown();
+        }
+    }
+}
+
+impl Drop for Alone<'_> {
+    fn drop(&mut self) {
+        if self.excluded.is_some() && self.still_wanted() {
+            let cause = Cause::ResetFailed("its reset was not finished".to_owned());
+            self.sandbox.tell_guard(self.live, cause, Remains::default);
+        }
+        self.decide(Err("its reset was not finished"));
+    }
+}
+
+/// Puts a machine back to its golden state, with a control connection that knows no request.
+///
+/// `inspect` sees the machine when it has been put back and has not run yet.
+pub fn put_back(
+    live: &Live,
+    strategy: Strategy,
+    inspect: Option<&mut Inspection<'_>>,
+) -> Result<ResetReport, SandboxError> {
+    let report = reset(&live.machine, strategy, inspect).map_err(|error| reset_failed(&error))?;
+    renew(live, &report)?;
+    Ok(report)
+}
+
+/// The same with the machine's own check in one step, which is cheaper. `look` sees what it found
+/// while the machine stands still.
+pub fn put_back_checked(
+    live: &Live,
+    strategy: Strategy,
+    plan: &IntegrityPlan,
+    look: impl FnOnce(&Machine, Result<IntegrityReport, MachineError>),
+) -> Result<ResetReport, SandboxError> {
+    let machine = &live.machine;
+    let report = hold(machine)
+        .and_then(|()| machine.reset_and_check(strategy, plan))
+        .and_then(|(report, check)| {
+            look(machine, check);
+            machine.resume().map(|()| report)
+        })
+        .map_err(|error| reset_failed(&error))?;
+    renew(live, &report)?;
+    Ok(report)
+}
+
+fn renew(live: &Live, report: &ResetReport) -> Result<(), SandboxError> {
+    live.renew_channel()?;
+    debug!(took = ?report.parts.total(), pages = report.dirty_pages, "reset");
+    Ok(())
+}
+
+/// Has a machine stand still, also when somebody else has paused it.
+pub fn hold(machine: &Machine) -> Result<(), MachineError> {
+    if machine.is_paused() { Ok(()) } else { machine.pause() }
+}
+
+/// The error of a machine that cannot be put back.
+pub fn reset_failed(error: &MachineError) -> SandboxError {
+    SandboxError::ResetFailed { reason: error.to_string() }
+}
+
+fn reset(
+    machine: &Machine,
+    strategy: Strategy,
+    inspect: Option<&mut Inspection<'_>>,
+) -> Result<ResetReport, MachineError> {
+    let report = match inspect {
+        None => machine.reset(strategy)?,
+        Some(inspect) => {
+            hold(machine)?;
+            let report = machine.reset(strategy)?;
+            inspect(machine)?;
+            report
+        }
+    };
+    if machine.is_paused() {
+        machine.resume()?;
+    }
+    Ok(report)
+}

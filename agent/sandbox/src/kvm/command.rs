@@ -1,0 +1,110 @@
+//! One command on a machine, and what its failure means for the machine.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use guest::wire::{ResultReason, ToolDispatch};
+
+use super::admission::Admitted;
+use super::live::Live;
+use super::{KvmSandbox, freshness};
+use crate::channel::{ChannelError, CommandFailure, Output};
+use crate::error::{PartialOutput, SandboxError, StoppedBy};
+use crate::{ToolCall, ToolOutcome};
+
+/// Beyond the deadline, until the host stops believing that the guest will enforce it. What is
+/// left of 250 ms is for the reset.
+const GRACE: Duration = Duration::from_millis(200);
+
+impl KvmSandbox {
+    /// Runs a command that was admitted.
+    pub(super) fn run(
+        &self,
+        live: &Arc<Live>,
+        call: ToolCall,
+        admitted: &Admitted,
+        begun: Instant,
+    ) -> Result<ToolOutcome, SandboxError> {
+        let fence = begun + admitted.deadline() + GRACE;
+        live.begins(&call.command_id);
+        let dispatch = ToolDispatch {
+            command_id: call.command_id,
+            tool: call.tool,
+            params: call.params,
+            deadline_ms: admitted.deadline_ms,
+            freshness: freshness::draw()?,
+        };
+        let call = live.call();
+        let result = live.channel().dispatch(dispatch, admitted.output_bytes, fence);
+        // A reset waits for every call.
+        drop(call);
+        match result {
+            Ok(output) => finished(output, admitted, begun),
+            Err(failure) => Err(self.failed(live, failure, admitted)),
+        }
+    }
+
+    fn failed(
+        &self,
+        live: &Arc<Live>,
+        failure: CommandFailure,
+        admitted: &Admitted,
+    ) -> SandboxError {
+        let CommandFailure { error, partial } = failure;
+        match error {
+            ChannelError::TimedOut { .. } => {
+                let error = SandboxError::ToolTimeout {
+                    deadline_ms: admitted.deadline_ms,
+                    stopped_by: StoppedBy::Host,
+                    partial,
+                };
+                self.recover(live, &error.to_string());
+                error
+            }
+            // The guest is as it was.
+            ChannelError::OutboundTooLarge { .. }
+            | ChannelError::DuplicateRequest { .. }
+            | ChannelError::Refused { .. } => error.into(),
+            error => self.broken(live, error),
+        }
+    }
+
+    /// After an error that leaves no trust in the guest.
+    pub(super) fn broken(&self, live: &Arc<Live>, error: ChannelError) -> SandboxError {
+        let error = live.explain(error);
+        self.recover(live, &error.to_string());
+        error
+    }
+}
+
+/// A command that came back with checked evidence.
+fn finished(
+    output: Output,
+    admitted: &Admitted,
+    begun: Instant,
+) -> Result<ToolOutcome, SandboxError> {
+    let Output { result, stdout, stderr, chunks } = output;
+    if result.reason == Some(ResultReason::DeadlineExceeded) {
+        let evidence_hash = Some(result.evidence_hash);
+        return Err(SandboxError::ToolTimeout {
+            deadline_ms: admitted.deadline_ms,
+            stopped_by: StoppedBy::Guest,
+            partial: Box::new(PartialOutput { stdout, stderr, evidence_hash, chunks }),
+        });
+    }
+    Ok(ToolOutcome {
+        exit_code: result.exit_code,
+        reason: result.reason,
+        message: result.message,
+        stdout,
+        stderr,
+        stdout_total: result.stdout_bytes,
+        stderr_total: result.stderr_bytes,
+        stdout_truncated: result.stdout_truncated,
+        stderr_truncated: result.stderr_truncated,
+        evidence_hash: result.evidence_hash,
+        chunks,
+        in_guest: Duration::from_micros(result.duration_us),
+        round_trip: begun.elapsed(),
+    })
+}

@@ -1,0 +1,199 @@
+//! The golden state of a sandbox: captured after its first boot, the start of every later one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use guest::wire::ToolDispatch;
+use vmm::{Golden, Machine, MachineError, MachineState, MpState};
+
+use super::admission::Gate;
+use super::live::{self, Live};
+use super::observe::QUESTIONS;
+use super::{boot, freshness};
+use crate::error::SandboxError;
+use crate::state::{BootPath, BootReport};
+use crate::verify::Baseline;
+
+/// For a guest to become idle after its warm-up.
+const IDLE_LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const IDLE_TICK: Duration = Duration::from_millis(5);
+const WARM_UP_LIMIT: Duration = Duration::from_secs(10);
+/// Tool and command id of the warm-up. Not every image has the tool: the refusal warms up as well.
+const WARM_UP_TOOL: &str = "echo";
+const WARM_UP_COMMAND: &str = "warm-up";
+const WARM_UPS: usize = 2;
+
+/// A captured machine and what its host has to know to go on with it.
+pub struct GoldenSandbox {
+    golden: Arc<Golden>,
+    gate: Arc<Gate>,
+    guest_port: u32,
+    host_port: u32,
+    /// The guest's clock when it said it is ready, where that is known.
+    guest_boot_us: u64,
+    path: BootPath,
+    /// Measured by the first machine that needs it.
+    baseline: Mutex<Option<Arc<Baseline>>>,
+    /// Whether the first machine has shown what commands write.
+    learned: Mutex<bool>,
+}
+
+impl GoldenSandbox {
+    /// Warms a booted machine up, waits until it is idle, and captures it with its control
+    /// connection open.
+    pub fn capture(live: &Live) -> Result<Self, SandboxError> {
+        let failed = |error: MachineError| capture_failed(live, &error.to_string());
+        for turn in 0..WARM_UPS {
+            warm_up(live, &format!("{WARM_UP_COMMAND}-{turn}"))?;
+            warm_up_answers(live)?;
+        }
+        let until = Instant::now() + IDLE_LIMIT;
+        loop {
+            live.machine.pause().map_err(failed)?;
+            if is_idle(&live.machine.state().map_err(failed)?) {
+                break;
+            }
+            live.machine.resume().map_err(failed)?;
+            if Instant::now() >= until {
+                let reason = format!("the guest did not become idle within {IDLE_LIMIT:?}");
+                return Err(capture_failed(live, &reason));
+            }
+            std::thread::sleep(IDLE_TICK);
+        }
+        let golden = live.machine.capture().map_err(failed)?;
+        live.machine.resume().map_err(failed)?;
+        let (guest_port, host_port) = live.ports();
+        let gate = Arc::clone(&live.gate);
+        let guest_boot_us = live.report.guest_boot_us;
+        let path = BootPath::Fork;
+        let (baseline, learned) = Default::default();
+        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path, baseline, learned })
+    }
+
+    /// A captured machine that came from elsewhere: `guest_port` is where its guest program
+    /// listens, and its control connection must be open.
+    pub fn restored(
+        golden: Arc<Golden>,
+        gate: Arc<Gate>,
+        guest_port: u32,
+    ) -> Result<Self, SandboxError> {
+        let control = golden.connections().into_iter().find(|(guest, _)| *guest == guest_port);
+        let Some((guest_port, host_port)) = control else {
+            return Err(super::not_available(&format!(
+                "the snapshot holds no open connection to port {guest_port} of its guest: make it \
+                 with `brainstorm-agent snapshot create`"
+            )));
+        };
+        let path = BootPath::Snapshot;
+        let (baseline, learned) = Default::default();
+        let guest_boot_us = 0;
+        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path, baseline, learned })
+    }
+
+    /// What was captured.
+    pub fn golden(&self) -> &Arc<Golden> {
+        &self.golden
+    }
+
+    /// What machines in this state are compared with, if somebody has measured it.
+    pub fn baseline(&self) -> Option<Arc<Baseline>> {
+        self.measured().clone()
+    }
+
+    /// Measures the baseline, unless that has been done. Whoever comes meanwhile waits.
+    pub fn measure_baseline(
+        &self,
+        measure: impl FnOnce() -> Result<Baseline, SandboxError>,
+    ) -> Result<(), SandboxError> {
+        let mut measured = self.measured();
+        if measured.is_none() {
+            *measured = Some(Arc::new(measure()?));
+        }
+        Ok(())
+    }
+
+    /// Learns what commands write, unless that has been done. Whoever comes meanwhile waits.
+    pub fn learn_once(
+        &self,
+        learn: impl FnOnce() -> Result<(), SandboxError>,
+    ) -> Result<(), SandboxError> {
+        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*learned {
+            learn()?;
+            *learned = true;
+        }
+        Ok(())
+    }
+
+    fn measured(&self) -> MutexGuard<'_, Option<Arc<Baseline>>> {
+        self.baseline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another machine in this state, running. `adopt` is given the machine before it runs, so
+    /// that others can stop it, and says whether to go on.
+    pub fn fork(&self, adopt: impl FnOnce(&Arc<Machine>) -> bool) -> Result<Live, SandboxError> {
+        let begun = Instant::now();
+        let machine = Machine::fork(&self.golden).map_err(boot::machine_failed)?;
+        let machine = Arc::new(machine);
+        if !adopt(&machine) {
+            return Err(super::not_available("the sandbox was shut down while it was booting"));
+        }
+        let control = machine
+            .vsock()
+            .reattach(self.guest_port, self.host_port)
+            .map_err(|e| boot::failed_at(&machine, "taking over the control connection", &e))?;
+        machine.resume().map_err(boot::machine_failed)?;
+        let report = BootReport {
+            path: self.path,
+            image: Duration::ZERO,
+            machine: machine.timings().unwrap_or_default(),
+            to_ready: begun.elapsed(),
+            handshake: Duration::ZERO,
+            capture: Duration::ZERO,
+            baseline: Duration::ZERO,
+            total: begun.elapsed(),
+            guest_boot_us: self.guest_boot_us,
+        };
+        Live::new(machine, control, Arc::clone(&self.gate), report)
+    }
+}
+
+/// Runs a tool whose result nobody wants: what it makes the guest set up is part of the golden
+/// state then, and not set up again after every reset.
+pub fn warm_up(live: &Live, command_id: &str) -> Result<(), SandboxError> {
+    let dispatch = ToolDispatch {
+        command_id: command_id.to_owned(),
+        tool: WARM_UP_TOOL.to_owned(),
+        params: serde_json::Map::from_iter([("message".to_owned(), WARM_UP_COMMAND.into())]),
+        deadline_ms: WARM_UP_LIMIT.as_millis() as i64,
+        freshness: freshness::draw()?,
+    };
+    let until = Instant::now() + WARM_UP_LIMIT;
+    match live.channel().dispatch(dispatch, 4096, until) {
+        Ok(_) => Ok(()),
+        Err(failure) => Err(live.explain(failure.error)),
+    }
+}
+
+/// Asks what every machine will be asked after its reset, for the same reason.
+pub fn warm_up_answers(live: &Live) -> Result<(), SandboxError> {
+    for answer in live.query_all(&QUESTIONS, WARM_UP_LIMIT) {
+        answer.map_err(|error| live.explain(error))?;
+    }
+    Ok(())
+}
+
+/// True when no vCPU has anything to do.
+fn is_idle(state: &MachineState) -> bool {
+    let waits = |mp_state| matches!(mp_state, MpState::Halted | MpState::Uninitialized);
+    matches!(state, MachineState::Paused(vcpus) if vcpus.iter().all(|vcpu| waits(vcpu.mp_state)))
+}
+
+/// Why there is no golden state to go by, with what the guest said last.
+pub fn capture_failed(live: &Live, reason: &str) -> SandboxError {
+    SandboxError::BootFailed {
+        reason: format!("while capturing its golden state: {reason}"),
+        console: live.machine.console().last_lines(live::CONSOLE_LINES),
+    }
+}

@@ -1,0 +1,374 @@
+//! A machine put back, and every source heard.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use guest::wire::QueryKind;
+use tracing::debug;
+use vmm::{
+    Golden, IntegrityParts, IntegrityPlan, IntegrityReport, Machine, MachineError, MachineState,
+    MpState, ResetReport, Strategy,
+};
+
+use super::alone::{hold, put_back, put_back_checked, reset_failed};
+use super::live::Live;
+use super::remains::Exhibits;
+use crate::QueryAnswer;
+use crate::channel::ChannelError;
+use crate::error::SandboxError;
+use crate::verify::{
+    Account, Descriptors, Evidence, Finding, Place, RunState, Source, VerificationParts,
+};
+
+/// Since the reset was complete: a guest that has not answered by then is silent (`T_settling`).
+pub const SETTLING: Duration = Duration::from_secs(5);
+/// Between a question without an answer and the one time it is asked again.
+const BACK_OFF: Duration = Duration::from_secs(1);
+/// Most characters of something the guest had a say in.
+const QUOTED: usize = 300;
+/// All that a guest is asked after a reset, in one go: each time it wakes up costs more than an
+/// answer.
+pub const QUESTIONS: [QueryKind; 3] =
+    [QueryKind::OpenFdCount, QueryKind::ProcessList, QueryKind::MemUsage];
+
+/// A moment of a verified reset.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// The machine stands still as the command left it.
+    Held,
+    /// The machine has been put back and stands still. Nobody has looked at it.
+    PutBack,
+    /// It runs again.
+    Running,
+    /// The guest is about to be asked.
+    Asking,
+    /// The guest has answered or not.
+    Asked,
+}
+
+/// Does to a machine what an attacker on the host would do.
+#[doc(hidden)]
+pub type Meddler = Box<dyn FnMut(Moment, &Machine) + Send>;
+
+/// How long the guest has.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// For the first answer.
+    pub answer: Duration,
+    /// Since the reset was complete, for the answer to the second question.
+    pub settling: Duration,
+}
+
+impl Patience {
+    /// With every command.
+    pub const USUAL: Self = Self { answer: Duration::from_secs(1), settling: SETTLING };
+}
+
+/// How a machine is put back and looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    pub strategy: Strategy,
+    /// How much of what the command did not touch is read again.
+    pub plan: IntegrityPlan,
+    pub patience: Patience,
+}
+
+/// What came of it.
+pub struct Observed {
+    /// How the reset went; `None` when there was none.
+    pub report: Option<ResetReport>,
+    pub evidence: Evidence,
+    /// Blocks and pages that differ, copied while the machine stood still.
+    pub exhibits: Exhibits,
+}
+
+/// Puts the machine back and hears every source. Nobody else may use the machine. A machine that
+/// has something to hide before its reset is not put back: it stands still as it was found.
+pub fn observe(
+    live: &Live,
+    golden: &Arc<Golden>,
+    how: How,
+    mut meddler: Option<&mut Meddler>,
+) -> Result<Observed, SandboxError> {
+    let machine = &live.machine;
+    let mut parts = VerificationParts::default();
+    hold(machine).map_err(|error| reset_failed(&error))?;
+    pass(&mut meddler, Moment::Held, machine);
+    let begun = Instant::now();
+    let differences = before_reset(machine)?;
+    parts.before = begun.elapsed();
+    if !differences.is_empty() {
+        let exhibits = Exhibits::of(machine, golden, &differences);
+        return Ok(Observed { report: None, evidence: as_found(differences, parts), exhibits });
+    }
+
+    let (wall, begun) = (SystemTime::now(), Instant::now());
+    let mut looked = Looked::default();
+    let report = put_back_and_look(live, golden, how, &mut meddler, &mut looked)?;
+    let took = report.parts.total();
+    let Looked { differences, disk, exhibits, took: parts_of_look } = looked;
+    parts = VerificationParts { before: parts.before, ..parts_of_look };
+
+    pass(&mut meddler, Moment::Running, machine);
+    let clean = differences.is_empty();
+    let heard = hear(live, golden, how.patience, begun + took, clean, &mut meddler, &mut parts);
+    let Heard { answers, run_state } = heard;
+    let evidence = Evidence {
+        reset_at: wall + took,
+        disk,
+        descriptors: answers.descriptors,
+        account: answers.account,
+        run_state,
+        differences,
+        suspicions: answers.odd,
+        parts,
+    };
+    Ok(Observed { report: Some(report), evidence, exhibits })
+}
+
+/// Lets somebody do something at this moment.
+fn pass(meddler: &mut Option<&mut Meddler>, moment: Moment, machine: &Machine) {
+    if let Some(meddler) = meddler {
+        meddler(moment, machine);
+    }
+}
+
+/// What was seen of a machine that was put back and had not run yet.
+struct Looked {
+    differences: Vec<Finding>,
+    disk: Result<[u8; 32], String>,
+    exhibits: Exhibits,
+    took: VerificationParts,
+}
+
+impl Default for Looked {
+    fn default() -> Self {
+        Self {
+            differences: Vec::new(),
+            disk: Err("nobody looked".to_owned()),
+            exhibits: Exhibits::default(),
+            took: VerificationParts::default(),
+        }
+    }
+}
+
+impl Looked {
+    fn take(
+        &mut self,
+        machine: &Machine,
+        golden: &Arc<Golden>,
+        check: Result<IntegrityReport, MachineError>,
+    ) {
+        match check {
+            Ok(report) => {
+                let IntegrityParts { state: vmm, memory, disk } = report.took;
+                self.took = VerificationParts { disk, vmm, memory, ..self.took };
+                self.disk = report.disk_root.ok_or_else(|| "there is none".to_owned());
+                self.differences = report.findings.into_iter().map(Finding::from).collect();
+            }
+            Err(error) => {
+                let place = Place::State { name: "the machine".to_owned() };
+                let is = format!("not readable: {error}");
+                self.differences = vec![Finding::new(Source::Vmm, place, "as captured", is)];
+                self.disk = Err(error.to_string());
+            }
+        }
+        self.exhibits = Exhibits::of(machine, golden, &self.differences);
+    }
+}
+
+/// Reset and check are one step, unless somebody wants to get between the two.
+fn put_back_and_look(
+    live: &Live,
+    golden: &Arc<Golden>,
+    how: How,
+    meddler: &mut Option<&mut Meddler>,
+    looked: &mut Looked,
+) -> Result<ResetReport, SandboxError> {
+    let How { strategy, plan, .. } = how;
+    let Some(meddler) = meddler else {
+        return put_back_checked(live, strategy, &plan, |machine, check| {
+            looked.take(machine, golden, check);
+        });
+    };
+    let mut inspect = |machine: &Machine| {
+        meddler(Moment::PutBack, machine);
+        looked.take(machine, golden, machine.check_after_reset(&plan));
+        Ok(())
+    };
+    put_back(live, strategy, Some(&mut inspect))
+}
+
+/// What the guest said, and what KVM said of its machine then.
+struct Heard {
+    answers: Answers,
+    run_state: RunState,
+}
+
+/// Asks the guest, and then KVM what the machine is doing: an answer that came does not say that it
+/// still runs. `clean`: nothing has disagreed so far, so that silence is worth a second question.
+fn hear(
+    live: &Live,
+    golden: &Golden,
+    patience: Patience,
+    put_back_at: Instant,
+    clean: bool,
+    meddler: &mut Option<&mut Meddler>,
+    parts: &mut VerificationParts,
+) -> Heard {
+    let machine = &live.machine;
+    let (begun, mut reading) = (Instant::now(), Duration::ZERO);
+    let mut read = || {
+        let begun = Instant::now();
+        let run_state = read_run_state(machine, golden);
+        reading += begun.elapsed();
+        run_state
+    };
+    if machine.is_paused() || machine.stop_reason().is_some() {
+        return Heard { answers: Answers::default(), run_state: read() };
+    }
+    let mut ask = |until| {
+        pass(meddler, Moment::Asking, machine);
+        let answers = ask(live, until);
+        pass(meddler, Moment::Asked, machine);
+        answers
+    };
+    let mut answers = ask(begun + patience.answer);
+    let mut run_state = read();
+    if clean && answers.descriptors == Descriptors::Silent && run_state == RunState::Running {
+        std::thread::sleep(BACK_OFF);
+        debug!("the guest is asked again");
+        answers = ask(put_back_at + patience.settling);
+        run_state = read();
+        if matches!(answers.descriptors, Descriptors::Count(_)) {
+            let limit = format!("within {:?}", patience.answer);
+            let is = format!("there after {:.1?}", put_back_at.elapsed());
+            answers.odd.push(Finding::new(Source::Guest, Place::Answer, limit, is));
+        }
+    }
+    // One that is over cannot have said anything: that is all there is to tell.
+    if run_state == RunState::Stopped {
+        answers = Answers::default();
+    }
+    parts.vmm += reading;
+    parts.guest = begun.elapsed().saturating_sub(reading);
+    Heard { answers, run_state }
+}
+
+/// What is said of a machine that was not put back. Its guest is not asked: it is as the command
+/// left it.
+pub fn as_found(differences: Vec<Finding>, parts: VerificationParts) -> Evidence {
+    Evidence {
+        reset_at: SystemTime::now(),
+        disk: Err("the machine was not put back".to_owned()),
+        descriptors: Descriptors::NotAsked,
+        account: Account::default(),
+        run_state: RunState::Held,
+        differences,
+        suspicions: Vec::new(),
+        parts,
+    }
+}
+
+/// What somebody but the guest has changed since the machine was last golden. The machine must
+/// stand still.
+pub fn before_reset(machine: &Machine) -> Result<Vec<Finding>, SandboxError> {
+    let found = machine.check_before_reset().map_err(|error| reset_failed(&error))?;
+    Ok(found.into_iter().map(Finding::from).collect())
+}
+
+/// What KVM says the machine is doing, beside what it did in its golden state.
+fn read_run_state(machine: &Machine, golden: &Golden) -> RunState {
+    match machine.state() {
+        Ok(MachineState::Running(vcpus)) => {
+            let then = golden.run_states();
+            let as_then = then.len() == vcpus.len()
+                && then.iter().zip(&vcpus).all(|(then, now)| fits(*then, now.mp_state));
+            if as_then { RunState::Running } else { RunState::Error }
+        }
+        Ok(MachineState::Paused(_)) => RunState::Paused,
+        Ok(MachineState::Stopped(_)) => RunState::Stopped,
+        Ok(MachineState::Created | MachineState::Poisoned(_)) | Err(_) => RunState::Error,
+    }
+}
+
+/// A processor that waited may have been woken since; one that was never started may not.
+fn fits(then: MpState, now: MpState) -> bool {
+    let started = |state| matches!(state, MpState::Runnable | MpState::Halted);
+    then == now || started(then) && started(now)
+}
+
+/// What a guest says of itself.
+struct Answers {
+    descriptors: Descriptors,
+    account: Account,
+    odd: Vec<Finding>,
+}
+
+impl Default for Answers {
+    /// Of a guest that was not asked.
+    fn default() -> Self {
+        let (descriptors, account) = (Descriptors::NotAsked, Account::default());
+        Self { descriptors, account, odd: Vec::new() }
+    }
+}
+
+/// Everything at once. A guest that counts its descriptors and says nothing else is odd.
+fn ask(live: &Live, until: Instant) -> Answers {
+    let limit = until.saturating_duration_since(Instant::now());
+    let (mut answers, mut missing) = (Answers::default(), Vec::new());
+    for (kind, answer) in QUESTIONS.into_iter().zip(live.query_all(&QUESTIONS, limit)) {
+        match answer {
+            Ok(QueryAnswer::OpenFdCount { open_fd_count, .. }) => {
+                answers.descriptors = Descriptors::Count(open_fd_count);
+            }
+            Ok(QueryAnswer::ProcessList(processes)) => answers.account.processes = Some(processes),
+            Ok(QueryAnswer::MemUsage { bytes_used, .. }) => {
+                answers.account.memory_used = Some(bytes_used);
+            }
+            Err(error) if kind == QueryKind::OpenFdCount => {
+                answers.descriptors = without_a_count(&error);
+            }
+            Err(error) => {
+                let is = format!("none to {kind:?}: {error}");
+                missing.push(Finding::new(Source::Guest, Place::Answer, "an answer", is));
+            }
+        }
+    }
+    if matches!(answers.descriptors, Descriptors::Count(_)) {
+        answers.odd = missing;
+    }
+    answers
+}
+
+fn without_a_count(error: &ChannelError) -> Descriptors {
+    match error {
+        ChannelError::TimedOut { .. }
+        | ChannelError::Stalled { .. }
+        | ChannelError::WriteStalled { .. } => Descriptors::Silent,
+        error => Descriptors::Unusable(error.to_string().chars().take(QUOTED).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_must_do_what_it_did() {
+        use MpState::*;
+        for (then, now) in [(Halted, Halted), (Halted, Runnable), (Runnable, Halted)] {
+            assert!(fits(then, now));
+        }
+        assert!(fits(Uninitialized, Uninitialized));
+        for (then, now) in [
+            (Halted, Uninitialized),
+            (Uninitialized, Runnable),
+            (Halted, Starting),
+            (Halted, Other(9)),
+        ] {
+            assert!(!fits(then, now), "{then:?}, {now:?}");
+        }
+    }
+}

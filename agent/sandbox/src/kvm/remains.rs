@@ -1,0 +1,121 @@
+//! What is saved of a machine before it is ended.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use vmm::{Golden, Machine};
+
+use crate::verify::{Finding, Place};
+use crate::{Exhibit, Remains};
+
+/// Lines of the guest's console that are kept.
+const CONSOLE_LINES: usize = 200;
+/// Most blocks and pages that are kept.
+const MAX_EXHIBITS: usize = 64;
+/// Bytes of a block, and of a page.
+const SIZE: usize = 4096;
+
+/// Blocks, pages and registers as they were found, beside the golden ones.
+#[derive(Debug, Default)]
+pub struct Exhibits {
+    blocks: Vec<Exhibit>,
+    pages: Vec<Exhibit>,
+    /// In words, a line each; `None` when nothing was found while the machine stood still.
+    registers: Option<String>,
+}
+
+impl Exhibits {
+    /// Copies what findings name, and all registers, from a machine that stands still. Nothing
+    /// without a finding.
+    pub fn of(machine: &Machine, golden: &Arc<Golden>, findings: &[Finding]) -> Self {
+        let mut exhibits = Self::default();
+        if !findings.is_empty() {
+            exhibits.registers = Some(registers(machine));
+        }
+        let places = findings.iter().map(|finding| &finding.place);
+        let mut places: Vec<_> = places.filter(|place| content(machine, place).is_some()).collect();
+        places.truncate(MAX_EXHIBITS);
+        if places.is_empty() {
+            return exhibits;
+        }
+        // It has not run: it reads what every machine begins with.
+        let original = Machine::fork(golden).ok();
+        for place in places {
+            let Some(found) = content(machine, place) else { continue };
+            let golden = original.as_ref().and_then(|original| content(original, place));
+            match place {
+                Place::Block { number } => {
+                    exhibits.blocks.push(Exhibit { place: *number, found, golden });
+                }
+                Place::Page { address } | Place::GoldenPage { address } => {
+                    exhibits.pages.push(Exhibit { place: *address, found, golden });
+                }
+                _ => {}
+            }
+        }
+        exhibits
+    }
+}
+
+/// What is at a place that has content; `None` where there is none or it cannot be read.
+fn content(machine: &Machine, place: &Place) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; SIZE];
+    match place {
+        Place::Block { number } => {
+            machine.read_disk(number.checked_mul(SIZE as u64)?, &mut bytes).ok()?;
+        }
+        Place::Page { address } | Place::GoldenPage { address } => {
+            machine.read_memory(*address, &mut bytes).ok()?;
+        }
+        _ => return None,
+    }
+    Some(bytes)
+}
+
+/// Everything that is saved of a machine.
+pub fn of(machine: &Machine, exhibits: Exhibits) -> Remains {
+    let Exhibits { blocks, pages, registers } = exhibits;
+    let console = machine.console().last_lines(CONSOLE_LINES).join("\n");
+    Remains { blocks, pages, console, state: state(machine, registers) }
+}
+
+/// Processors and devices, as far as KVM still says anything. `as_found`: the registers, if
+/// somebody has read them before the machine went on.
+fn state(machine: &Machine, as_found: Option<String>) -> String {
+    let mut text = match machine.state() {
+        Ok(state) => format!("{state:#?}\n"),
+        Err(error) => format!("not known: {error}\n"),
+    };
+    let held = machine.is_paused() || machine.pause().is_ok();
+    if held && let Ok(differences) = machine.state_differences() {
+        text.push_str("\nnot as captured, now that the machine is held:\n");
+        for difference in &differences.0 {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{difference}");
+        }
+    }
+    match as_found {
+        Some(registers) => {
+            text.push_str("\nregisters when it was found:\n");
+            text.push_str(&registers);
+        }
+        None if held => {
+            text.push_str("\nregisters, now that the machine is held:\n");
+            text.push_str(&self::registers(machine));
+        }
+        None => {}
+    }
+    text
+}
+
+/// A line for each register, as KVM has it and as it was captured.
+fn registers(machine: &Machine) -> String {
+    match machine.registers() {
+        Ok(registers) => registers.iter().fold(String::new(), |mut text, register| {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "{register}");
+            text
+        }),
+        Err(error) => format!("not known: {error}\n"),
+    }
+}

@@ -1,0 +1,135 @@
+//! Verified resets of a sandbox, and what they compare with.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+use vmm::{Golden, IntegrityPlan, Strategy};
+
+use super::alone::{Alone, put_back};
+use super::golden::{GoldenSandbox, capture_failed};
+use super::live::Live;
+use super::observe::{How, Meddler, Observed, Patience, observe};
+use super::remains::{self, Exhibits};
+use super::{KvmSandbox, SandboxConfig, not_available};
+use crate::Cause;
+use crate::error::SandboxError;
+use crate::verify::{Baseline, BaselineError, GoldenFacts, VerifiedReset};
+
+/// For the answers that others are compared with: the first time, a busy host may take its time.
+const BASELINE_PATIENCE: Patience =
+    Patience { answer: Duration::from_secs(10), settling: Duration::from_secs(20) };
+
+impl KvmSandbox {
+    /// What machines of the golden state are compared with, once it has been measured.
+    pub fn baseline(&self) -> Option<Arc<Baseline>> {
+        let inner = self.lock();
+        inner.expected.clone().or_else(|| inner.golden.as_ref()?.baseline())
+    }
+
+    /// Compares with something else than what was measured: for tests.
+    #[doc(hidden)]
+    pub fn expect(&self, baseline: Baseline) {
+        self.lock().expected = Some(Arc::new(baseline));
+    }
+
+    /// Calls somebody at every moment of the verified resets to come: for tests.
+    #[doc(hidden)]
+    pub fn let_meddle(&self, meddler: Meddler) {
+        *self.meddler.lock().unwrap_or_else(PoisonError::into_inner) = Some(meddler);
+    }
+
+    /// Puts a machine back and verifies it. Calls that are under way fail. Afterwards it is ready,
+    /// or will never be used again.
+    pub(super) fn rewind_and_verify(
+        &self,
+        live: &Arc<Live>,
+    ) -> Result<VerifiedReset, SandboxError> {
+        let golden = self.golden();
+        let (Some(golden), Some(baseline)) = (golden, self.baseline()) else {
+            return Err(not_available(
+                "the sandbox has nothing to verify against: set `verify` and a reset strategy, and \
+                 boot it again",
+            ));
+        };
+        let alone = Alone::with(self, live)?;
+        let mut meddler = self.meddler.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = self.lock().config.integrity;
+        let how = How { strategy: alone.strategy(), plan, patience: Patience::USUAL };
+        let observed = observe(live, &golden, how, meddler.as_mut());
+        drop(meddler);
+        let Observed { report, evidence, exhibits } = match observed {
+            Ok(observed) => observed,
+            Err(error) => {
+                self.give_up(alone, live, &error);
+                return Err(error);
+            }
+        };
+        let verification = baseline.judge(evidence);
+        let outcome = report.map(|report| alone.outcome(report));
+        if verification.passed() {
+            debug!(parts = ?verification.parts, suspicions = ?verification.suspicions, "verified");
+            alone.end(Ok(()));
+        } else {
+            self.halt(alone, live, &verification, exhibits);
+        }
+        Ok(VerifiedReset { outcome, verification })
+    }
+}
+
+/// Measures what verified resets compare with, if the configuration wants them and nobody has
+/// measured it for this golden state. The machine is golden afterwards, and it is an incident when
+/// it was not before.
+pub fn prepare(
+    sandbox: &KvmSandbox,
+    config: &SandboxConfig,
+    golden: &GoldenSandbox,
+    live: &mut Live,
+) -> Result<(), SandboxError> {
+    let Some(strategy) = config.strategy.filter(|_| config.verify) else { return Ok(()) };
+    let begun = Instant::now();
+    golden
+        .measure_baseline(|| measure(live, golden.golden(), strategy, config.integrity))
+        .inspect_err(|error| {
+            if matches!(error, SandboxError::NotGolden { .. }) {
+                let remains = || remains::of(&live.machine, Exhibits::default());
+                sandbox.tell_guard(live, Cause::NotAsInstalled(error.to_string()), remains);
+            }
+            live.machine.shutdown();
+        })?;
+    live.report.baseline = begun.elapsed();
+    Ok(())
+}
+
+/// On a machine that was put back, as every machine will be that is compared with this.
+fn measure(
+    live: &Live,
+    golden: &Arc<Golden>,
+    strategy: Strategy,
+    plan: IntegrityPlan,
+) -> Result<Baseline, SandboxError> {
+    let failed = |reason: &dyn std::fmt::Display| {
+        capture_failed(live, &format!("measuring what to verify resets against: {reason}"))
+    };
+    // Hashes every block and page of the golden state, which later checks compare with.
+    let disk = golden.disk_root().map_err(|e| failed(&e))?.zip(golden.disk_bytes());
+    golden.memory_root().map_err(|e| failed(&e))?;
+    let how = How { strategy, plan, patience: BASELINE_PATIENCE };
+    let Observed { evidence, .. } = observe(live, golden, how, None).map_err(|e| failed(&e))?;
+    let hash = golden.hash().map_err(|e| failed(&e))?;
+    let Some((disk_root, disk_bytes)) = disk else { return Err(failed(&"it has no disk")) };
+    let facts = GoldenFacts { hash, disk_root, disk_bytes };
+    let baseline = Baseline::measured(facts, &evidence).map_err(|error| match error {
+        // The image's fault.
+        BaselineError::TrivialDisk(_)
+        | BaselineError::TrivialGolden(_)
+        | BaselineError::Descriptors(_) => failed(&error),
+        BaselineError::NoDisk(_)
+        | BaselineError::OtherDisk
+        | BaselineError::NoDescriptors(_)
+        | BaselineError::NotGolden { .. } => SandboxError::NotGolden { reason: error.to_string() },
+    })?;
+    // The guest has been asked.
+    put_back(live, strategy, None)?;
+    Ok(baseline)
+}
