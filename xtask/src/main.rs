@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod fuzz;
 mod image;
+mod layers;
 mod nested;
 mod packages;
 mod progress;
@@ -40,6 +41,8 @@ enum Task {
     Fuzz(fuzz::FuzzArgs),
     /// Run unit tests with AddressSanitizer
     Sanitize(sanitize::SanitizeArgs),
+    /// Check that dependencies of crates and modules point one way
+    Layers(layers::LayersArgs),
     /// Run one command in the nested machine
     Nested(nested::NestedArgs),
     /// Run jobs inside the nested machine, which starts this itself
@@ -58,6 +61,7 @@ fn main() -> Result<ExitCode> {
         Task::Bench(arguments) => bench::run(&arguments)?,
         Task::Fuzz(arguments) => fuzz::run(&arguments)?,
         Task::Sanitize(arguments) => sanitize::run(&arguments)?,
+        Task::Layers(arguments) => layers::run(&arguments)?,
         Task::Nested(arguments) => return nested::run_command(&arguments),
         Task::NestedRunner { jobs } => nested::run_inside(&jobs)?,
     }

@@ -1,0 +1,32 @@
+//! What is known of one module after its source was read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+/// One module: what it declares, what it imports, what it refers to.
+#[derive(Debug, Default)]
+pub struct Module {
+    /// Names from the crate's root down; empty for the root itself.
+    pub path: Vec<String>,
+    /// The file in which its items stand, relative to the workspace.
+    pub file: PathBuf,
+    pub parent: Option<usize>,
+    /// Child modules by name.
+    pub children: BTreeMap<String, usize>,
+    /// Names that `use` brings in, each with the path it stands for.
+    pub imports: BTreeMap<String, Vec<String>>,
+    /// Paths of which everything is imported.
+    pub globs: Vec<Vec<String>>,
+    /// Names of the items that stand here.
+    pub items: BTreeSet<String>,
+    /// Paths that the code outside of test modules names.
+    pub references: Vec<Reference>,
+}
+
+/// A path as it stands in the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reference {
+    pub segments: Vec<String>,
+    /// Line in the module's file, from 1.
+    pub line: usize,
+}
