@@ -6,19 +6,15 @@
 
 mod command_line;
 mod kernel;
-mod long_mode;
-mod mp_table;
-mod params;
 
 pub use command_line::CommandLineError;
 pub(crate) use command_line::with_devices;
 pub(crate) use kernel::small_elf;
 pub use kernel::{KernelError, KernelImage, LoadedKernel};
-pub(crate) use long_mode::{enter_long_mode, write_tables};
-pub(crate) use mp_table::write_mp_table;
-pub(crate) use params::write_boot_params;
 
 use thiserror::Error;
+
+pub use crate::arch::BootDataError;
 
 /// Why a guest could not be prepared for its first instruction.
 #[derive(Debug, Error)]
@@ -30,17 +26,6 @@ pub enum BootError {
     #[error(transparent)]
     CommandLine(#[from] CommandLineError),
     /// A boot structure could not be written.
-    #[error("cannot write {what} into guest memory: {reason}")]
-    Write {
-        /// The structure.
-        what: &'static str,
-        /// The failed access.
-        reason: String,
-    },
-}
-
-impl BootError {
-    fn write(what: &'static str) -> impl FnOnce(vm_memory::GuestMemoryError) -> Self {
-        move |e| Self::Write { what, reason: e.to_string() }
-    }
+    #[error(transparent)]
+    Write(#[from] BootDataError),
 }

@@ -33,15 +33,19 @@
 //! `devices`; `snapshot` uses the last two; those use `memory`; nothing points back.
 #![warn(missing_docs)]
 
+mod arch;
 pub mod boot;
 pub mod devices;
 pub mod integrity;
+mod ioctl;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod micro;
+mod probe;
 pub mod snapshot;
 
+pub use arch::{MpState, VcpuStatus};
 pub use boot::{BootError, KernelError, KernelImage};
 pub use devices::block::{DiskError, DiskImage};
 pub use devices::virtio::DeviceFault;
@@ -52,13 +56,11 @@ pub use devices::{ConsoleSnapshot, Mark};
 pub use integrity::{
     Finding, FindingSource, IntegrityParts, IntegrityPlan, IntegrityReport, Place, Tamper,
 };
-pub use kvm::{
-    Capability, DirtyTracking, HostProbe, KvmError, KvmKind, MpState, VcpuStatus,
-    at_vcpu_thread_start, probe,
-};
+pub use kvm::{DirtyTracking, KvmError, at_vcpu_thread_start};
 pub use machine::{
     BootTimings, ConfigError, Machine, MachineConfig, MachineError, MachineState, StopReason,
 };
+pub use probe::{Capability, HostProbe, KvmKind, probe};
 pub use snapshot::{
     Difference, Differences, Golden, PageSet, Register, ResetError, ResetParts, ResetReport,
     Strategy,

@@ -6,6 +6,7 @@ mod config;
 mod fate;
 mod live;
 mod status;
+mod wiring;
 
 pub use config::{ConfigError, MachineConfig};
 pub use status::{BootTimings, MachineState, StopReason};

@@ -2,7 +2,6 @@
 
 mod dirty_map;
 mod golden;
-pub mod layout;
 mod leaves;
 pub mod merkle;
 mod page_table;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use thiserror::Error;
 
-use crate::memory::layout;
+use crate::arch::layout;
 
 /// Why a command line was refused.
 #[derive(Debug, Error, PartialEq, Eq)]

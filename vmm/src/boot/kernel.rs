@@ -6,17 +6,16 @@ use std::fs;
 use std::io::{self, Cursor};
 use std::path::{Path, PathBuf};
 
-use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader, KernelLoaderResult};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use crate::memory::{GuestRam, SealedMemory, layout};
+use crate::arch::{SetupHeader, layout};
+use crate::memory::{GuestRam, PAGE_BYTES, SealedMemory};
 
 /// Larger files are not kernels; refusing them bounds what a wrong path can make us read.
 const MAX_KERNEL_BYTES: u64 = 256 << 20;
-const PAGE: usize = 0x1000;
 const ELF_HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
 const PROGRAM_HEADER_LOAD: u32 = 1;
@@ -76,7 +75,7 @@ pub struct KernelImage {
     /// End of all memory the kernel needs before it manages memory itself.
     end: u64,
     entry: u64,
-    setup: Option<setup_header>,
+    setup: Option<SetupHeader>,
     sha256: [u8; 32],
     size: usize,
 }
@@ -93,7 +92,7 @@ pub struct LoadedKernel {
     /// Guest-physical address of the 64-bit entry point.
     pub entry: u64,
     /// The bzImage's setup header.
-    pub(crate) setup: Option<setup_header>,
+    pub(crate) setup: Option<SetupHeader>,
 }
 
 impl KernelImage {
@@ -168,7 +167,7 @@ fn lay_out<L: KernelLoader>(
         .ok()
         .filter(|length| *length as u64 <= MAX_KERNEL_BYTES)
         .ok_or(KernelError::NotAKernel("its segments spread over more than 256 MiB"))?
-        .next_multiple_of(PAGE);
+        .next_multiple_of(PAGE_BYTES);
     let mut result = Err(KernelError::Load("nothing was loaded".into()));
     let memory = SealedMemory::create("kernel", length, |file| {
         let file = FileOffset::new(file.try_clone()?, 0);
@@ -214,7 +213,7 @@ fn check_elf(bytes: &[u8]) -> Result<Extent, KernelError> {
         if address < layout::HIGH_MEMORY && in_memory > 0 {
             return Err(KernelError::NotAKernel("a segment asks for memory below 1 MiB"));
         }
-        extent.start = extent.start.min(address & !(PAGE as u64 - 1));
+        extent.start = extent.start.min(address & !(PAGE_BYTES as u64 - 1));
         extent.loaded_end = extent.loaded_end.max(address.saturating_add(in_file));
         extent.end = extent.end.max(address.saturating_add(in_memory.max(in_file)));
     }
@@ -240,7 +239,7 @@ fn check_bzimage(bytes: &[u8]) -> Result<Extent, KernelError> {
         return Err(KernelError::NotAKernel("the bzImage has no 64-bit entry point"));
     }
     let start = u64::from(read_u32(bytes, 0x214).unwrap_or_default());
-    if start < layout::HIGH_MEMORY || !start.is_multiple_of(PAGE as u64) {
+    if start < layout::HIGH_MEMORY || !start.is_multiple_of(PAGE_BYTES as u64) {
         return Err(KernelError::NotAKernel("the bzImage asks for an odd load address"));
     }
     // It decompresses itself to its preferred address and needs `init_size` bytes from there.

@@ -5,10 +5,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vm_superio::SerialState;
 
-use super::keyboard::KeyboardController;
 use super::virtio::{MmioState, MmioTransport, StateError};
 use super::{Checkpoint, Com1};
-use crate::memory::layout;
+use crate::arch::{KeyboardController, layout};
 
 /// All devices the guest can reach by address.
 pub struct Bus {

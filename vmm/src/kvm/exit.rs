@@ -1,12 +1,9 @@
 //! One entry into the guest and what came of it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use kvm_bindings::KVM_EXIT_DIRTY_RING_FULL;
 use kvm_ioctls::VcpuExit;
 
 use super::Vcpu;
-use crate::devices::Bus;
 
 /// Why the guest came back and cannot simply continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +20,27 @@ pub enum ExitOutcome {
     Error(String),
 }
 
+/// What the guest reaches by address: where exits for memory-mapped and port accesses go.
+pub trait GuestBus {
+    /// The guest reads memory that is no RAM.
+    fn mmio_read(&self, address: u64, data: &mut [u8]);
+
+    /// The guest writes memory that is no RAM.
+    fn mmio_write(&self, address: u64, data: &[u8]);
+
+    /// The guest reads a port.
+    fn pio_read(&self, port: u16, data: &mut [u8]);
+
+    /// The guest writes a port.
+    fn pio_write(&self, port: u16, data: &[u8]);
+
+    /// True once the guest has pulled the reset line.
+    fn reset_line_pulled(&self) -> bool;
+}
+
 /// Enters the guest once and handles the exit on `bus`.
-pub fn run_once(vcpu: &mut Vcpu, bus: &Bus, reset: &AtomicBool) -> ExitOutcome {
-    let outcome = match vcpu.fd.run() {
+pub fn run_once(vcpu: &mut Vcpu, bus: &impl GuestBus) -> ExitOutcome {
+    let outcome = match vcpu.arch.fd.run() {
         Ok(VcpuExit::MmioRead(address, data)) => {
             bus.mmio_read(address, data);
             ExitOutcome::Continue
@@ -40,11 +55,7 @@ pub fn run_once(vcpu: &mut Vcpu, bus: &Bus, reset: &AtomicBool) -> ExitOutcome {
         }
         Ok(VcpuExit::IoOut(port, data)) => {
             bus.pio_write(port, data);
-            if reset.load(Ordering::Acquire) {
-                ExitOutcome::GuestReset
-            } else {
-                ExitOutcome::Continue
-            }
+            if bus.reset_line_pulled() { ExitOutcome::GuestReset } else { ExitOutcome::Continue }
         }
         Ok(VcpuExit::Intr) => ExitOutcome::Kicked,
         Ok(VcpuExit::Shutdown) => ExitOutcome::TripleFault,
@@ -80,11 +91,11 @@ pub fn run_once(vcpu: &mut Vcpu, bus: &Bus, reset: &AtomicBool) -> ExitOutcome {
 
 /// `KVM_EXIT_INTERNAL_ERROR` (api.rst 5): names the sub-error.
 fn internal_error(vcpu: &mut Vcpu) -> String {
-    let run = vcpu.fd.get_kvm_run();
+    let run = vcpu.arch.fd.get_kvm_run();
     // SAFETY: KVM has just filled this member of the union: the exit reason is
     // KVM_EXIT_INTERNAL_ERROR. Every bit pattern is a valid u32.
     let suberror = unsafe { run.__bindgen_anon_1.internal.suberror };
-    let rip = vcpu.fd.get_regs().map(|regs| regs.rip).unwrap_or_default();
+    let rip = vcpu.arch.fd.get_regs().map(|regs| regs.rip).unwrap_or_default();
     match suberror {
         1 => format!(
             "KVM could not emulate an instruction at {rip:#x}: this KVM has no hardware \

@@ -3,11 +3,11 @@
 use std::io;
 
 use kvm_bindings::{
-    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVM_VCPU_TSC_CTRL,
-    KVM_VCPU_TSC_OFFSET, KVMIO, kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1,
-    kvm_device_attr, kvm_dirty_log, kvm_dirty_log__bindgen_ty_1, kvm_enable_cap,
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE, KVMIO,
+    kvm_clear_dirty_log, kvm_clear_dirty_log__bindgen_ty_1, kvm_dirty_log,
+    kvm_dirty_log__bindgen_ty_1, kvm_enable_cap,
 };
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::VmFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
 
@@ -16,8 +16,6 @@ use crate::memory::{PAGE_BYTES, WORD_BITS};
 
 ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
-ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
-ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
 
 const PAGE: u64 = PAGE_BYTES as u64;
 /// Pages that one word of a dirty bitmap tells of.
@@ -95,39 +93,4 @@ pub fn clear_dirty_log(
     // up to whole words: at most all of `bitmap`.
     let result = unsafe { ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &range) };
     if result == 0 { Ok(()) } else { Err(failed(io::Error::last_os_error())) }
-}
-
-/// What the guest's TSC is ahead of the host's (`KVM_VCPU_TSC_OFFSET`,
-/// Documentation/virt/kvm/devices/vcpu.rst 4.1).
-pub fn tsc_offset(vcpu: &VcpuFd) -> Result<u64, KvmError> {
-    let mut offset = 0_u64;
-    tsc_attribute(vcpu, KVM_GET_DEVICE_ATTR(), "KVM_GET_DEVICE_ATTR", &raw mut offset)?;
-    Ok(offset)
-}
-
-/// Sets what the guest's TSC is ahead of the host's. Unlike a write to the TSC's MSR, KVM takes
-/// this at its word, however small the step.
-pub fn set_tsc_offset(vcpu: &VcpuFd, mut offset: u64) -> Result<(), KvmError> {
-    tsc_attribute(vcpu, KVM_SET_DEVICE_ATTR(), "KVM_SET_DEVICE_ATTR", &raw mut offset)
-}
-
-fn tsc_attribute(
-    vcpu: &VcpuFd,
-    request: libc::c_ulong,
-    ioctl: &'static str,
-    value: *mut u64,
-) -> Result<(), KvmError> {
-    let attribute = kvm_device_attr {
-        group: KVM_VCPU_TSC_CTRL,
-        attr: u64::from(KVM_VCPU_TSC_OFFSET),
-        addr: value as u64,
-        flags: 0,
-    };
-    // SAFETY: the descriptor is a vCPU, and `value` points to the u64 that this attribute is.
-    let result = unsafe { ioctl_with_ref(vcpu, request, &attribute) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(KvmError::Ioctl { ioctl, source: io::Error::last_os_error() })
-    }
 }

@@ -58,7 +58,7 @@ unsafe impl Sync for ImmediateExit {}
 
 impl ImmediateExit {
     fn of(vcpu: &mut Vcpu) -> Self {
-        Self((&raw mut vcpu.fd.get_kvm_run().immediate_exit).cast::<AtomicU8>())
+        Self((&raw mut vcpu.arch.fd.get_kvm_run().immediate_exit).cast::<AtomicU8>())
     }
 
     fn set(&self, value: u8) {

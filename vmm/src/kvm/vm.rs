@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use kvm_bindings::{
-    KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, kvm_pit_config, kvm_userspace_memory_region,
-};
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
-use super::{KvmError, dirty_ring, msrs};
-use crate::memory::{self, GuestRam, layout};
+use super::{KvmError, dirty_ring};
+use crate::arch::{self, VmState};
+use crate::memory::{self, GuestRam};
 
 /// A KVM virtual machine with in-kernel interrupt controllers and its RAM attached.
 pub struct Vm {
@@ -34,8 +33,8 @@ pub enum DirtyTracking {
 pub struct VmOptions {
     /// How dirty pages will be found.
     pub tracking: DirtyTracking,
-    /// Finds them from the start, and closes MSRs, instead of with [`Vm::track_writes`] and
-    /// [`Vm::close_msrs`] later.
+    /// Finds them from the start, and installs the MSR filter, instead of with [`Vm::track_writes`] and
+    /// [`Vm::install_msr_filter`] later.
     pub in_golden_state: bool,
 }
 
@@ -43,10 +42,7 @@ impl Vm {
     /// Creates the VM, its PIC, I/O APIC, local APICs and PIT, and maps `ram` into it.
     pub fn create(kvm: &Kvm, ram: Arc<GuestRam>, options: VmOptions) -> Result<Self, KvmError> {
         let fd = kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
-        // Both addresses must be set before the first vCPU exists (api.rst 4.14, 4.60).
-        fd.set_identity_map_address(layout::KVM_IDENTITY_MAP)
-            .map_err(KvmError::ioctl("KVM_SET_IDENTITY_MAP_ADDR"))?;
-        fd.set_tss_address(layout::KVM_TSS).map_err(KvmError::ioctl("KVM_SET_TSS_ADDR"))?;
+        arch::reserve_pages(&fd)?;
         if options.tracking == DirtyTracking::Ring {
             dirty_ring::enable(&fd)?;
         }
@@ -54,20 +50,50 @@ impl Vm {
         // First of all: it waits for an SRCU grace period, which is only short when there was none
         // just before.
         if options.in_golden_state {
-            vm.close_msrs()?;
+            vm.install_msr_filter()?;
         }
         // Before the interrupt controllers: registering their I/O ranges starts an RCU grace
         // period that a new memory slot would have to wait for, about 8 ms.
         vm.map_memory(options.in_golden_state)?;
-        vm.fd.create_irq_chip().map_err(KvmError::ioctl("KVM_CREATE_IRQCHIP"))?;
-        let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-        vm.fd.create_pit2(pit).map_err(KvmError::ioctl("KVM_CREATE_PIT2"))?;
+        arch::create_interrupt_controllers(&vm.fd)?;
         Ok(vm)
     }
 
-    /// From here on the guest can only write MSRs that a reset puts back.
-    pub fn close_msrs(&self) -> Result<(), KvmError> {
-        msrs::close(&self.fd)
+    /// From here on the guest can only write model-specific registers that a reset restores.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses the filter.
+    pub fn install_msr_filter(&self) -> Result<(), KvmError> {
+        arch::install_msr_filter(&self.fd)
+    }
+
+    /// Reads the state of interrupt controllers, timer and clock. No vCPU may run.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses to tell.
+    pub fn capture(&self) -> Result<VmState, KvmError> {
+        Ok(self.read_back()?.0)
+    }
+
+    /// Reads the state of interrupt controllers, timer and clock, and whether the host's counters
+    /// are the same on all processors. No vCPU may run.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses to tell.
+    pub fn read_back(&self) -> Result<(VmState, bool), KvmError> {
+        VmState::read(&self.fd)
+    }
+
+    /// Restores interrupt controllers, timer and clock. No vCPU may run.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses a part. The parts before it have been written.
+    pub fn restore(&self, state: &VmState) -> Result<(), KvmError> {
+        state.restore(&self.fd)
     }
 
     /// The VM descriptor, shared with interrupt lines.

@@ -6,16 +6,15 @@ use std::time::{Duration, Instant};
 
 use super::fate::Fate;
 use super::{BootTimings, MachineConfig, MachineError, StopReason};
+use crate::arch::{self, CpuidTemplate, KeyboardController, VcpuRole, VmIrqLine, layout};
 use crate::boot::{self, BootError};
 use crate::devices::block::{Block, DiskImage, Overlay};
 use crate::devices::rng::Rng;
 use crate::devices::virtio::{FaultLatch, FaultSink, Interrupt, MmioTransport, VirtioDevice};
 use crate::devices::vsock::{VsockDevice, VsockHost};
-use crate::devices::{Bus, Checkpoint, Com1, Console, DeviceSet, KeyboardController};
-use crate::kvm::{
-    self, CpuidTemplate, DirtyTracking, KvmError, Vcpu, VcpuRole, Vm, VmIrqLine, VmOptions,
-};
-use crate::memory::{self, GuestRam, layout};
+use crate::devices::{Bus, Checkpoint, Com1, Console, DeviceSet};
+use crate::kvm::{self, DirtyTracking, KvmError, Vcpu, Vm, VmOptions};
+use crate::memory::{self, GuestRam};
 use crate::snapshot::{Golden, ResetError};
 
 /// A machine whose vCPUs have not been entered.
@@ -46,7 +45,8 @@ pub fn assemble(
     let mut timings = BootTimings::default();
     let options = VmOptions { tracking, in_golden_state: false };
     let kvm = kvm::open()?;
-    let ram = timed(&mut timings.memory, || memory::allocate(config.memory_mib))?;
+    let ram =
+        timed(&mut timings.memory, || memory::allocate(config.memory_mib, layout::ram_ranges))?;
     // Before KVM watches the memory: it is told of every change of the mapping from then on.
     let entry = timed(&mut timings.kernel_load, || load(config, &ram))?;
     let ram = Arc::new(ram);
@@ -95,7 +95,7 @@ pub fn fork(
             .map(|index| Vcpu::create(&vm, index as u8, &cpuid))
             .collect::<Result<Vec<_>, _>>()?;
         vm.restore(&golden.vm)?;
-        let now = kvm::host_tsc();
+        let now = arch::host_tsc();
         for (vcpu, image) in vcpus.iter_mut().zip(&golden.vcpus) {
             vcpu.adopt(image, now)?;
         }
@@ -170,9 +170,7 @@ fn load(config: &MachineConfig, ram: &GuestRam) -> Result<u64, BootError> {
     let devices = ALWAYS_THERE + u32::from(config.disk.is_some());
     let command_line = boot::with_devices(&config.cmdline, devices)?;
     let kernel = config.kernel.load(ram, bytes)?;
-    boot::write_boot_params(ram, bytes, &command_line, kernel.setup)?;
-    boot::write_tables(ram)?;
-    boot::write_mp_table(ram, config.vcpus)?;
+    arch::write_boot_data(ram, bytes, config.vcpus, &command_line, kernel.setup)?;
     Ok(kernel.entry)
 }
 

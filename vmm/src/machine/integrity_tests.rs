@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::reset_tests::{STRATEGIES, captured, run_a_while, sabotage, with_disk, write_disk};
 use super::tests::{SPIN, config, machine};
 use super::*;
+use crate::arch::layout;
 use crate::devices::block::DiskImage;
 use crate::integrity::{Finding, FindingSource, IntegrityPlan, IntegrityReport, Place, Tamper};
-use crate::memory::{PAGE_BYTES, layout};
+use crate::memory::PAGE_BYTES;
 use crate::snapshot::Sabotage;
 
 /// A page that no guest here writes to.

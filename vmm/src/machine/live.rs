@@ -10,14 +10,13 @@ use std::time::{Duration, Instant};
 
 use super::assembly::{self, Assembly, Outside};
 use super::fate::Fate;
+use super::wiring::Wiring;
 use super::{BootTimings, MachineConfig, MachineError, StopReason};
+use crate::arch::{CpuidTemplate, VcpuStatus};
+use crate::devices::DeviceSet;
 use crate::devices::block::{DiskError, DiskImage};
-use crate::devices::{Bus, DeviceSet};
 use crate::integrity::Checker;
-use crate::kvm::{
-    CpuidTemplate, DirtyTracking, ExitOutcome, Next, Vcpu, VcpuControl, VcpuStatus, VcpuThread, Vm,
-    run_once,
-};
+use crate::kvm::{DirtyTracking, ExitOutcome, Next, Vcpu, VcpuControl, VcpuThread, Vm, run_once};
 use crate::snapshot::{Difference, Differences, Golden, Origin, ResetReport, Rewinder, Strategy};
 
 /// How long a vCPU may take to leave the guest. Leaving takes microseconds; a host that needs
@@ -98,7 +97,8 @@ impl Live {
         let spawning = Instant::now();
         let mut threads = Vec::new();
         for (index, vcpu) in vcpus.into_iter().enumerate() {
-            let step = stepper(&devices.bus, &reset, fate, &first_run);
+            let wiring = Wiring { bus: Arc::clone(&devices.bus), reset: Arc::clone(&reset) };
+            let step = stepper(wiring, fate, &first_run);
             let at_end = {
                 let fate = Arc::clone(fate);
                 move || fate.settle()
@@ -328,18 +328,17 @@ fn park(vcpus: &[Arc<VcpuControl>], first: usize) -> Result<(), MachineError> {
 }
 
 fn stepper(
-    bus: &Arc<Bus>,
-    reset: &Arc<AtomicBool>,
+    wiring: Wiring,
     fate: &Arc<Fate>,
     first_run: &Arc<OnceLock<Instant>>,
 ) -> impl FnMut(&mut Vcpu) -> Next + Send + use<> {
-    let (bus, reset, fate) = (Arc::clone(bus), Arc::clone(reset), Arc::clone(fate));
+    let fate = Arc::clone(fate);
     let mut first_run = Some(Arc::clone(first_run));
     move |vcpu| {
         if let Some(at) = first_run.take() {
             at.get_or_init(Instant::now);
         }
-        match run_once(vcpu, &bus, &reset) {
+        match run_once(vcpu, &wiring) {
             ExitOutcome::Continue => Next::Enter,
             ExitOutcome::Kicked => Next::Kicked,
             ExitOutcome::GuestReset => {

@@ -123,7 +123,7 @@ fn all_memory_dirty_and_memory_above_the_hole() {
         {
             let phase = machine.lock();
             let Phase::Paused(live) = &*phase else { panic!() };
-            let high = vm_memory::GuestAddress(crate::memory::layout::HOLE_END + 0x5432);
+            let high = vm_memory::GuestAddress(crate::arch::layout::HOLE_END + 0x5432);
             vm_memory::Bytes::write_slice(live.ram().as_ref(), &vec![1; 20 << 20], high).unwrap();
         }
         let report = machine.reset(strategy).unwrap();
@@ -132,7 +132,7 @@ fn all_memory_dirty_and_memory_above_the_hole() {
     let phase = machine.lock();
     let Phase::Paused(live) = &*phase else { panic!() };
     let mut found = [9; 4096];
-    let high = vm_memory::GuestAddress(crate::memory::layout::HOLE_END + 0x5000);
+    let high = vm_memory::GuestAddress(crate::arch::layout::HOLE_END + 0x5000);
     vm_memory::Bytes::read_slice(live.ram().as_ref(), &mut found, high).unwrap();
     assert_eq!(found, [0; 4096]);
 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::arch::VcpuStatus;
 use crate::devices::virtio::DeviceFault;
-use crate::kvm::VcpuStatus;
 
 /// What a machine is doing, as KVM sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
+use crate::arch::MpState;
 use crate::boot::{KernelImage, small_elf};
-use crate::kvm::MpState;
 
 const ENTRY: u64 = 0x10_0000;
 const LIMIT: Duration = Duration::from_secs(20);

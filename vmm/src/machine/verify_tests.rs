@@ -7,8 +7,8 @@ use super::reset_tests::{
 };
 use super::tests::{SPIN, config, machine};
 use super::*;
+use crate::arch::MpState;
 use crate::integrity::{IntegrityPlan, Tamper};
-use crate::kvm::MpState;
 use crate::snapshot::{Difference, Register, Sabotage};
 
 fn golden(machine: &Machine) -> Arc<Golden> {

@@ -230,7 +230,7 @@ mod tests {
     use crate::memory::allocate;
 
     fn sample() -> (GuestRam, GoldenMemory) {
-        let ram = allocate(64).unwrap();
+        let ram = allocate(64, |bytes| vec![(0, bytes)]).unwrap();
         for (address, byte) in [(0_u64, 1_u8), (0x1fff, 2), (0x10_0000, 3), ((64 << 20) - 1, 4)] {
             ram.write_obj(byte, GuestAddress(address)).unwrap();
         }
@@ -264,6 +264,6 @@ mod tests {
     #[test]
     fn another_shape_is_refused() {
         let (_, golden) = sample();
-        assert!(golden.map_into(&allocate(128).unwrap()).is_err());
+        assert!(golden.map_into(&allocate(128, |bytes| vec![(0, bytes)]).unwrap()).is_err());
     }
 }

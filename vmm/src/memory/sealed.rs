@@ -142,7 +142,7 @@ mod tests {
     fn writes_to_a_private_mapping_stay_private() {
         let memory =
             SealedMemory::create("test", 4096, |mut file| file.write_all(b"golden")).unwrap();
-        let ram = crate::memory::allocate(64).unwrap();
+        let ram = crate::memory::allocate(64, |bytes| vec![(0, bytes)]).unwrap();
         let target =
             vm_memory::GuestMemoryBackend::get_host_address(&ram, vm_memory::GuestAddress(0x1000))
                 .unwrap();

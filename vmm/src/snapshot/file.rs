@@ -65,7 +65,6 @@ mod format;
 mod hash;
 mod info;
 mod read;
-mod registers;
 mod sparse;
 #[cfg(test)]
 mod tests;
@@ -76,7 +75,6 @@ pub use error::SnapshotError;
 pub use expect::Expectation;
 pub use format::{Processor, VERSION};
 pub use info::{Info, SectionInfo};
-pub(crate) use registers::of_vcpu;
 
 use std::fs::{File, OpenOptions};
 use std::io::BufReader;

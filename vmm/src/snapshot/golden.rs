@@ -5,9 +5,10 @@ use std::sync::{Arc, MutexGuard, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
+use crate::arch::{CpuidTemplate, MpState, VcpuImage, VmState, host_tsc, msr_list};
 use crate::devices::block::{DiskError, DiskImage};
 use crate::devices::{DeviceSet, DeviceState};
-use crate::kvm::{CpuidTemplate, MpState, Vcpu, VcpuImage, Vm, VmState, host_tsc, msr_list};
+use crate::kvm::{Vcpu, Vm};
 use crate::memory::{GoldenMemory, MemoryError};
 
 use super::{PageSet, ResetError};
@@ -77,7 +78,7 @@ impl Golden {
         let disk = devices.freeze_disk()?;
         memory.map_into(vm.ram())?;
         vm.track_writes()?;
-        vm.close_msrs()?;
+        vm.install_msr_filter()?;
         Ok(Self {
             memory,
             vcpus,

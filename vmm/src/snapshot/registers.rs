@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use super::file::of_vcpu;
-use crate::kvm::{KvmError, Vcpu, VcpuImage};
+use crate::arch::{VcpuImage, of_vcpu};
+use crate::kvm::{KvmError, Vcpu};
 
 /// A register of a vCPU.
 #[derive(Debug, Clone, PartialEq, Eq)]

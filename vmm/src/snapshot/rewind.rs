@@ -10,8 +10,9 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use super::Golden;
 use super::pages::{Harvest, Run, Wanted};
 use super::strategy::Strategy;
+use crate::arch::host_tsc;
 use crate::devices::{DeviceSet, DeviceStateError};
-use crate::kvm::{KvmError, Vcpu, Vm, host_tsc};
+use crate::kvm::{KvmError, Vcpu, Vm};
 use crate::memory::MemoryError;
 
 /// Why a machine could not be captured or put back.

@@ -1,11 +1,11 @@
 //! Ways to give dirty pages their golden content back.
 
-use std::arch::x86_64::{__m128i, _mm_load_si128, _mm_sfence, _mm_stream_si128};
 use std::{io, ptr};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::pages::Run;
+use crate::arch;
 use crate::memory::{GoldenMemory, GuestRam, PAGE_BYTES};
 
 /// From this many pages on a copy passes by the caches. Up to 4 MiB it is better to find in them
@@ -135,45 +135,12 @@ fn copy(run: &Run, ram: &GuestRam, golden: &GoldenMemory, streaming: bool) -> io
         // SAFETY: `target` is valid for `content.len()` bytes, as `place` has checked, both are
         // page aligned and whole pages; they are different mappings; nobody holds references into
         // guest memory.
-        unsafe { stream(content.as_ptr(), target, content.len()) };
+        unsafe { arch::copy_streaming(content.as_ptr(), target, content.len()) };
     } else {
         // SAFETY: as above.
         unsafe { ptr::copy_nonoverlapping(content.as_ptr(), target, content.len()) };
     }
     Ok(())
-}
-
-/// Copies past the caches: what is overwritten need not be read first, which is a third of the
-/// traffic, and the guest will not find it in the cache either way.
-///
-/// # Safety
-///
-/// Both ranges must be valid for `length` bytes, aligned to 16 bytes and apart from each other,
-/// and `length` a multiple of 64.
-unsafe fn stream(source: *const u8, target: *mut u8, length: usize) {
-    #[expect(clippy::cast_ptr_alignment, reason = "the caller promises it")]
-    let (source, target) = (source.cast::<__m128i>(), target.cast::<__m128i>());
-    for line in (0..length / size_of::<__m128i>()).step_by(4) {
-        // SAFETY: `line` and the three after it lie inside both ranges, as the caller promises.
-        // SSE2 is part of x86-64.
-        unsafe {
-            let (from, to) = (source.add(line), target.add(line));
-            let words = [
-                _mm_load_si128(from),
-                _mm_load_si128(from.add(1)),
-                _mm_load_si128(from.add(2)),
-                _mm_load_si128(from.add(3)),
-            ];
-            _mm_stream_si128(to, words[0]);
-            _mm_stream_si128(to.add(1), words[1]);
-            _mm_stream_si128(to.add(2), words[2]);
-            _mm_stream_si128(to.add(3), words[3]);
-        }
-    }
-    // Streaming stores are not ordered with what follows, not even with the lock that hands the
-    // vCPU over.
-    // SAFETY: a fence touches no memory, and SSE is part of x86-64.
-    unsafe { _mm_sfence() };
 }
 
 fn drop_private(run: &Run, ram: &GuestRam, golden: &GoldenMemory) -> io::Result<()> {

@@ -8,7 +8,7 @@ use crate::memory::allocate;
 #[test]
 fn a_segment_lands_where_it_asks() {
     let image = KernelImage::from_bytes(&elf(0x10_0000, b"kernel", 4096)).unwrap();
-    let ram = allocate(64).unwrap();
+    let ram = allocate(64, crate::arch::layout::ram_ranges).unwrap();
     let loaded = image.load(&ram, 64 << 20).unwrap();
     assert_eq!(loaded.entry, 0x10_0000);
     let mut found = [0; 6];
@@ -58,7 +58,7 @@ fn a_cut_bzimage_is_refused() {
 #[test]
 fn a_kernel_larger_than_the_guest_is_refused() {
     let image = KernelImage::from_bytes(&elf(0x10_0000, b"kernel", 128 << 20)).unwrap();
-    let ram = allocate(64).unwrap();
+    let ram = allocate(64, crate::arch::layout::ram_ranges).unwrap();
     assert!(matches!(image.load(&ram, 64 << 20), Err(KernelError::DoesNotFit { .. })));
 }
 

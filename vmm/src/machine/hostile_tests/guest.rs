@@ -1,6 +1,6 @@
 //! A guest of a few bytes that touches memory, registers and ports as a script in its memory says.
 
-use crate::memory::layout;
+use crate::arch::layout;
 
 /// Zero: the guest waits. Anything else: it does what the script says, and writes zero here.
 pub const GO: u64 = 0x20_0000;

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Core, Live, PARK_LIMIT};
+use crate::arch::host_tsc;
 use crate::integrity::{
     Checker, Finding, FindingSource, IntegrityPlan, IntegrityReport, MemoryFound, Place,
 };
-use crate::kvm::{VcpuControl, host_tsc};
+use crate::kvm::VcpuControl;
 use crate::machine::MachineError;
 use crate::memory::PAGE_BYTES;
 use crate::snapshot::registers::{self, Register};

@@ -7,17 +7,14 @@ use std::time::{Duration, Instant};
 use kvm_bindings::{kvm_lapic_state, kvm_pit_state2, kvm_xsave};
 
 use super::Difference;
+use crate::arch::{VcpuState, VmState, host_tsc, irqchip_bytes, lapic};
 use crate::devices::DeviceSet;
-use crate::kvm::{KvmError, Vcpu, VcpuState, Vm, VmState, host_tsc, irqchip_bytes};
+use crate::kvm::{KvmError, Vcpu, Vm};
 use crate::snapshot::{Golden, ResetError};
 
 /// How much clocks of different origin may differ: a little, and a thousandth of what passed.
 const CLOCK_SLACK: Duration = Duration::from_micros(500);
 const CLOCK_DRIFT: u32 = 1000;
-/// The current count of the local APIC's timer, which KVM computes when asked.
-const APIC_CURRENT_COUNT: usize = 0x390;
-/// Registers of the local APIC lie 16 bytes apart.
-const APIC_STRIDE: usize = 16;
 
 /// Index of the 64-bit `XSTATE_BV` in the area, in 32-bit words.
 const XSTATE_BV: usize = 512 / 4;
@@ -212,25 +209,17 @@ fn xsave_words(then: &kvm_xsave, now: &kvm_xsave) -> (String, String) {
 
 /// The registers without the one that runs.
 fn apic_parts(apic: &kvm_lapic_state) -> (Option<&[i8]>, Option<&[i8]>) {
-    (apic.regs.get(..APIC_CURRENT_COUNT), apic.regs.get(APIC_CURRENT_COUNT + 4..))
+    (apic.regs.get(..lapic::CURRENT_COUNT), apic.regs.get(lapic::CURRENT_COUNT + 4..))
 }
 
 fn apic_words(then: &kvm_lapic_state, now: &kvm_lapic_state) -> (String, String) {
-    let value = |register: &[i8]| {
-        register
-            .iter()
-            .take(size_of::<u32>())
-            .rev()
-            .fold(0_u32, |value, byte| (value << 8) | u32::from(byte.cast_unsigned()))
-    };
-    let pairs = then.regs.chunks(APIC_STRIDE).zip(now.regs.chunks(APIC_STRIDE));
+    let pairs = lapic::registers(then).zip(lapic::registers(now));
     let (mut was, mut is) = (String::new(), String::new());
-    let differing = pairs
-        .enumerate()
-        .filter(|(index, (then, now))| then != now && index * APIC_STRIDE != APIC_CURRENT_COUNT);
-    for (index, (then, now)) in differing.take(MOST_FIELDS) {
-        add_field(&mut was, &format!("{:#x}: {:#x}", index * APIC_STRIDE, value(then)));
-        add_field(&mut is, &format!("{:#x}: {:#x}", index * APIC_STRIDE, value(now)));
+    let differing =
+        pairs.filter(|((offset, then), (_, now))| then != now && *offset != lapic::CURRENT_COUNT);
+    for ((offset, then), (_, now)) in differing.take(MOST_FIELDS) {
+        add_field(&mut was, &format!("{offset:#x}: {then:#x}"));
+        add_field(&mut is, &format!("{offset:#x}: {now:#x}"));
     }
     (was, is)
 }

@@ -10,9 +10,9 @@ use serde::Serialize;
 
 use super::expect::check_processor;
 use super::format::{Header, PAGE, hex};
-use super::registers::{self, Named};
 use super::sparse::{self, Run};
 use super::{SnapshotError, open, read_file};
+use crate::arch::{self, Named};
 use crate::devices::DeviceState;
 use crate::snapshot::Golden;
 
@@ -81,11 +81,11 @@ impl Diff {
             diff.memory.extend(ranges(places, length, mine.start)?);
         }
         for (vcpu, (mine, others)) in left.vcpus.iter().zip(&right.vcpus).enumerate() {
-            let mine = registers::of_vcpu(mine.state());
-            let found = changes(mine, registers::of_vcpu(others.state()));
+            let mine = arch::of_vcpu(mine.state());
+            let found = changes(mine, arch::of_vcpu(others.state()));
             diff.vcpus.extend(found.into_iter().map(|change| VcpuChange { vcpu, change }));
         }
-        diff.machine = changes(registers::of_machine(&left.vm), registers::of_machine(&right.vm));
+        diff.machine = changes(arch::of_machine(&left.vm), arch::of_machine(&right.vm));
         diff.devices = devices(&left.devices, &right.devices);
         if let (Some(one), Some(other)) = (&left.disk, &right.disk) {
             let places = [(one.memory().file(), 0), (other.memory().file(), 0)];

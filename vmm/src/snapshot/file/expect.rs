@@ -4,7 +4,8 @@ use std::fmt::Display;
 
 use super::SnapshotError;
 use super::format::{Header, Processor, hex};
-use crate::kvm::{self, CpuidTemplate};
+use crate::arch::CpuidTemplate;
+use crate::kvm;
 
 /// What a snapshot has to have been made with. What is `None` may be anything. The processor and
 /// the version of this program are always checked.

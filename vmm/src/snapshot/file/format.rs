@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::SnapshotError;
-use crate::kvm::CpuidTemplate;
+use crate::arch::CpuidTemplate;
 use crate::memory::{MAX_MEMORY_MIB, MIN_MEMORY_MIB};
 use crate::snapshot::{Golden, Origin};
 

@@ -15,10 +15,10 @@ use super::format::{
 };
 use super::sparse::Run;
 use super::{BUFFER_BYTES, SnapshotError};
+use crate::arch::{CpuidTemplate, VcpuImage, VcpuState, VmState, layout};
 use crate::devices::DeviceState;
 use crate::devices::block::DiskImage;
-use crate::kvm::{CpuidTemplate, VcpuImage, VcpuState, VmState};
-use crate::memory::{GoldenMemory, GoldenRegion, SealedMemory, layout};
+use crate::memory::{GoldenMemory, GoldenRegion, SealedMemory};
 use crate::snapshot::Golden;
 
 /// Most MSRs of a vCPU: what the kernel takes in one call (`MAX_IO_MSRS`).

@@ -14,7 +14,7 @@ use super::format::{
     DIGEST_BYTES, EXTENT_BYTES, Header, Section, encode, hex, preamble, section_head, sha256,
 };
 use super::sparse::{self, Run};
-use crate::kvm::VcpuState;
+use crate::arch::{VcpuImage, VcpuState};
 use crate::snapshot::Golden;
 
 /// See [`Golden::save`].
@@ -117,7 +117,7 @@ pub fn write(golden: &Golden, out: &mut impl Write) -> Result<(), SnapshotError>
 
 /// The sections that are not pages, in their order.
 pub fn small_sections(golden: &Golden) -> Result<[(Section, Vec<u8>); 4], SnapshotError> {
-    let vcpus: Vec<&VcpuState> = golden.vcpus.iter().map(crate::kvm::VcpuImage::state).collect();
+    let vcpus: Vec<&VcpuState> = golden.vcpus.iter().map(VcpuImage::state).collect();
     Ok([
         (Section::Cpuid, encode(&*golden.cpuid)?),
         (Section::Vcpus, encode(&vcpus)?),

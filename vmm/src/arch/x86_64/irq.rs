@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
 
-use crate::devices::virtio::IrqLine;
-
 /// One input of the in-kernel I/O APIC, driven with `KVM_IRQ_LINE`: unlike an irqfd, which may go
 /// through a work queue, the interrupt is in the controller when the call returns, so stopping the
 /// vCPUs leaves nothing in flight.
@@ -20,10 +18,13 @@ impl VmIrqLine {
     pub fn new(vm: Arc<VmFd>, gsi: u32) -> Self {
         Self { vm, gsi }
     }
-}
 
-impl IrqLine for VmIrqLine {
-    fn pulse(&self) -> io::Result<()> {
+    /// Raises the line and lowers it again.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses.
+    pub fn pulse(&self) -> io::Result<()> {
         self.vm.set_irq_line(self.gsi, true)?;
         self.vm.set_irq_line(self.gsi, false)?;
         Ok(())

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kvm_ioctls::{Cap, Kvm};
+use kvm_ioctls::Kvm;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::vcpu_thread::Next;
-use super::{CpuidTemplate, KvmError, Vcpu, VcpuControl, VcpuThread, Vm, VmOptions};
-use crate::boot;
-use crate::memory::{self, layout};
+use crate::arch::{self, CpuidTemplate, layout};
+use crate::kvm::{self, KvmError, Next, Vcpu, VcpuControl, VcpuThread, Vm, VmOptions};
+use crate::memory;
 
 /// Iterations of the counting loop: hardware needs about 5 ms, software KVM about 11 s.
 const LOOP_COUNT: u32 = 10_000_000;
@@ -61,25 +60,16 @@ impl HostProbe {
 
 /// Asks KVM what it can do and times a counting loop of 10 million iterations.
 pub fn probe() -> Result<HostProbe, KvmError> {
-    let kvm = super::open()?;
+    let kvm = kvm::open()?;
     let (kind, took) = time_loop(&kvm)?;
-    let capabilities = [
-        ("KVM_CAP_IRQCHIP", Cap::Irqchip, true),
-        ("KVM_CAP_PIT2", Cap::Pit2, true),
-        ("KVM_CAP_USER_MEMORY", Cap::UserMemory, true),
-        ("KVM_CAP_EXT_CPUID", Cap::ExtCpuid, true),
-        ("KVM_CAP_IMMEDIATE_EXIT", Cap::ImmediateExit, true),
-        ("KVM_CAP_SYNC_REGS", Cap::SyncRegs, false),
-        ("KVM_CAP_TSC_DEADLINE_TIMER", Cap::TscDeadlineTimer, false),
-        ("KVM_CAP_XCRS", Cap::Xcrs, false),
-        ("KVM_CAP_XSAVE2", Cap::Xsave2, false),
-        ("KVM_CAP_X86_MSR_FILTER", Cap::X86MsrFilter, false),
-        ("KVM_CAP_DIRTY_LOG_RING", Cap::DirtyLogRing, false),
-        ("KVM_CAP_MAX_VCPUS", Cap::MaxVcpus, false),
-        ("KVM_CAP_NR_MEMSLOTS", Cap::NrMemslots, false),
-    ]
-    .map(|(name, cap, required)| Capability { name, value: kvm.check_extension_int(cap), required })
-    .to_vec();
+    let capabilities = arch::CAPABILITIES
+        .iter()
+        .map(|(name, cap, required)| Capability {
+            name,
+            value: kvm.check_extension_int(*cap),
+            required: *required,
+        })
+        .collect();
     Ok(HostProbe {
         api_version: kvm.get_api_version(),
         kind,
@@ -93,9 +83,12 @@ fn time_loop(kvm: &Kvm) -> Result<(KvmKind, Duration), KvmError> {
         ioctl: "preparing the probe's guest",
         source: std::io::Error::other(e),
     };
-    let ram = Arc::new(memory::allocate(memory::MIN_MEMORY_MIB).map_err(|e| setup(e.to_string()))?);
-    boot::write_tables(&ram).map_err(|e| setup(e.to_string()))?;
-    ram.write_slice(&counting_loop(), GuestAddress(LOOP_ADDRESS))
+    let ram = Arc::new(
+        memory::allocate(memory::MIN_MEMORY_MIB, layout::ram_ranges)
+            .map_err(|e| setup(e.to_string()))?,
+    );
+    arch::write_tables(&ram).map_err(|e| setup(e.to_string()))?;
+    ram.write_slice(&arch::counting_loop(LOOP_COUNT), GuestAddress(LOOP_ADDRESS))
         .map_err(|e| setup(e.to_string()))?;
     let vm = Vm::create(kvm, ram, VmOptions::default())?;
     let vcpu = Vcpu::create(&vm, 0, &CpuidTemplate::for_host(kvm, 1)?)?;
@@ -113,12 +106,4 @@ fn time_loop(kvm: &Kvm) -> Result<(KvmKind, Duration), KvmError> {
     let finished = control.wait_parked(start + LOOP_LIMIT);
     let took = start.elapsed();
     Ok((if finished { KvmKind::Hardware } else { KvmKind::Software }, took))
-}
-
-/// `mov ecx, LOOP_COUNT; 1: dec ecx; jnz 1b; out 0x10, al`
-fn counting_loop() -> Vec<u8> {
-    let mut code = vec![0xb9];
-    code.extend(LOOP_COUNT.to_le_bytes());
-    code.extend([0xff, 0xc9, 0x75, 0xfc, 0xe6, 0x10]);
-    code
 }

@@ -3,8 +3,9 @@
 use kvm_bindings::{kvm_segment, kvm_sregs};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::BootError;
-use crate::memory::{GuestRam, layout};
+use super::super::layout;
+use super::BootDataError;
+use crate::memory::GuestRam;
 
 /// Flat 64-bit code segment, selector 0x10 (`__BOOT_CS`).
 const CODE_DESCRIPTOR: u64 = 0x00af_9b00_0000_ffff;
@@ -29,7 +30,7 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
 /// Writes the descriptor table and page tables that [`enter_long_mode`] points at.
-pub fn write_tables(ram: &GuestRam) -> Result<(), BootError> {
+pub fn write_tables(ram: &GuestRam) -> Result<(), BootDataError> {
     for (index, descriptor) in
         [0, 0, CODE_DESCRIPTOR, DATA_DESCRIPTOR, TASK_DESCRIPTOR, 0].into_iter().enumerate()
     {
@@ -43,9 +44,9 @@ pub fn write_tables(ram: &GuestRam) -> Result<(), BootError> {
     Ok(())
 }
 
-fn write(ram: &GuestRam, address: u64, value: u64) -> Result<(), BootError> {
+fn write(ram: &GuestRam, address: u64, value: u64) -> Result<(), BootDataError> {
     ram.write_obj(value.to_le(), GuestAddress(address))
-        .map_err(BootError::write("boot page tables"))
+        .map_err(BootDataError::on("boot page tables"))
 }
 
 /// Puts the special registers into long mode over the tables [`write_tables`] wrote.

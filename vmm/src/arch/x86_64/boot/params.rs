@@ -5,8 +5,9 @@ use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params, setup_header};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::BootError;
-use crate::memory::{GuestRam, layout};
+use super::super::layout;
+use super::BootDataError;
+use crate::memory::GuestRam;
 
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
@@ -22,11 +23,11 @@ pub fn write_boot_params(
     memory_bytes: u64,
     command_line: &str,
     setup: Option<setup_header>,
-) -> Result<(), BootError> {
+) -> Result<(), BootDataError> {
     let mut line = command_line.as_bytes().to_vec();
     line.push(0);
     ram.write_slice(&line, GuestAddress(layout::COMMAND_LINE))
-        .map_err(BootError::write("the command line"))?;
+        .map_err(BootDataError::on("the command line"))?;
 
     let mut params = boot_params { hdr: setup.unwrap_or_default(), ..Default::default() };
     params.hdr.boot_flag = BOOT_FLAG;
@@ -43,7 +44,7 @@ pub fn write_boot_params(
         &BootParams::new(&params, GuestAddress(layout::ZERO_PAGE)),
         ram,
     )
-    .map_err(|e| BootError::Write { what: "boot_params", reason: e.to_string() })
+    .map_err(|e| BootDataError { what: "boot_params", reason: e.to_string() })
 }
 
 fn e820(memory_bytes: u64) -> Vec<boot_e820_entry> {

@@ -1,7 +1,5 @@
 //! Everything KVM keeps about a vCPU, read out and put back.
 
-use std::arch::x86_64::_rdtsc;
-
 use kvm_bindings::{
     KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, KVM_VCPUEVENT_VALID_NMI_PENDING,
     KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR, KVM_VCPUEVENT_VALID_SMM, Msrs,
@@ -11,8 +9,9 @@ use kvm_bindings::{
 use kvm_ioctls::SyncReg;
 use serde::{Deserialize, Serialize};
 
-use super::vcpu::Vcpu;
-use super::{KvmError, msrs, raw};
+use super::vcpu::ArchVcpu;
+use super::{msrs, tsc};
+use crate::ioctl::KvmError;
 
 /// Everything KVM keeps about a vCPU that its guest can change or notice.
 #[derive(Serialize, Deserialize)]
@@ -57,13 +56,7 @@ enum TscBy {
     Offset,
 }
 
-/// The host's time-stamp counter, once for all vCPUs of a machine, so that theirs stay equal.
-pub fn host_tsc() -> u64 {
-    // SAFETY: RDTSC reads a counter and exists on every x86-64 processor.
-    unsafe { _rdtsc() }
-}
-
-impl Vcpu {
+impl ArchVcpu {
     /// Reads everything. The vCPU must be parked: then no access of its guest is half done.
     /// `host_tsc` is a reading of the host's counter that all vCPUs share.
     pub fn capture(&self, wanted: &[u32], host_tsc: u64) -> Result<VcpuState, KvmError> {
@@ -71,7 +64,7 @@ impl Vcpu {
         let mp_state = self.mp_state()?;
         let fd = &self.fd;
         let registers = self.registers()?;
-        let tsc = raw::tsc_offset(fd)?.wrapping_add(host_tsc);
+        let tsc = tsc::offset(fd)?.wrapping_add(host_tsc);
         self.read(mp_state, registers, msrs::read(fd, wanted)?, tsc)
     }
 
@@ -88,7 +81,7 @@ impl Vcpu {
         let mp_state = self.mp_state()?;
         if !alone {
             // To the tick: all vCPUs are to agree.
-            let tsc = raw::tsc_offset(&self.fd)?.wrapping_add(host_tsc);
+            let tsc = tsc::offset(&self.fd)?.wrapping_add(host_tsc);
             let msrs = msrs::read_prepared(&self.fd, &image.all)?;
             return self.read(mp_state, registers, msrs, tsc);
         }
@@ -138,15 +131,9 @@ impl Vcpu {
         Ok((regs, sregs, events))
     }
 
-    /// Whether KVM can give the guest another counter than the host's. Some accept the request and
-    /// ignore it.
+    /// See [`tsc::can_be_moved`].
     pub fn tsc_can_be_moved(&self) -> Result<bool, KvmError> {
-        let offset = raw::tsc_offset(&self.fd)?;
-        let moved = offset ^ (1 << 40);
-        raw::set_tsc_offset(&self.fd, moved)?;
-        let found = raw::tsc_offset(&self.fd)?;
-        raw::set_tsc_offset(&self.fd, offset)?;
-        Ok(found == moved)
+        tsc::can_be_moved(&self.fd)
     }
 
     /// Puts back everything a guest could have changed since `image` was captured on this vCPU.
@@ -195,7 +182,7 @@ impl Vcpu {
         // The TSC and the deadline go back before the local APIC: setting that starts its timer
         // again, and a deadline that has passed would interrupt the golden state.
         if tsc_by == TscBy::Offset {
-            raw::set_tsc_offset(fd, state.tsc.wrapping_sub(host_tsc))?;
+            tsc::set_offset(fd, state.tsc.wrapping_sub(host_tsc))?;
         }
         msrs::write(fd, msrs)?;
         // The APIC's base address cannot have moved: its MSR is behind the filter.

@@ -8,7 +8,7 @@
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 
-use super::KvmError;
+use crate::ioctl::KvmError;
 
 /// Deadline of the local APIC's timer, in TSC ticks (Intel SDM volume 3, "TSC-Deadline Mode").
 pub const TSC_DEADLINE: u32 = 0x6e0;
@@ -117,7 +117,7 @@ pub fn collection(entries: &[kvm_msr_entry]) -> Result<Msrs, KvmError> {
 
 /// From here on the guest can write only what a reset puts back. Anything else is a
 /// general-protection fault to it. The host is not bound by the filter.
-pub fn close(vm: &VmFd) -> Result<(), KvmError> {
+pub fn install_filter(vm: &VmFd) -> Result<(), KvmError> {
     let readable: Vec<Vec<u8>> =
         BLOCKS.iter().map(|(_, count)| vec![0xff; count.div_ceil(8) as usize]).collect();
     let writable: Vec<Vec<u8>> = BLOCKS.iter().map(|block| writable_bits(*block)).collect();

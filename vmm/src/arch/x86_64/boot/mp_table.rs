@@ -3,8 +3,9 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::BootError;
-use crate::memory::{GuestRam, layout};
+use super::super::layout;
+use super::BootDataError;
+use crate::memory::GuestRam;
 
 /// Interrupt lines of the I/O APIC.
 const IO_APIC_PINS: u8 = 24;
@@ -15,10 +16,10 @@ const IO_APIC_VERSION: u8 = 0x11;
 
 /// Writes the floating pointer structure (section 4.1) and the configuration table (4.2) for
 /// `vcpus` processors with APIC ids 0, 1, ….
-pub fn write_mp_table(ram: &GuestRam, vcpus: u8) -> Result<(), BootError> {
+pub fn write_mp_table(ram: &GuestRam, vcpus: u8) -> Result<(), BootDataError> {
     let table = mp_table(vcpus);
     ram.write_slice(&table, GuestAddress(layout::MP_TABLE))
-        .map_err(BootError::write("the MP table"))
+        .map_err(BootDataError::on("the MP table"))
 }
 
 fn mp_table(vcpus: u8) -> Vec<u8> {

@@ -2,7 +2,9 @@
 
 use kvm_bindings::{kvm_dtable, kvm_irqchip, kvm_segment, kvm_xsave};
 
-use crate::kvm::{VcpuState, VmState, irqchip_bytes};
+use super::lapic;
+use super::vcpu_state::VcpuState;
+use super::vm_state::{VmState, irqchip_bytes};
 
 /// A name and a value.
 pub type Named = (String, String);
@@ -79,11 +81,8 @@ pub fn of_vcpu(state: &VcpuState) -> Vec<Named> {
         put(msr_name(msr.index), format!("{:#x}", msr.data));
     }
     named.extend(vectors(&state.xsave));
-    let lapic: Vec<u8> = state.lapic.regs.iter().map(|byte| byte.cast_unsigned()).collect();
-    // One 32-bit register every 16 bytes (Intel SDM volume 3, "Local APIC Register Address Map").
-    for (index, row) in lapic.as_chunks::<16>().0.iter().enumerate() {
-        let [a, b, c, d, ..] = *row;
-        named.push((lapic_name(index), format!("{:#x}", u32::from_le_bytes([a, b, c, d]))));
+    for (offset, value) in lapic::registers(&state.lapic) {
+        named.push((lapic_name(offset / lapic::STRIDE), format!("{value:#x}")));
     }
     named
 }

@@ -12,7 +12,7 @@ use kvm_ioctls::{Cap, Kvm};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::KvmError;
+use crate::ioctl::KvmError;
 
 /// `KVM_CPUID_FLAG_SIGNIFCANT_INDEX`: the entry depends on ECX.
 const INDEX_IS_SIGNIFICANT: u32 = 1;

@@ -4,10 +4,10 @@ use kvm_bindings::{
     KVM_CLOCK_TSC_STABLE, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
     kvm_clock_data, kvm_irqchip, kvm_pit_state2,
 };
+use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 
-use super::KvmError;
-use super::vm::Vm;
+use crate::ioctl::KvmError;
 
 /// Interrupt controllers, timer and clock.
 #[derive(Clone, Serialize, Deserialize)]
@@ -28,18 +28,17 @@ pub fn irqchip_bytes(chip: &kvm_irqchip) -> &[u8] {
     unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
 }
 
-impl Vm {
-    /// Reads everything. No vCPU may run.
-    pub fn capture(&self) -> Result<VmState, KvmError> {
-        Ok(self.read_back()?.0)
-    }
-
+impl VmState {
     /// Reads everything, and whether the host's time-stamp counters are the same on all processors,
     /// as KVM has it. No vCPU may run.
-    pub fn read_back(&self) -> Result<(VmState, bool), KvmError> {
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses to tell.
+    pub fn read(vm: &VmFd) -> Result<(Self, bool), KvmError> {
         let chip = |chip_id| {
             let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            self.fd().get_irqchip(&mut chip).map_err(KvmError::ioctl("KVM_GET_IRQCHIP"))?;
+            vm.get_irqchip(&mut chip).map_err(KvmError::ioctl("KVM_GET_IRQCHIP"))?;
             Ok(chip)
         };
         let irqchips = [
@@ -47,21 +46,25 @@ impl Vm {
             chip(KVM_IRQCHIP_PIC_SLAVE)?,
             chip(KVM_IRQCHIP_IOAPIC)?,
         ];
-        let pit = self.fd().get_pit2().map_err(KvmError::ioctl("KVM_GET_PIT2"))?;
-        let clock = self.fd().get_clock().map_err(KvmError::ioctl("KVM_GET_CLOCK"))?;
-        let state = VmState { irqchips, pit, clock_ns: clock.clock };
+        let pit = vm.get_pit2().map_err(KvmError::ioctl("KVM_GET_PIT2"))?;
+        let clock = vm.get_clock().map_err(KvmError::ioctl("KVM_GET_CLOCK"))?;
+        let state = Self { irqchips, pit, clock_ns: clock.clock };
         Ok((state, clock.flags & KVM_CLOCK_TSC_STABLE != 0))
     }
 
-    /// Puts everything back. No vCPU may run.
-    pub fn restore(&self, state: &VmState) -> Result<(), KvmError> {
-        for chip in &state.irqchips {
-            self.fd().set_irqchip(chip).map_err(KvmError::ioctl("KVM_SET_IRQCHIP"))?;
+    /// Gives everything back to `vm`. No vCPU may run.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses a part. The parts before it have been written.
+    pub fn restore(&self, vm: &VmFd) -> Result<(), KvmError> {
+        for chip in &self.irqchips {
+            vm.set_irqchip(chip).map_err(KvmError::ioctl("KVM_SET_IRQCHIP"))?;
         }
-        self.fd().set_pit2(&state.pit).map_err(KvmError::ioctl("KVM_SET_PIT2"))?;
+        vm.set_pit2(&self.pit).map_err(KvmError::ioctl("KVM_SET_PIT2"))?;
         // Without the flag for real time, which would let the clock jump ahead by the time that
         // passed since the capture. The guest learns wall time from its next command.
-        let clock = kvm_clock_data { clock: state.clock_ns, ..Default::default() };
-        self.fd().set_clock(&clock).map_err(KvmError::ioctl("KVM_SET_CLOCK"))
+        let clock = kvm_clock_data { clock: self.clock_ns, ..Default::default() };
+        vm.set_clock(&clock).map_err(KvmError::ioctl("KVM_SET_CLOCK"))
     }
 }

@@ -1,0 +1,31 @@
+//! x86-64: Intel and AMD processors in long mode, on the interrupt controllers of a PC.
+
+mod boot;
+mod copy;
+mod cpuid;
+mod describe;
+mod i8042;
+mod irq;
+pub mod lapic;
+pub mod layout;
+mod msrs;
+mod probe;
+mod tsc;
+mod vcpu;
+mod vcpu_state;
+mod vm;
+mod vm_state;
+
+pub use boot::{BootDataError, SetupHeader, write_boot_data, write_tables};
+pub use copy::copy_streaming;
+pub use cpuid::CpuidTemplate;
+pub use describe::{Named, of_machine, of_vcpu};
+pub use i8042::KeyboardController;
+pub use irq::VmIrqLine;
+pub use msrs::{install_filter as install_msr_filter, list as msr_list};
+pub use probe::{CAPABILITIES, counting_loop};
+pub use tsc::host_tsc;
+pub use vcpu::{ArchVcpu, MpState, VcpuRole, VcpuStatus};
+pub use vcpu_state::{VcpuImage, VcpuState};
+pub use vm::{create_interrupt_controllers, reserve_pages};
+pub use vm_state::{VmState, irqchip_bytes};

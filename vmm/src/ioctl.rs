@@ -1,0 +1,55 @@
+//! Calls of KVM: the version of its interface, and why a call failed.
+
+use std::io;
+
+use thiserror::Error;
+
+/// `KVM_API_VERSION` (api.rst 4.1). A kernel that returns another number is older than 2.6.22.
+pub(crate) const API_VERSION: i32 = 12;
+
+/// What KVM refused.
+#[derive(Debug, Error)]
+pub enum KvmError {
+    /// There is no KVM here.
+    #[error(
+        "/dev/kvm does not exist: switch on VT-x or AMD-V in the firmware and load kvm_intel or \
+         kvm_amd; in a virtual machine, enable nested virtualisation"
+    )]
+    Missing,
+    /// KVM is there but not for this user.
+    #[error(
+        "no permission for /dev/kvm: add this user to the group that owns it (usually `kvm`) \
+         and log in again"
+    )]
+    Permission,
+    /// `/dev/kvm` could not be opened for another reason.
+    #[error("cannot open /dev/kvm: {0}")]
+    Open(io::Error),
+    /// An unusable API version.
+    #[error("KVM speaks API version {0}, this program needs {API_VERSION}: update the kernel")]
+    ApiVersion(i32),
+    /// An ioctl failed.
+    #[error("{ioctl} failed: {source}")]
+    Ioctl {
+        /// Name of the ioctl.
+        ioctl: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// More pages were written than a dirty ring holds, and KVM did not stop the vCPU in time.
+    #[error(
+        "a dirty ring was written on after it was full, so dirty pages are unknown: use the dirty \
+         log on this host, and end this machine"
+    )]
+    DirtyRingOverran,
+    /// `KVM_SET_MSRS` stopped early: the MSR it stopped at is not supported here.
+    #[error("KVM_SET_MSRS refused MSR {0:#x}")]
+    Msr(u32),
+}
+
+impl KvmError {
+    /// For `map_err`: names the ioctl that failed.
+    pub(crate) fn ioctl(ioctl: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
+        move |e| Self::Ioctl { ioctl, source: io::Error::from_raw_os_error(e.errno()) }
+    }
+}
