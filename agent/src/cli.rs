@@ -14,6 +14,7 @@ mod exit;
 mod explain;
 mod install;
 mod logging;
+#[cfg(feature = "testing")]
 mod redteam;
 mod run;
 mod settings;
@@ -92,6 +93,7 @@ enum Command {
     /// Measure this host.
     Bench(bench::Arguments),
     /// Attack the sandbox with everything there is, and say whether it held.
+    #[cfg(feature = "testing")]
     Redteam(redteam::Arguments),
     /// Look at snapshots of microVMs.
     Snapshot(snapshot::Arguments),
@@ -137,7 +139,10 @@ impl Cli {
             return crate::keyholder::serve();
         }
         // There the alarms are what is wanted, and the report says which went off.
+        #[cfg(feature = "testing")]
         let silent = self.verbose == 0 && matches!(self.command, Command::Redteam(_));
+        #[cfg(not(feature = "testing"))]
+        let silent = false;
         if !silent {
             logging::start(self.verbose, matches!(self.command, Command::Run(_)));
         }
@@ -162,6 +167,7 @@ impl Cli {
             Command::Explain(arguments) => explain::run(&arguments, &config),
             Command::Clear(arguments) => clear::run(&arguments, &config),
             Command::Bench(arguments) => bench::run(&arguments, &config),
+            #[cfg(feature = "testing")]
             Command::Redteam(arguments) => redteam::run(&arguments, config),
             Command::Snapshot(arguments) => snapshot::run(&arguments, &config),
             Command::Canonicalize => canonicalize::run(),

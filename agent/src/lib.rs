@@ -12,7 +12,7 @@
 //! - [`service`]: all of it at work.
 //! - [`bench`]: what a reset costs on this host.
 //! - [`doctor`]: whether this host is fit for it.
-//! - [`redteam`]: attacks on all of it.
+//! - `redteam`: attacks on all of it.
 //! - [`cli`]: the `brainstorm-agent` command.
 #![warn(missing_docs)]
 
@@ -26,6 +26,7 @@ pub mod dispatch;
 pub mod doctor;
 pub mod evidence;
 pub mod keyholder;
+#[cfg(feature = "testing")]
 pub mod redteam;
 pub mod relay;
 pub mod reset_report;

@@ -17,6 +17,7 @@ mod finding;
 mod memory;
 mod plan;
 mod rotation;
+#[cfg(any(test, feature = "testing"))]
 mod tamper;
 
 use std::fmt::Write;
@@ -26,6 +27,7 @@ pub(crate) use memory::MemoryFound;
 
 pub use finding::{Finding, FindingSource, Place};
 pub use plan::{IntegrityParts, IntegrityPlan, IntegrityReport};
+#[cfg(any(test, feature = "testing"))]
 pub use tamper::Tamper;
 
 /// Most findings of one kind that one check reports.

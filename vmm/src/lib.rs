@@ -53,8 +53,10 @@ pub use devices::virtio::DeviceFault;
 pub use devices::vsock::AsyncVsockStream;
 pub use devices::vsock::{VsockCounters, VsockError, VsockHost, VsockListener, VsockStream};
 pub use devices::{ConsoleSnapshot, Mark};
+#[cfg(any(test, feature = "testing"))]
+pub use integrity::Tamper;
 pub use integrity::{
-    Finding, FindingSource, IntegrityParts, IntegrityPlan, IntegrityReport, Place, Tamper,
+    Finding, FindingSource, IntegrityParts, IntegrityPlan, IntegrityReport, Place,
 };
 pub use kvm::{DirtyTracking, KvmError, at_vcpu_thread_start};
 pub use machine::{

@@ -6,6 +6,8 @@ mod config;
 mod fate;
 mod live;
 mod status;
+#[cfg(any(test, feature = "testing"))]
+mod tamper;
 mod wiring;
 
 pub use config::{ConfigError, MachineConfig};
@@ -75,7 +77,7 @@ pub enum MachineError {
         reason: String,
     },
     /// Tampering was asked for where there is nothing to tamper with.
-    #[doc(hidden)]
+    #[cfg(any(test, feature = "testing"))]
     #[error("cannot tamper with the machine: {0}")]
     Tamper(String),
     /// A vCPU did not leave the guest in time. The machine cannot be trusted any more: shut it

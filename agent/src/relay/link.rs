@@ -8,6 +8,7 @@ mod activity;
 mod end;
 mod guard;
 mod handshake;
+#[cfg(any(test, feature = "testing"))]
 pub(crate) mod near;
 mod pump;
 mod refusal;

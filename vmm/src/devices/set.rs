@@ -128,6 +128,7 @@ impl DeviceSet {
 
     /// Moves the first device that has a queue, disk before entropy, one request on behind its
     /// guest's back. False when there is none.
+    #[cfg(any(test, feature = "testing"))]
     pub fn move_a_queue(&self) -> Result<bool, DeviceStateError> {
         if let Some(mut block) = self.block() {
             let state = block.state();

@@ -1,7 +1,7 @@
 //! A machine that checks itself, beside what it does for a living.
 
 use super::{Machine, MachineError, Phase};
-use crate::integrity::{Finding, IntegrityPlan, IntegrityReport, Tamper};
+use crate::integrity::{Finding, IntegrityPlan, IntegrityReport};
 use crate::snapshot::{PageSet, Register, ResetReport, Strategy};
 
 impl Machine {
@@ -109,25 +109,6 @@ impl Machine {
         match &*self.lock() {
             Phase::Paused(live) => Ok(live.dirty_blocks()),
             other => Err(other.wrong("read the disk of")),
-        }
-    }
-
-    /// Writes to the disk of a paused machine as if its guest had asked the device to. For tests and
-    /// measurements with guests that have no driver.
-    #[doc(hidden)]
-    pub fn write_disk(&self, offset: u64, bytes: &[u8]) -> Result<(), MachineError> {
-        match &*self.lock() {
-            Phase::Paused(live) => live.write_disk(offset, bytes),
-            other => Err(other.wrong("write to the disk of")),
-        }
-    }
-
-    /// Changes a paused machine behind its own back. For tests of its checks, and for nothing else.
-    #[doc(hidden)]
-    pub fn tamper(&self, tamper: Tamper) -> Result<(), MachineError> {
-        match &*self.lock() {
-            Phase::Paused(live) => live.tamper(tamper),
-            other => Err(other.wrong("tamper with")),
         }
     }
 }

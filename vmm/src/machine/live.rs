@@ -1,6 +1,7 @@
 //! A machine with vCPUs: what exists between boot and shutdown.
 
 mod checks;
+#[cfg(any(test, feature = "testing"))]
 mod tamper;
 
 use std::sync::atomic::{AtomicBool, Ordering};

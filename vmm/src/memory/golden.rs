@@ -99,6 +99,7 @@ impl GoldenMemory {
     /// Flips one bit of the content that resets copy, behind the back of everything: puts another
     /// page in the place of the one that holds the guest-physical `address`. What the sealed memory
     /// holds stays as it is, as do mappings of it.
+    #[cfg(any(test, feature = "testing"))]
     pub fn tamper(&self, address: u64) -> io::Result<()> {
         let outside = || io::Error::other("there is no memory at this address");
         let holds = |region: &&GoldenRegion| {
@@ -193,6 +194,7 @@ impl View {
     }
 
     /// Maps a copy of the page that holds byte `at` over it, with that byte changed.
+    #[cfg(any(test, feature = "testing"))]
     fn replace_byte(&self, at: usize, change: impl FnOnce(u8) -> u8) -> io::Result<()> {
         let outside = || io::Error::other("outside the sealed memory");
         let start = at / PAGE_BYTES * PAGE_BYTES;

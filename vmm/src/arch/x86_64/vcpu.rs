@@ -125,6 +125,7 @@ impl ArchVcpu {
     }
 
     /// Changes one bit of RBX, for tests of what notices. The vCPU must have settled.
+    #[cfg(any(test, feature = "testing"))]
     pub fn flip_register(&self) -> Result<(), KvmError> {
         let mut regs = self.fd.get_regs().map_err(KvmError::ioctl("KVM_GET_REGS"))?;
         regs.rbx ^= 1;
@@ -132,6 +133,7 @@ impl ArchVcpu {
     }
 
     /// Changes one bit of an MSR, for tests of what notices.
+    #[cfg(any(test, feature = "testing"))]
     pub fn flip_msr(&self, msr: kvm_msr_entry) -> Result<(), KvmError> {
         for found in msrs::read(&self.fd, &[msr.index])? {
             self.set_msrs(&[(found.index, found.data ^ 1)])?;

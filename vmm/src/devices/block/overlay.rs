@@ -214,6 +214,7 @@ impl Overlay {
     }
 
     /// The mapping, past every record.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn mapping_mut(&mut self) -> &mut PrivateMapping {
         &mut self.mapping
     }

@@ -21,6 +21,7 @@ impl RngState {
     }
 
     /// One request further on than it is: a state that is wrong.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn moved(self) -> Self {
         Self { requests: self.requests.map(RequestQueueState::moved) }

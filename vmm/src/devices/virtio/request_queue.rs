@@ -75,6 +75,7 @@ impl RequestQueueState {
     }
 
     /// One request further on than it is: a state that is wrong.
+    #[cfg(any(test, feature = "testing"))]
     #[must_use]
     pub fn moved(mut self) -> Self {
         self.queue.next_avail = self.queue.next_avail.wrapping_add(1);

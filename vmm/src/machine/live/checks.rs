@@ -149,14 +149,6 @@ impl Live {
         Ok(())
     }
 
-    /// Writes to the disk as its device does.
-    pub fn write_disk(&self, offset: u64, bytes: &[u8]) -> Result<(), MachineError> {
-        let refused = |reason| MachineError::Unreadable { what: "the disk", reason };
-        let block = self.core.devices.block();
-        let mut block = block.ok_or_else(|| refused("there is none".into()))?;
-        block.overlay_mut().write(offset, bytes).map_err(|e| refused(e.to_string()))
-    }
-
     /// Numbers of the blocks that were written since the last reset.
     pub fn dirty_blocks(&self) -> Vec<u64> {
         let block = self.core.devices.block();
@@ -205,6 +197,7 @@ impl Live {
     }
 
     /// Makes registers that were put back take effect on a vCPU.
+    #[cfg(any(test, feature = "testing"))]
     pub fn settle(&self, index: usize) -> Result<(), MachineError> {
         let Some(control) = self.core.vcpus.get(index) else { return Ok(()) };
         let vcpu = Arc::clone(control);

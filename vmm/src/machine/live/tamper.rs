@@ -27,6 +27,14 @@ fn failed<E: Display>(error: E) -> MachineError {
 }
 
 impl Live {
+    /// Writes to the disk as its device does.
+    pub fn write_disk(&self, offset: u64, bytes: &[u8]) -> Result<(), MachineError> {
+        let refused = |reason| MachineError::Unreadable { what: "the disk", reason };
+        let block = self.core.devices.block();
+        let mut block = block.ok_or_else(|| refused("there is none".into()))?;
+        block.overlay_mut().write(offset, bytes).map_err(|e| refused(e.to_string()))
+    }
+
     /// See [`Tamper`]. The machine must be parked.
     pub fn tamper(&self, tamper: Tamper) -> Result<(), MachineError> {
         match tamper {
