@@ -3,7 +3,6 @@
 
 mod announcement;
 mod census;
-mod clock;
 mod connection;
 mod console;
 mod defence;
@@ -13,6 +12,7 @@ mod poller;
 mod reason;
 mod server;
 mod setup;
+mod timestamp;
 mod tool;
 mod vsock;
 

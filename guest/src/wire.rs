@@ -1,5 +1,5 @@
-//! Messages between the agent and the guest program. Every schema is closed: a field nobody
-//! knows, a key in other letters or a value of another type is an error.
+//! Messages between the agent and the guest program. Every schema is closed: an unknown
+//! field, a key in other letters or a value of another type is an error.
 
 mod freshness;
 mod parse;
@@ -182,7 +182,7 @@ pub struct ToolResult {
     pub stderr_truncated: bool,
     /// Why the exit code is not the tool's own.
     pub reason: Option<ResultReason>,
-    /// The same in words.
+    /// The reason in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Microseconds from dispatch to end.

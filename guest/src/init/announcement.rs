@@ -7,7 +7,7 @@ use guest::framing::encode_frame;
 use guest::wire::{GuestMessage, GuestReady, PROTOCOL_VERSION};
 
 use super::poller::{Poller, Token};
-use super::{clock, vsock};
+use super::{timestamp, vsock};
 
 /// A connection to the host that is being made.
 pub struct Announcement {
@@ -31,7 +31,7 @@ impl Announcement {
         let frame = encode_frame(&GuestMessage::GuestReady(GuestReady {
             protocol_version: PROTOCOL_VERSION,
             port: self.port,
-            boot_us: clock::since_boot_us(),
+            boot_us: timestamp::since_boot_us(),
         }));
         // A fresh connection takes these few bytes at once.
         self.stream.write_all(&frame.map_err(|e| e.to_string())?).map_err(|e| e.to_string())

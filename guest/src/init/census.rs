@@ -21,7 +21,7 @@ const KERNEL_THREADS: u32 = 2;
 /// A look at the guest, for all that was asked at once.
 #[derive(Default)]
 pub struct Census {
-    /// Ids of the processes, once somebody wants to know.
+    /// Ids of the processes, read at the first question about them.
     pids: Option<Vec<u32>>,
 }
 
@@ -163,7 +163,7 @@ mod tests {
         assert!(used > Some(0) && used < total, "{answer}");
     }
 
-    /// In a process of its own, whose descriptors nobody else opens or closes.
+    /// Runs in a process of its own: no other test opens or closes its descriptors.
     #[test]
     fn sockets_do_not_count_and_files_do() {
         let (ours, theirs) = UnixStream::pair().unwrap();

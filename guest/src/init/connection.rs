@@ -1,4 +1,4 @@
-//! One peer: frames in, frames out, nobody else held up.
+//! One connection of the host: frames in, frames out. It holds up no other connection.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -12,7 +12,7 @@ use super::console;
 
 /// How long a peer may stay silent in the middle of a frame, or take to read its last one.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
-/// With this much unsent, no more requests are taken and the output of tools waits in their pipes.
+/// Unsent bytes from which on the guest takes no more requests and the output of tools waits in their pipes.
 const CONGESTED_BYTES: usize = 1 << 20;
 /// Read at once at most.
 pub const READ_BYTES: usize = 64 << 10;

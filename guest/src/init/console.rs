@@ -27,7 +27,7 @@ fn take_standard_streams(file: File) {
     }
 }
 
-/// One line. PID 1 goes on when nobody can read it, where `eprintln` would panic.
+/// Prints one line. PID 1 goes on when the console cannot be written, where `eprintln` would panic.
 pub fn print(line: &str) {
     let _ = writeln!(stderr(), "guest-init: {line}");
 }

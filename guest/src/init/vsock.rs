@@ -29,7 +29,7 @@ pub fn listener(port: u32) -> Result<OwnedFd, String> {
 pub fn accept(listener: &OwnedFd) -> Option<File> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let descriptor = accept4(listener.as_raw_fd(), flags).ok()?;
-    // SAFETY: accept4 has just returned this descriptor and nobody else knows it.
+    // SAFETY: accept4 has just returned this descriptor and no other code has it.
     Some(unsafe { File::from_raw_fd(descriptor) })
 }
 

@@ -1,4 +1,4 @@
-//! What every tool must fulfil, whoever wrote it.
+//! What every registered tool must fulfil.
 
 use serde_json::Value;
 

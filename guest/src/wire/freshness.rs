@@ -1,12 +1,11 @@
 //! New time and new randomness for every command. Machines that go on from the same memory have
-//! the same clock and the same random numbers until somebody gives them others.
+//! the same clock and the same random numbers until the host gives them others.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::parse;
 use crate::evidence::format_sha256;
 
 /// Random bytes in every dispatch.
@@ -21,7 +20,7 @@ pub struct Freshness {
     /// Nanoseconds since the Unix epoch when the host sent this.
     pub wall_time_ns: u64,
     /// [`ENTROPY_BYTES`] random bytes in standard base64, used for this command only.
-    #[serde(deserialize_with = "parse::entropy")]
+    #[serde(deserialize_with = "entropy_text")]
     pub entropy: String,
 }
 
@@ -55,11 +54,22 @@ pub fn entropy_sha256(entropy: &[u8; ENTROPY_BYTES]) -> String {
 }
 
 /// Looks at the length first: a text of any other one is not worth decoding.
-pub(super) fn decode_entropy(text: &str) -> Option<[u8; ENTROPY_BYTES]> {
+fn decode_entropy(text: &str) -> Option<[u8; ENTROPY_BYTES]> {
     if text.len() != ENTROPY_TEXT_BYTES {
         return None;
     }
     STANDARD.decode(text).ok()?.try_into().ok()
+}
+
+/// Reads the random bytes of a dispatch. Its error does not repeat them.
+fn entropy_text<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match decode_entropy(&text) {
+        Some(_) => Ok(text),
+        None => Err(serde::de::Error::custom(format!(
+            "entropy is {ENTROPY_BYTES} bytes in standard base64"
+        ))),
+    }
 }
 
 #[cfg(test)]

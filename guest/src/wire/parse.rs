@@ -5,14 +5,12 @@ use serde::de::DeserializeOwned;
 use serde::de::value::StrDeserializer;
 use thiserror::Error;
 
-use super::freshness::{ENTROPY_BYTES, decode_entropy};
-
 /// Most values one message may hold, counted as commas and opening brackets. A frame can name
 /// eight million of them, and each takes a hundred times its text in memory; no message needs
 /// more than a few hundred.
 pub const MAX_VALUES: usize = 16_384;
 /// Longest id of a request, in bytes. It is repeated in every answer, so without a limit a request
-/// within the frame limit could have answers beyond it, which nobody could send.
+/// within the frame limit could have an answer beyond it, which cannot be sent.
 pub const MAX_ID_BYTES: usize = 256;
 
 /// Why a body is not a message.
@@ -78,19 +76,6 @@ pub(super) fn id<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<St
     }
 }
 
-/// For the random bytes of a dispatch. Does not repeat them in its error.
-pub(super) fn entropy<'de, D: serde::Deserializer<'de>>(
-    deserializer: D,
-) -> Result<String, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    match decode_entropy(&text) {
-        Some(_) => Ok(text),
-        None => Err(serde::de::Error::custom(format!(
-            "entropy is {ENTROPY_BYTES} bytes in standard base64"
-        ))),
-    }
-}
-
 /// Looks at the body without building anything from it. What is not JSON at all is left for the
 /// parser to say.
 fn check_shape(body: &[u8]) -> Result<(), MessageError> {
@@ -115,7 +100,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    use super::super::{Freshness, HostMessage, QueryKind};
+    use super::super::{ENTROPY_BYTES, Freshness, HostMessage, QueryKind};
     use super::*;
 
     fn freshness() -> Value {

@@ -21,7 +21,7 @@ const HOST_PORTS: &[u32] = &[1, 22, 80, 1024, 9000, 51_999, 52_000, 52_001, u32:
 const CIDS: &[u32] = &[0, 1, 4, 5, 1_000, u32::MAX - 1, u32::MAX];
 const PORT: u32 = 52_000;
 
-/// `listening`: ports of the host where somebody should answer, as a control.
+/// `listening`: ports of the host that must answer, as a control.
 pub fn run(listening: &[u32]) -> ExitCode {
     let mut log = Log::new("egress");
     controls(&mut log);
@@ -125,7 +125,7 @@ fn vsock(cid: u32, port: u32) -> Answer {
     vsock_of(libc::SOCK_STREAM, cid, port)
 }
 
-/// Connects, for a limited time: an address nobody answers for must not hold the attack.
+/// Connects, for a limited time: an address that never answers must not hold the attack.
 fn vsock_of(kind: libc::c_int, cid: u32, port: u32) -> Answer {
     let socket = call(libc::SYS_socket, [AF_VSOCK.into(), kind.into(), 0])?;
     let patience = [1_i64, 0];
@@ -176,7 +176,7 @@ fn abstract_names(log: &mut Log) {
     }
 }
 
-/// The same calls by other numbers, and calls that make calls.
+/// Tries the system calls of sockets by other numbers, and calls that make calls.
 fn around_the_filter(log: &mut Log) {
     // The x32 numbers begin here.
     let x32 = 0x4000_0000 | libc::SYS_socket;
@@ -188,7 +188,7 @@ fn around_the_filter(log: &mut Log) {
             let answer = call_32(102, 1, 0);
             exit_now(i64::from(answer == -libc::EFAULT));
         };
-        // Whoever may not even try is killed.
+        // A process that may not even try is killed.
         match wait(child)? {
             WaitStatus::Exited(_, 1) => Ok(0),
             _ => Err(Errno::EPERM),

@@ -14,7 +14,7 @@ const DISK: &str = "/dev/vda";
 const SECTOR: u64 = 512;
 
 /// `host_file`: the path of a file that only the host has. `secret`: text for this machine's own
-/// memory and disk, which whoever searches them must find.
+/// memory and disk, which a search of them must find.
 pub fn run(host_file: &str, secret: &str) -> ExitCode {
     let mut log = Log::new("files");
     let own = "/work/secret";

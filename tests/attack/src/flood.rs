@@ -69,7 +69,7 @@ fn write(until: Instant, file: i64) -> Result<u64, Errno> {
     repeat(until, || call(libc::SYS_write, [file, address(&line), length(line.len())]).map(drop))
 }
 
-/// A connection to a port where nobody listens: asked for and refused.
+/// Connects to a port without a listener: asked for and refused.
 fn connect() -> Result<(), Errno> {
     let socket = call(libc::SYS_socket, [AF_VSOCK, libc::SOCK_STREAM.into(), 0])?;
     // `struct sockaddr_vm`: the host, port 1.

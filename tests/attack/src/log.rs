@@ -25,7 +25,7 @@ pub struct Log {
     controls: Vec<Attempt>,
     /// What must not succeed.
     attempts: Vec<Attempt>,
-    /// Anything else worth knowing.
+    /// Further observations, in words.
     facts: Map<String, Value>,
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Both arguments in base64.
+/// Writes both texts, given in base64, to the two output streams.
 pub fn run(stdout: &str, stderr: &str) -> ExitCode {
     let (Ok(out), Ok(err)) = (STANDARD.decode(stdout), STANDARD.decode(stderr)) else {
         return ExitCode::from(2);

@@ -100,7 +100,7 @@ fn no_output_still_has_evidence() {
 
 #[test]
 fn a_deadline_reaches_a_child_that_is_not_in_its_cgroup_yet() {
-    // The pretended cgroup kills nobody, so this is that moment, held still.
+    // The pretended cgroup kills no process, so this is that moment, held still.
     let mut started = start("printf partial; sleep 600");
     while started.tool.kept() == 0 {
         started.tool.read(Which::Stdout, PLENTY);

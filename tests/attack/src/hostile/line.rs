@@ -38,7 +38,7 @@ impl Line {
         if descriptor < 0 {
             return Err(Error::last_os_error());
         }
-        // SAFETY: the kernel has just made this descriptor and nobody else knows it.
+        // SAFETY: the kernel has just made this descriptor and no other code has it.
         let stream = unsafe { File::from_raw_fd(descriptor) };
         Ok(Self { stream, decoder: FrameDecoder::new() })
     }
@@ -96,7 +96,7 @@ fn socket() -> std::io::Result<(libc::c_int, File)> {
     if descriptor < 0 {
         return Err(Error::last_os_error());
     }
-    // SAFETY: the kernel has just made this descriptor and nobody else knows it.
+    // SAFETY: the kernel has just made this descriptor and no other code has it.
     Ok((descriptor, unsafe { File::from_raw_fd(descriptor) }))
 }
 

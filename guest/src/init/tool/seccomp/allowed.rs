@@ -254,7 +254,7 @@ const TIME: &[libc::c_long] = &[
     libc::SYS_timerfd_gettime,
 ];
 
-/// Of use only with a socket, and creating one depends on its family.
+/// System calls of use only with a socket, and creating one depends on its family.
 const LOCAL_SOCKETS: &[libc::c_long] = &[
     libc::SYS_connect,
     libc::SYS_bind,

@@ -1,4 +1,4 @@
-//! Times on the wire.
+//! Points in time as the messages to the host write them. Setting the clock: see [`super::freshness`].
 
 use nix::time::{ClockId, clock_gettime};
 use time::OffsetDateTime;
