@@ -36,12 +36,14 @@
 mod arch;
 pub mod boot;
 pub mod devices;
+mod elapsed;
 pub mod integrity;
 mod ioctl;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
 pub mod micro;
+mod mismatch;
 mod probe;
 pub mod snapshot;
 

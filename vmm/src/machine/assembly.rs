@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::fate::Fate;
 use super::{BootTimings, MachineConfig, MachineError, StopReason};
-use crate::arch::{self, CpuidTemplate, KeyboardController, VcpuRole, VmIrqLine, layout};
+use crate::arch::{
+    self, CpuidTemplate, KeyboardController, RestoreKind, VcpuRole, VmIrqLine, layout,
+};
 use crate::boot::{self, BootError};
 use crate::devices::block::{Block, DiskImage, Overlay};
 use crate::devices::rng::Rng;
@@ -97,7 +99,7 @@ pub fn fork(
         vm.restore(&golden.vm)?;
         let now = arch::host_tsc();
         for (vcpu, image) in vcpus.iter_mut().zip(&golden.vcpus) {
-            vcpu.adopt(image, now)?;
+            vcpu.restore(image, now, RestoreKind::New)?;
         }
         Ok::<_, KvmError>(vcpus)
     })?;

@@ -9,9 +9,10 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{Golden, ResetError};
 use crate::devices::{DeviceSet, DeviceStateError};
+use crate::elapsed::ResetWindow;
 use crate::kvm::Vm;
 use crate::memory::PAGE_BYTES;
-use state::{PutBack, Unlike, VcpuFound};
+use state::{StateMismatch, VcpuReport};
 
 /// One thing that is not as it was captured.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -61,13 +62,13 @@ impl Differences {
     pub(crate) fn between(
         golden: &Golden,
         vm: &Vm,
-        vcpus: Vec<VcpuFound>,
+        vcpus: Vec<VcpuReport>,
         devices: &DeviceSet,
-        put_back: PutBack,
+        reset: ResetWindow,
     ) -> Result<Self, ResetError> {
         let mut found = Self::default();
         found.memory(golden, vm);
-        found.0.extend(Self::of_state(golden, vm, vcpus, devices, put_back)?.0);
+        found.0.extend(Self::of_state(golden, vm, vcpus, devices, reset)?.0);
         found.disk(golden, devices)?;
         Ok(found)
     }
@@ -77,13 +78,13 @@ impl Differences {
     pub(crate) fn of_state(
         golden: &Golden,
         vm: &Vm,
-        vcpus: Vec<VcpuFound>,
+        vcpus: Vec<VcpuReport>,
         devices: &DeviceSet,
-        put_back: PutBack,
+        reset: ResetWindow,
     ) -> Result<Self, ResetError> {
-        let mut unlike = state::kvm(golden, vm, vcpus, put_back)?;
-        unlike.extend(state::devices(golden, devices)?);
-        Ok(Self(unlike.into_iter().map(Difference::from).collect()))
+        let mut found = state::kvm(golden, vm, vcpus, reset)?;
+        found.extend(state::devices(golden, devices)?);
+        Ok(Self(found.into_iter().map(Difference::from).collect()))
     }
 
     fn memory(&mut self, golden: &Golden, vm: &Vm) {
@@ -119,12 +120,12 @@ impl Differences {
     }
 }
 
-impl From<Unlike> for Difference {
-    fn from(unlike: Unlike) -> Self {
-        match unlike.part {
+impl From<StateMismatch> for Difference {
+    fn from(mismatch: StateMismatch) -> Self {
+        match mismatch.part {
             // One number each: it says more than the register's.
             Self::Vcpu { index, part } if part.starts_with("MSR ") => {
-                let part = format!("{part}: {}, was {}", unlike.is, unlike.was);
+                let part = format!("{part}: {}, was {}", mismatch.is, mismatch.was);
                 Self::Vcpu { index, part }
             }
             part => part,

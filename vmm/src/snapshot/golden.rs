@@ -150,7 +150,7 @@ impl Golden {
 
     /// What its vCPUs were doing, in order.
     pub fn run_states(&self) -> Vec<MpState> {
-        self.vcpus.iter().map(|vcpu| MpState::from(vcpu.state().mp_state.mp_state)).collect()
+        self.vcpus.iter().map(|vcpu| vcpu.state().run_state()).collect()
     }
 
     /// Ports of the vsock connections that are open in it, the guest's first: what

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::arch::{VcpuImage, of_vcpu};
+use crate::arch::VcpuImage;
 use crate::kvm::{KvmError, Vcpu};
 
 /// A register of a vCPU.
@@ -40,8 +40,8 @@ pub fn read(
 ) -> Result<Vec<Register>, KvmError> {
     // Not alone: reading must not depend on what KVM says of the counter beside the other registers.
     let state = vcpu.read_back(image, host_tsc, false)?;
-    let mut captured: HashMap<String, String> = of_vcpu(image.state()).into_iter().collect();
-    let named = of_vcpu(&state).into_iter().map(|(name, is)| {
+    let mut captured: HashMap<String, String> = image.state().describe().into_iter().collect();
+    let named = state.describe().into_iter().map(|(name, is)| {
         let was = captured.remove(&name);
         Register { vcpu: index, name, is, was }
     });

@@ -10,7 +10,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use super::Golden;
 use super::pages::{Harvest, Run, Wanted};
 use super::strategy::Strategy;
-use crate::arch::host_tsc;
+use crate::arch::{RestoreKind, host_tsc};
 use crate::devices::{DeviceSet, DeviceStateError};
 use crate::kvm::{KvmError, Vcpu, Vm};
 use crate::memory::MemoryError;
@@ -210,10 +210,10 @@ impl Rewinder {
             std::thread::sleep(Duration::from_millis(20));
         }
         if self.does("vcpus") {
-            let alone = vcpus.len() == 1;
+            let kind = if vcpus.len() == 1 { RestoreKind::Only } else { RestoreKind::OneOfSeveral };
             let now = host_tsc();
             for (vcpu, image) in vcpus.iter_mut().zip(&golden.vcpus) {
-                vcpu.reset(image, now, alone)?;
+                vcpu.restore(image, now, kind)?;
             }
             self.put_back_between = Some((clocks, Instant::now()));
         }

@@ -1,31 +1,32 @@
-//! Everything KVM keeps about a VM beside its vCPUs and memory.
+//! The state of a VM beside its vCPUs and memory: interrupt controllers, timer, clock.
+//!
+//! [`GROUPS`] is the one list of its groups. Reading, restoring, comparing and describing walk it.
 
-use kvm_bindings::{
-    KVM_CLOCK_TSC_STABLE, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE,
-    kvm_clock_data, kvm_irqchip, kvm_pit_state2,
-};
+mod clock;
+mod group;
+mod irqchip;
+mod pit;
+mod table;
+
+use kvm_bindings::{kvm_irqchip, kvm_pit_state2};
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 
+use super::Named;
+use crate::elapsed::ElapsedBounds;
 use crate::ioctl::KvmError;
+use crate::mismatch::Mismatch;
+use group::{Comparison, Reader};
+use table::GROUPS;
 
 /// Interrupt controllers, timer and clock.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub struct VmState {
     /// PIC master, PIC slave, I/O APIC.
-    pub irqchips: [kvm_irqchip; 3],
-    pub pit: kvm_pit_state2,
+    irqchips: [kvm_irqchip; 3],
+    pit: kvm_pit_state2,
     /// Nanoseconds of the guest's kvmclock.
-    pub clock_ns: u64,
-}
-
-/// The state of one interrupt controller as bytes.
-pub fn irqchip_bytes(chip: &kvm_irqchip) -> &[u8] {
-    // SAFETY: both members of the union are plain bytes and integers, the other one is exactly as
-    // long as the union, and every bit pattern is valid.
-    let bytes: &[std::ffi::c_char; 512] = unsafe { &chip.chip.dummy };
-    // SAFETY: `c_char` and `u8` have the same size, alignment and valid values.
-    unsafe { std::slice::from_raw_parts(bytes.as_ptr().cast(), bytes.len()) }
+    clock_ns: u64,
 }
 
 impl VmState {
@@ -34,37 +35,63 @@ impl VmState {
     ///
     /// # Errors
     ///
-    /// KVM refuses to tell.
+    /// KVM refuses to tell a group.
     pub fn read(vm: &VmFd) -> Result<(Self, bool), KvmError> {
-        let chip = |chip_id| {
-            let mut chip = kvm_irqchip { chip_id, ..Default::default() };
-            vm.get_irqchip(&mut chip).map_err(KvmError::ioctl("KVM_GET_IRQCHIP"))?;
-            Ok(chip)
-        };
-        let irqchips = [
-            chip(KVM_IRQCHIP_PIC_MASTER)?,
-            chip(KVM_IRQCHIP_PIC_SLAVE)?,
-            chip(KVM_IRQCHIP_IOAPIC)?,
-        ];
-        let pit = vm.get_pit2().map_err(KvmError::ioctl("KVM_GET_PIT2"))?;
-        let clock = vm.get_clock().map_err(KvmError::ioctl("KVM_GET_CLOCK"))?;
-        let state = Self { irqchips, pit, clock_ns: clock.clock };
-        Ok((state, clock.flags & KVM_CLOCK_TSC_STABLE != 0))
+        let mut reader = Reader { vm, state: Self::default(), tsc_is_stable: false };
+        for group in &GROUPS {
+            (group.read)(&mut reader)?;
+        }
+        Ok((reader.state, reader.tsc_is_stable))
     }
 
     /// Gives everything back to `vm`. No vCPU may run.
     ///
     /// # Errors
     ///
-    /// KVM refuses a part. The parts before it have been written.
+    /// KVM refuses a group. The groups before it in the table have been written.
     pub fn restore(&self, vm: &VmFd) -> Result<(), KvmError> {
-        for chip in &self.irqchips {
-            vm.set_irqchip(chip).map_err(KvmError::ioctl("KVM_SET_IRQCHIP"))?;
+        for group in &GROUPS {
+            (group.write)(vm, self)?;
         }
-        vm.set_pit2(&self.pit).map_err(KvmError::ioctl("KVM_SET_PIT2"))?;
-        // Without the flag for real time, which would let the clock jump ahead by the time that
-        // passed since the capture. The guest learns wall time from its next command.
-        let clock = kvm_clock_data { clock: self.clock_ns, ..Default::default() };
-        vm.set_clock(&clock).map_err(KvmError::ioctl("KVM_SET_CLOCK"))
+        Ok(())
+    }
+
+    /// Refuses a state that no machine can have captured, with the reason. A state from a file may
+    /// have been made by anyone.
+    ///
+    /// # Errors
+    ///
+    /// The state holds other interrupt controllers than a machine has.
+    pub fn check(&self) -> Result<(), &'static str> {
+        let chips = self.irqchips.iter().map(|chip| chip.chip_id);
+        if chips.eq(irqchip::CHIPS) {
+            Ok(())
+        } else {
+            Err("other interrupt controllers than there are")
+        }
+    }
+
+    /// Names another interrupt controller in place of the I/O APIC.
+    #[cfg(test)]
+    pub fn mislabel_io_apic(&mut self) {
+        self.irqchips[2].chip_id = 77;
+    }
+
+    /// Compares this captured state with `now`. The clock has to be within `clock`.
+    pub fn compare(&self, now: &Self, clock: ElapsedBounds) -> Vec<Mismatch<&'static str>> {
+        let comparison = Comparison { then: self, now, clock };
+        GROUPS.iter().filter_map(|group| (group.compare)(&comparison)).collect()
+    }
+
+    /// Names and values of everything, for people.
+    pub fn describe(&self) -> Vec<Named> {
+        let mut named = Vec::new();
+        for group in &GROUPS {
+            (group.describe)(self, &mut named);
+        }
+        named
     }
 }
+
+#[cfg(test)]
+mod tests;

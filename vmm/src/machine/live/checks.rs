@@ -9,6 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{Core, Live, PARK_LIMIT};
 use crate::arch::host_tsc;
+use crate::elapsed::ResetWindow;
 use crate::integrity::{
     Checker, Finding, FindingSource, IntegrityPlan, IntegrityReport, MemoryFound, Place,
 };
@@ -16,7 +17,7 @@ use crate::kvm::VcpuControl;
 use crate::machine::MachineError;
 use crate::memory::PAGE_BYTES;
 use crate::snapshot::registers::{self, Register};
-use crate::snapshot::state::{self, PutBack, Unlike, VcpuFound};
+use crate::snapshot::state::{self, StateMismatch, VcpuReport};
 use crate::snapshot::{Golden, ResetError, ResetReport, Run, Strategy};
 
 impl Live {
@@ -191,8 +192,8 @@ impl Live {
     pub fn read_vcpus(
         &self,
         golden: &Arc<Golden>,
-        put_back: PutBack,
-    ) -> Result<Vec<VcpuFound>, MachineError> {
+        put_back: ResetWindow,
+    ) -> Result<Vec<VcpuReport>, MachineError> {
         read(&self.core.vcpus, 0, golden, put_back)
     }
 
@@ -201,11 +202,11 @@ impl Live {
     pub fn settle(&self, index: usize) -> Result<(), MachineError> {
         let Some(control) = self.core.vcpus.get(index) else { return Ok(()) };
         let vcpu = Arc::clone(control);
-        let answer = ask(control, move || vcpu.vcpu().settle());
+        let answer = ask(control, move || vcpu.vcpu().apply_staged_regs());
         Ok(wait(control, index, &answer)??)
     }
 
-    pub fn golden_and_when(&self) -> Result<(Arc<Golden>, PutBack), MachineError> {
+    pub fn golden_and_when(&self) -> Result<(Arc<Golden>, ResetWindow), MachineError> {
         let rewinder = self.core.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
         let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
         Ok((Arc::clone(rewinder.golden()), rewinder.put_back_between()))
@@ -282,8 +283,8 @@ impl Core {
     fn check_state(
         &self,
         golden: &Golden,
-        put_back: PutBack,
-        others: Vec<VcpuFound>,
+        put_back: ResetWindow,
+        others: Vec<VcpuReport>,
     ) -> Result<Vec<Finding>, MachineError> {
         let mut vcpus = self.parked();
         let mut found = Vec::with_capacity(vcpus.len());
@@ -328,8 +329,8 @@ fn read(
     vcpus: &[Arc<VcpuControl>],
     first: usize,
     golden: &Arc<Golden>,
-    put_back: PutBack,
-) -> Result<Vec<VcpuFound>, MachineError> {
+    put_back: ResetWindow,
+) -> Result<Vec<VcpuReport>, MachineError> {
     let asked: Vec<_> = (first..)
         .zip(vcpus)
         .map(|(index, control)| {
@@ -378,9 +379,9 @@ fn unreadable(what: &'static str) -> impl Fn(std::io::Error) -> MachineError {
     move |error| MachineError::Unreadable { what, reason: error.to_string() }
 }
 
-impl From<Unlike> for Finding {
-    fn from(unlike: Unlike) -> Self {
-        let Unlike { part, was, is } = unlike;
+impl From<StateMismatch> for Finding {
+    fn from(unlike: StateMismatch) -> Self {
+        let StateMismatch { part, was, is } = unlike;
         Self { source: FindingSource::Vmm, place: Place::State(part.to_string()), was, is }
     }
 }

@@ -12,7 +12,7 @@ use super::expect::check_processor;
 use super::format::{Header, PAGE, hex};
 use super::sparse::{self, Run};
 use super::{SnapshotError, open, read_file};
-use crate::arch::{self, Named};
+use crate::arch::Named;
 use crate::devices::DeviceState;
 use crate::snapshot::Golden;
 
@@ -81,11 +81,11 @@ impl Diff {
             diff.memory.extend(ranges(places, length, mine.start)?);
         }
         for (vcpu, (mine, others)) in left.vcpus.iter().zip(&right.vcpus).enumerate() {
-            let mine = arch::of_vcpu(mine.state());
-            let found = changes(mine, arch::of_vcpu(others.state()));
+            let mine = mine.state().describe();
+            let found = changes(mine, others.state().describe());
             diff.vcpus.extend(found.into_iter().map(|change| VcpuChange { vcpu, change }));
         }
-        diff.machine = changes(arch::of_machine(&left.vm), arch::of_machine(&right.vm));
+        diff.machine = changes(left.vm.describe(), right.vm.describe());
         diff.devices = devices(&left.devices, &right.devices);
         if let (Some(one), Some(other)) = (&left.disk, &right.disk) {
             let places = [(one.memory().file(), 0), (other.memory().file(), 0)];

@@ -5,7 +5,6 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
-use kvm_bindings::{KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE};
 use sha2::{Digest, Sha256};
 
 use super::expect::{Expectation, check_host};
@@ -20,9 +19,6 @@ use crate::devices::DeviceState;
 use crate::devices::block::DiskImage;
 use crate::memory::{GoldenMemory, GoldenRegion, SealedMemory};
 use crate::snapshot::Golden;
-
-/// Most MSRs of a vCPU: what the kernel takes in one call (`MAX_IO_MSRS`).
-const MAX_MSRS: usize = 256;
 
 /// What a file holds.
 pub struct Loaded {
@@ -95,18 +91,15 @@ fn vcpus(content: &[u8], header: &Header) -> Result<Vec<VcpuImage>, SnapshotErro
     if states.len() != usize::from(header.vcpus) {
         return Err(Section::Vcpus.damaged("it does not belong to this header"));
     }
-    if states.iter().any(|state| state.msrs.len() > MAX_MSRS) {
-        return Err(Section::Vcpus.damaged("more MSRs than there can be"));
+    for state in &states {
+        state.check().map_err(|reason| Section::Vcpus.damaged(reason))?;
     }
     Ok(states.into_iter().map(VcpuImage::new).collect::<Result<_, _>>()?)
 }
 
 fn machine(content: &[u8]) -> Result<VmState, SnapshotError> {
     let vm: VmState = Section::Machine.decode(content)?;
-    let chips = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
-    if vm.irqchips.iter().map(|chip| chip.chip_id).ne(chips) {
-        return Err(Section::Machine.damaged("other interrupt controllers than there are"));
-    }
+    vm.check().map_err(|reason| Section::Machine.damaged(reason))?;
     Ok(vm)
 }
 

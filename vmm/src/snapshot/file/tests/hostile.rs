@@ -145,7 +145,7 @@ fn states_that_contradict_themselves_are_refused() {
     assert_eq!(named(&error), "header");
     let error = moved(|golden| golden.vcpus.clear());
     assert_eq!(named(&error), "vcpus");
-    let error = moved(|golden| golden.vm.irqchips[2].chip_id = 77);
+    let error = moved(|golden| golden.vm.mislabel_io_apic());
     assert_eq!(named(&error), "machine");
     let error = moved(|golden| golden.devices.block = None);
     assert_eq!(named(&error), "devices");

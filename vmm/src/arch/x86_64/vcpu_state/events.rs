@@ -1,0 +1,48 @@
+//! Pending exceptions, interrupts, NMIs and SMIs.
+
+use kvm_bindings::{
+    KVM_VCPUEVENT_VALID_NMI_PENDING, KVM_VCPUEVENT_VALID_SHADOW, KVM_VCPUEVENT_VALID_SIPI_VECTOR,
+    KVM_VCPUEVENT_VALID_SMM,
+};
+use kvm_ioctls::SyncReg;
+
+use super::group::{Group, Reader, Writer};
+use crate::ioctl::KvmError;
+use crate::mismatch;
+
+/// Everything is to be written, also what KVM takes only when it is told to.
+const VALID: u32 = KVM_VCPUEVENT_VALID_NMI_PENDING
+    | KVM_VCPUEVENT_VALID_SHADOW
+    | KVM_VCPUEVENT_VALID_SIPI_VECTOR
+    | KVM_VCPUEVENT_VALID_SMM;
+
+pub const GROUP: Group = Group {
+    listed: 3,
+    read,
+    write,
+    compare: |pair, found| {
+        let (then, now) = (&pair.then.events, &pair.now.events);
+        found.extend(mismatch::of_values("events".into(), then, now));
+    },
+    describe: |state, named| named.push(("events".into(), format!("{:?}", state.events))),
+};
+
+fn read(reader: &mut Reader<'_>) -> Result<(), KvmError> {
+    let mut events = match &reader.left {
+        Some((_, _, events)) => *events,
+        None => reader.fd.get_vcpu_events().map_err(KvmError::ioctl("KVM_GET_VCPU_EVENTS"))?,
+    };
+    events.flags |= VALID;
+    reader.state.events = events;
+    Ok(())
+}
+
+fn write(writer: &mut Writer<'_>) -> Result<(), KvmError> {
+    if writer.started() {
+        writer.fd.sync_regs_mut().events = writer.state.events;
+        writer.fd.set_sync_dirty_reg(SyncReg::VcpuEvents);
+        return Ok(());
+    }
+    let set = writer.fd.set_vcpu_events(&writer.state.events);
+    set.map_err(KvmError::ioctl("KVM_SET_VCPU_EVENTS"))
+}
