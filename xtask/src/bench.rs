@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cargo::build;
 use crate::nested::job::Job;
 use crate::nested::pass_on::PassOn;
-use crate::nested::{Choice, On, Place, TO_MEASURE};
-use crate::run_tests::{GuestFiles, build};
+use crate::nested::{BENCH_VCPUS, Choice, On, Queue, Runner};
+use crate::run_tests::GuestFiles;
 
 /// Arguments of `cargo xtask bench`.
 #[derive(Debug, clap::Args)]
@@ -37,7 +38,7 @@ pub struct BenchArgs {
 pub fn run(arguments: &BenchArgs) -> Result<()> {
     let workspace = crate::workspace::root()?;
     let files = GuestFiles::build(&workspace)?;
-    let program = build(&workspace, &["build", "--package", "benches", "--release"])?
+    let program = build(&workspace, &["build", "--locked", "--package", "benches", "--release"])?
         .into_iter()
         .find(|executable| executable.package == "benches" && executable.kind == "bin")
         .context("cargo built no benchmark program")?;
@@ -55,28 +56,29 @@ pub fn run(arguments: &BenchArgs) -> Result<()> {
     };
     if !arguments.linux {
         eprintln!("Benchmarks without a Linux guest run here.");
-        run_one(&Place::Native, job("--native", &["--resets"]))?;
+        run_one(&Runner::Native, job("--native", &["--resets"]))?;
     }
     if !arguments.native {
         let choice = Choice::make(arguments.on);
-        let place =
-            Place::prepare(choice.on, Duration::from_secs(60 * arguments.limit), TO_MEASURE)?;
-        eprintln!("Benchmarks with Linux guests run {}: {}.", place.describe(), choice.reason);
+        let runner =
+            Runner::prepare(choice.on, Duration::from_secs(60 * arguments.limit), BENCH_VCPUS)?;
+        eprintln!("Benchmarks with Linux guests run {}: {}.", runner.describe(), choice.reason);
         if choice.on == On::Nested {
             eprintln!("Times from there mean nothing by themselves, only next to each other.");
         }
-        run_one(&place, job("--linux", &[]))?;
+        run_one(&runner, job("--linux", &[]))?;
     }
     Ok(())
 }
 
-fn run_one(place: &Place, job: Job) -> Result<()> {
+fn run_one(runner: &Runner, job: Job) -> Result<()> {
     let mut output = PassOn::default();
-    let jobs = [job];
-    place.run(&jobs, &mut output)?;
+    let label = job.label.clone();
+    let queue = Queue::new(vec![job]);
+    runner.run(&queue, &mut output)?;
     match output.finished.pop() {
         Some(finished) if finished.ended.is_success() => Ok(()),
-        Some(finished) => bail!("{}: {}", jobs[0].label, finished.ended),
-        None => bail!("{} did not run", jobs[0].label),
+        Some(finished) => bail!("{}: {}", label, finished.ended),
+        None => bail!("{label} did not run"),
     }
 }

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::cargo::build;
 use crate::nested::job::{Finished, Job, Observer, Stream};
 use crate::nested::pass_on::pass_on;
-use crate::nested::{Choice, On, Place, TO_MEASURE};
-use crate::run_tests::{GuestFiles, build};
+use crate::nested::{BENCH_VCPUS, Choice, On, Queue, Runner};
+use crate::run_tests::GuestFiles;
 
 /// Arguments of `cargo xtask demo`.
 #[derive(Debug, clap::Args)]
@@ -79,21 +80,23 @@ pub fn run(arguments: &DemoArgs) -> Result<()> {
     let workspace = crate::workspace::root()?;
     let files = GuestFiles::build(&workspace)?;
     let packages = ["--package", "brainstorm-agent", "--package", "dev-relay"];
-    let examples = build(&workspace, &[&["build", "--examples"], &packages[..]].concat())?;
+    let examples =
+        build(&workspace, &[&["build", "--locked", "--examples"], &packages[..]].concat())?;
     let example = |target: &str| {
         let mut found = examples.iter().filter(|e| e.kind == "example" && e.target == target);
         let found = found.next().with_context(|| format!("cargo built no example {target}"))?;
         anyhow::Ok(found.path.display().to_string())
     };
     let (reset, relay) = (example("reset")?, example("demo")?);
-    let to_tamper = ["build", "--package", "integration-tests", "--bin", TO_TAMPER];
+    let to_tamper = ["build", "--locked", "--package", "integration-tests", "--bin", TO_TAMPER];
     let mut to_tamper = build(&workspace, &to_tamper)?.into_iter();
     let to_tamper = to_tamper.find(|e| e.target == TO_TAMPER);
     let to_tamper = to_tamper.with_context(|| format!("cargo built no {TO_TAMPER}"))?;
     let to_tamper = to_tamper.path.display().to_string();
     let choice = Choice::make(arguments.on);
-    let place = Place::prepare(choice.on, Duration::from_secs(60 * arguments.limit), TO_MEASURE)?;
-    println!("Guests run {}: {}.", place.describe(), choice.reason);
+    let runner =
+        Runner::prepare(choice.on, Duration::from_secs(60 * arguments.limit), BENCH_VCPUS)?;
+    println!("Guests run {}: {}.", runner.describe(), choice.reason);
     if choice.on == On::Nested {
         println!(
             "Everything in there is emulated: expect seconds where hardware takes a fraction."
@@ -127,7 +130,8 @@ pub fn run(arguments: &DemoArgs) -> Result<()> {
         })
         .collect();
     let mut narrator = Narrator { jobs: &jobs, at_line_start: true, failed: Vec::new() };
-    place.run(&jobs, &mut narrator)?;
+    let queue = Queue::new(jobs.clone());
+    runner.run(&queue, &mut narrator)?;
     if narrator.failed.is_empty() {
         println!("\nThat was the demonstration; every command above succeeded.");
         Ok(())

@@ -9,13 +9,14 @@ mod run;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+pub use self::outcome::Outcome;
 use self::outcome::table;
 use self::run::Fuzzer;
-use crate::run_tests::{Executable, Report, Tally, build_with};
+use crate::cargo::{Executable, build_with};
 
 const PACKAGE: &str = "tests/fuzz";
 /// Starts from a snapshot of a machine, which it has to make first.
@@ -107,35 +108,16 @@ pub fn run(arguments: &FuzzArgs) -> Result<()> {
     Ok(())
 }
 
-/// A short run of every target, as one group of tests.
-pub fn among_tests() -> Report {
-    let begun = Instant::now();
-    let mut report = Report::empty("fuzz targets", "natively");
-    // The same every time, as far as time allows: a test that fails is to fail again.
-    let build = Build { profile: "dev", sanitized: true };
+/// A short run of every target, the same every time as far as time allows: what fails is to fail
+/// again.
+pub fn among_tests() -> Result<Vec<Outcome>> {
     let limits = Limits { seconds: Some(SECONDS_AMONG_TESTS), executions: None };
-    let ran = Fuzzer::build(build).and_then(|mut fuzzer| {
-        fuzzer.seed = Some(1);
-        planted::check(&fuzzer)?;
-        report.tally += Tally { passed: 1, ..Tally::default() };
-        Ok(fuzzer.run_all(&all_targets()?, limits, None))
-    });
-    match ran {
-        Ok(outcomes) => {
-            eprint!("\n{}", table(&outcomes));
-            for outcome in outcomes {
-                report.tally += Tally {
-                    passed: u64::from(outcome.executions > 0 && !outcome.has_failed()),
-                    failed: u64::from(outcome.has_failed()),
-                    ignored: u64::from(outcome.skipped.is_some()),
-                };
-                report.troubles.extend(outcome.trouble());
-            }
-        }
-        Err(error) => report.troubles.push(format!("{error:#}")),
-    }
-    report.took = begun.elapsed();
-    report
+    let mut fuzzer = Fuzzer::build(Build { profile: "dev", sanitized: true })?;
+    fuzzer.seed = Some(1);
+    planted::check(&fuzzer)?;
+    let outcomes = fuzzer.run_all(&all_targets()?, limits, None);
+    eprint!("\n{}", table(&outcomes));
+    Ok(outcomes)
 }
 
 impl FuzzArgs {
@@ -161,6 +143,7 @@ fn build_program(workspace: &Path, how: Build) -> Result<PathBuf> {
     let wrapper = workspace.join(PACKAGE).join(wrapper);
     let arguments = [
         "build",
+        "--locked",
         "--package=fuzz-targets",
         "--features=engine",
         "--bin=fuzz",

@@ -21,10 +21,10 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
-use self::crates::Package;
 use self::graph::Edges;
 use self::table::{Known, Restricted, Rows, TABLE, Table};
 use self::tree::Tree;
+use crate::metadata::{self, Package};
 
 /// Arguments of `cargo xtask layers`.
 #[derive(Debug, clap::Args)]
@@ -61,7 +61,7 @@ pub fn run(arguments: &LayersArgs) -> Result<()> {
 }
 
 fn print_edges(workspace: &Path, package: &str) -> Result<()> {
-    for package in crates::metadata(workspace)?.packages.iter().filter(|p| p.name == package) {
+    for package in metadata::read(workspace)?.packages.iter().filter(|p| p.name == package) {
         for target in package.targets.iter().filter(|target| target.is_product()) {
             for ((from, to), sites) in graph::edges(&Tree::read(workspace, &target.src_path)?) {
                 println!("{from} -> {to}");
@@ -76,7 +76,7 @@ fn print_edges(workspace: &Path, package: &str) -> Result<()> {
 
 /// What is wrong in the workspace, and how many modules were looked at.
 fn check(workspace: &Path, table: &Table) -> Result<(Vec<String>, usize)> {
-    let packages = crates::metadata(workspace)?.packages;
+    let packages = metadata::read(workspace)?.packages;
     let names: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
     let mut findings = table::unlisted(&table.crates, &names, "crate");
     findings.extend(crates::upward(&packages, &table.crates));
@@ -109,7 +109,7 @@ fn check(workspace: &Path, table: &Table) -> Result<(Vec<String>, usize)> {
     Ok((findings, modules))
 }
 
-fn is_library(target: &crates::Target) -> bool {
+fn is_library(target: &metadata::Target) -> bool {
     target.kind.iter().any(|kind| kind == "lib")
 }
 

@@ -1,14 +1,16 @@
 //! Development tasks: builds the guest image, runs tests, demo and benchmarks where guests can run.
 
 mod bench;
+mod cargo;
 mod demo;
+mod disk_space;
 mod fuzz;
 mod image;
 mod layers;
+mod metadata;
 mod nested;
 mod packages;
 mod progress;
-mod room;
 mod run_tests;
 mod sanitize;
 mod workspace;

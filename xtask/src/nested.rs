@@ -13,8 +13,10 @@ pub mod job;
 mod kernel;
 mod modules;
 pub mod pass_on;
-mod place;
+
+mod inside;
 mod qemu;
+mod queue;
 mod repeat;
 mod runner;
 mod wire;
@@ -31,12 +33,12 @@ use sha2::{Digest, Sha256};
 pub use self::command::{NestedArgs, run as run_command};
 use self::cpio::Archive;
 use self::emulator::{BOOT_LIMIT, Emulator, NestedError, SILENCE_LIMIT};
+pub use self::inside::run as run_inside;
 use self::job::{Job, Observer};
 use self::kernel::KernelPackage;
-pub use self::place::{Choice, On, Place, TO_MEASURE, TO_TEST};
 use self::qemu::Qemu;
-use self::repeat::Repeats;
-pub use self::runner::run as run_inside;
+pub use self::queue::Queue;
+pub use self::runner::{BENCH_VCPUS, Choice, On, Runner, TEST_VCPUS};
 use crate::{packages, progress, workspace};
 
 /// Programs the machine is made of and run with.
@@ -92,12 +94,13 @@ impl NestedMachine {
         &self.kernel_version
     }
 
-    /// Runs the jobs one after the other, if need be in more than one machine. Fails where not all
-    /// of them came to an end; what a job that did end says is the observer's business.
-    pub fn run(&self, jobs: &[Job], limit: Duration, observer: &mut dyn Observer) -> Result<()> {
+    /// Runs jobs of the queue one after the other until none waits, if need be in more than one
+    /// machine. Fails where not all that were taken came to an end; what a job that did end says is
+    /// the observer's business.
+    pub fn run(&self, queue: &Queue, limit: Duration, observer: &mut dyn Observer) -> Result<()> {
         let deadline = Instant::now() + limit;
         let logs = Logs::create()?;
-        for job in jobs {
+        for job in queue.jobs() {
             let program = job.argv.first().map_or(Path::new(""), Path::new);
             for path in [program, &job.directory, logs.path()] {
                 refuse_covered(path)?;
@@ -107,11 +110,11 @@ impl NestedMachine {
         let runner = logs.path().join("runner");
         fs::copy("/proc/self/exe", &runner).context("copying this program")?;
         let mut machines = 0;
-        let result = Repeats::default().run(jobs, observer, |jobs, observer| {
+        let result = repeat::run(queue, observer, |observer, running| {
             machines += 1;
             let left = deadline.saturating_duration_since(Instant::now());
             let own = logs.path().join(machines.to_string());
-            self.run_once(jobs, left, &runner, own, observer)
+            self.run_once(queue, left, &runner, own, observer, running)
         });
         if result.is_err() || machines > 1 {
             // What was said about the machines names the logs.
@@ -123,16 +126,17 @@ impl NestedMachine {
     /// Runs the jobs in one machine, whose files go to the directory `logs`.
     fn run_once(
         &self,
-        jobs: &[Job],
+        queue: &Queue,
         limit: Duration,
         runner: &Path,
         logs: PathBuf,
         observer: &mut dyn Observer,
+        running: &mut Option<usize>,
     ) -> Result<(), NestedError> {
         let initrd = logs.join("initrd.cpio");
         fs::create_dir(&logs)
             .context("creating a directory for the machine's logs")
-            .and_then(|()| self.write_initrd(&initrd, runner, jobs))
+            .and_then(|()| self.write_initrd(&initrd, runner, queue.jobs()))
             .map_err(|e| NestedError::Files(format!("{e:#}")))?;
         let emulator = Emulator {
             program: self.qemu.program.clone(),
@@ -144,10 +148,10 @@ impl NestedMachine {
             boot_limit: BOOT_LIMIT,
             silence_limit: SILENCE_LIMIT,
         };
-        let result = match emulator.run(jobs, limit, observer) {
+        let result = match emulator.run(queue, limit, observer, running) {
             Err(e @ NestedError::NotBooted { .. }) => {
                 eprintln!("{e}\nNothing ran in it yet, so it is started once more.");
-                emulator.run(jobs, limit, observer)
+                emulator.run(queue, limit, observer, running)
             }
             result => result,
         };

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run_tests::cargo;
+use crate::cargo::cargo;
 
 /// What reads foreign bytes or keeps state, as names of tests begin.
 const READERS: [&str; 8] = [
@@ -52,7 +52,7 @@ fn tests(workspace: &Path) -> Command {
     let packages = ["vmm", "guest"].map(|package| format!("--package={package}"));
     command
         .env("RUSTC_WORKSPACE_WRAPPER", workspace.join("tests/fuzz/address.sh"))
-        .args(["test", "--lib", "--quiet"])
+        .args(["test", "--locked", "--lib", "--quiet"])
         .args(packages);
     command
 }

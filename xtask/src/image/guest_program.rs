@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run_tests::cargo;
+use crate::cargo::cargo;
 use crate::workspace;
 
 const TARGET: &str = "x86_64-unknown-linux-gnu";
@@ -36,7 +36,7 @@ pub fn build(program: Program) -> Result<Vec<u8>> {
     // Other flags than the other builds': in one directory each would undo the other's work.
     let target = workspace::target_dir()?.join("guest-build");
     let status = Command::new(cargo())
-        .args(["build", "--quiet", "--package", program.package, "--bin", program.name])
+        .args(["build", "--locked", "--quiet", "--package", program.package, "--bin", program.name])
         .args(["--features", &program.features.join(",")])
         .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
         .arg(&target)

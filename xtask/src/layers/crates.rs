@@ -1,59 +1,7 @@
-//! The crates of the workspace and their dependencies on each other, from `cargo metadata`.
-
-use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use anyhow::{Context, Result, ensure};
-use serde::Deserialize;
+//! The dependencies of the workspace's crates on each other.
 
 use super::table::{Rows, row_of};
-use crate::run_tests::cargo;
-
-/// What `cargo metadata` says, as far as it is needed here.
-#[derive(Debug, Deserialize)]
-pub struct Metadata {
-    pub packages: Vec<Package>,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Package {
-    pub name: String,
-    pub manifest_path: PathBuf,
-    pub dependencies: Vec<Dependency>,
-    pub targets: Vec<Target>,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Dependency {
-    pub name: String,
-    /// `dev`, `build`, or nothing for one of the program itself.
-    pub kind: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-pub struct Target {
-    pub kind: Vec<String>,
-    pub src_path: PathBuf,
-}
-
-impl Target {
-    /// Whether it is a library or a program, rather than a test or an example.
-    pub fn is_product(&self) -> bool {
-        self.kind.iter().any(|kind| kind == "lib" || kind == "bin")
-    }
-}
-
-/// Asks cargo.
-pub fn metadata(workspace: &Path) -> Result<Metadata> {
-    let output = Command::new(cargo())
-        .args(["metadata", "--no-deps", "--locked", "--format-version=1"])
-        .current_dir(workspace)
-        .output()
-        .context("starting cargo")?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "cargo metadata failed: {}", complaint.trim());
-    serde_json::from_slice(&output.stdout).context("cargo's metadata is not understood")
-}
+use crate::metadata::Package;
 
 /// Dependencies that do not point to a lower row. Those of tests count too: what tests of a lower
 /// crate need of a higher one belongs to a crate of tests above both.
@@ -85,6 +33,7 @@ pub fn upward(packages: &[Package], rows: &Rows) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata::Dependency;
 
     fn package(name: &str, on: &[&str]) -> Package {
         let dependency = |name: &&str| Dependency { name: (*name).into(), kind: None };
@@ -93,6 +42,7 @@ mod tests {
             manifest_path: format!("/w/{name}/Cargo.toml").into(),
             dependencies: on.iter().map(dependency).collect(),
             targets: Vec::new(),
+            features: [].into(),
         }
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::job::Job;
 use super::pass_on::PassOn;
-use super::{NestedMachine, TO_MEASURE};
+use super::{BENCH_VCPUS, NestedMachine, Queue};
 
 /// Arguments of `cargo xtask nested`.
 #[derive(Debug, clap::Args)]
@@ -16,7 +16,7 @@ pub struct NestedArgs {
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
     limit: u64,
     /// Emulated processors; with more than one, a guest is lost now and then
-    #[arg(long, default_value_t = TO_MEASURE, value_parser = clap::value_parser!(u32).range(1..=8))]
+    #[arg(long, default_value_t = BENCH_VCPUS, value_parser = clap::value_parser!(u32).range(1..=8))]
     processors: u32,
     /// The command and its arguments; it runs in the current directory
     #[arg(last = true, required = true)]
@@ -33,7 +33,7 @@ pub fn run(arguments: &NestedArgs) -> Result<ExitCode> {
     };
     let machine = NestedMachine::prepare(arguments.processors)?;
     let mut output = PassOn::default();
-    machine.run(&[job], Duration::from_secs(60 * arguments.limit), &mut output)?;
+    machine.run(&Queue::new(vec![job]), Duration::from_secs(60 * arguments.limit), &mut output)?;
     let ended = output.finished.pop().context("the command did not run")?.ended;
     if !ended.is_success() {
         eprintln!("{ended}");

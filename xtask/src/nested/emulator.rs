@@ -5,7 +5,7 @@ mod nudge;
 
 use std::fmt::{self, Write as _};
 use std::fs;
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,9 +13,10 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use self::nudge::Nudges;
-use super::job::{Job, Observer};
-use super::runner::PORT_NAME;
-use super::wire::{self, Message, Notice};
+use super::inside::PORT_NAME;
+use super::job::Observer;
+use super::queue::Queue;
+use super::wire::{self, Message, Notice, Order};
 
 /// Lines of the kernel console shown with a failure.
 const CONSOLE_LINES: usize = 60;
@@ -77,12 +78,14 @@ pub struct Emulator {
 }
 
 impl Emulator {
-    /// Boots the machine, follows `jobs` to the last one's end and ends the machine.
+    /// Boots the machine, gives it jobs from the queue until none waits, and ends the machine.
+    /// `running` is the job that was given to it and has not ended.
     pub fn run(
         &self,
-        jobs: &[Job],
+        queue: &Queue,
         limit: Duration,
         observer: &mut dyn Observer,
+        running: &mut Option<usize>,
     ) -> Result<(), NestedError> {
         let boot_limit = limit.min(self.boot_limit);
         let start = Instant::now();
@@ -94,7 +97,8 @@ impl Emulator {
         });
         let mut during = Phase::Boot;
         let up = Limits { deadline: start + limit, silence: self.silence_limit };
-        let outcome = follow(&mut port, up, jobs, observer, &mut during);
+        let mut assignments = Assignments { queue, running };
+        let outcome = follow(&mut port, up, &mut assignments, observer, &mut during);
         let logs = || self.last_lines();
         match (outcome, during) {
             (Ok(()), _) => Ok(()),
@@ -262,11 +266,33 @@ struct Limits {
     silence: Duration,
 }
 
+/// Gives the machine one job after the other.
+struct Assignments<'a> {
+    queue: &'a Queue,
+    /// The job that the machine has.
+    running: &'a mut Option<usize>,
+}
+
+impl Assignments<'_> {
+    fn give_next(&mut self, stream: &mut DeadlineStream) -> io::Result<()> {
+        *self.running = self.queue.take();
+        let order = match *self.running {
+            Some(index) => Order::Run(u16::try_from(index).map_err(io::Error::other)?),
+            None => Order::End,
+        };
+        // Where the machine is gone, the next read says more than a failed write.
+        if let Some(stream) = &mut stream.stream {
+            let _ = stream.write_all(&order.encode());
+        }
+        Ok(())
+    }
+}
+
 /// Follows the report to its end. `up` holds once the machine is up.
 fn follow(
     port: &mut BufReader<DeadlineStream>,
     up: Limits,
-    jobs: &[Job],
+    assignments: &mut Assignments<'_>,
     observer: &mut dyn Observer,
     during: &mut Phase,
 ) -> Result<(), Lost> {
@@ -279,17 +305,20 @@ fn follow(
                 (stream.deadline, stream.silence_limit) = (up.deadline, up.silence);
                 *during = Phase::BetweenJobs;
                 observer.ready(&kvm);
+                assignments.give_next(port.get_mut()).map_err(Lost::Broken)?;
             }
             Message::Notice(Notice::Unusable { why }) => return Err(Lost::Unusable(why)),
             Message::Notice(Notice::Started { index }) => {
                 current = index;
-                let label = jobs.get(index).map_or("an unknown job", |job| job.label.as_str());
+                let job = assignments.queue.jobs().get(index);
+                let label = job.map_or("an unknown job", |job| job.label.as_str());
                 *during = Phase::Job(label.to_owned());
                 observer.started(index);
             }
             Message::Notice(Notice::Finished { index, finished }) => {
                 *during = Phase::BetweenJobs;
                 observer.finished(index, &finished);
+                assignments.give_next(port.get_mut()).map_err(Lost::Broken)?;
             }
             Message::Notice(Notice::Alive) => {}
             Message::Notice(Notice::Stuck { report, .. }) => return Err(Lost::Stuck(report)),

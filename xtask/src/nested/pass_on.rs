@@ -1,6 +1,7 @@
 //! Passes jobs' output on to this program's own streams.
 
 use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
 
 use super::job::{Finished, Observer, Stream};
 
@@ -14,6 +15,18 @@ pub fn pass_on(stream: Stream, bytes: &[u8]) {
         }
         Stream::Stderr => io::stderr().lock().write_all(bytes),
     };
+}
+
+/// Held while a block is shown.
+static BLOCK: Mutex<()> = Mutex::new(());
+
+/// Shows a title and output so that no other block comes between them.
+pub fn block(title: &str, pieces: &[(Stream, Vec<u8>)]) {
+    let _held = BLOCK.lock().unwrap_or_else(PoisonError::into_inner);
+    pass_on(Stream::Stderr, title.as_bytes());
+    for (stream, bytes) in pieces {
+        pass_on(*stream, bytes);
+    }
 }
 
 /// Passes all output on and remembers how each job ended.

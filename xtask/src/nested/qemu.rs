@@ -4,7 +4,7 @@
 //! end of a guest and the host's own state being back. Then the guest goes on at an address of the
 //! hypervisor and is silent, or the hypervisor's kernel crashes: under load, every few hundred
 //! commands. QEMU 10 loses guests far less often, and on one processor hardly ever (see
-//! [`TO_TEST`](super::TO_TEST)). Where the installed one is older, a newer one from the backports of
+//! [`TEST_VCPUS`](super::TEST_VCPUS)). Where the installed one is older, a newer one from the backports of
 //! the same release is unpacked into the cache; nothing on the system changes.
 
 use std::fs;

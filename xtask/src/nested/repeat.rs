@@ -2,50 +2,35 @@
 //! says nothing about the job that ran.
 
 use super::emulator::NestedError;
-use super::job::{Finished, Job, Observer, Stream};
+use super::job::Observer;
+use super::queue::Queue;
 
 /// Machines that may be lost in one run.
-const MOST_LOST: usize = 3;
+const MAX_LOST: usize = 3;
 
-/// Runs jobs in one machine after the other until all of them have ended.
-#[derive(Debug, Default)]
-pub struct Repeats {
-    lost: usize,
-    /// The job that ran in the machine lost last.
-    victim: Option<usize>,
-}
-
-impl Repeats {
-    /// Runs `jobs` with `run`, which is called again with the jobs that are left when it lost its
-    /// machine. The job that was running comes once more; when that loses a machine too, it has
-    /// failed and the one behind it comes next.
-    pub fn run(
-        mut self,
-        jobs: &[Job],
-        observer: &mut dyn Observer,
-        mut run: impl FnMut(&[Job], &mut dyn Observer) -> Result<(), NestedError>,
-    ) -> Result<(), NestedError> {
-        let mut first = 0;
-        while first < jobs.len() {
-            let mut shifted = Shifted { observer: &mut *observer, by: first, next: first };
-            let result = run(&jobs[first..], &mut shifted);
-            let next = shifted.next;
-            let Err(error) = result else { return Ok(()) };
-            if !is_loss(&error) || self.lost == MOST_LOST {
-                return Err(error);
-            }
-            self.lost += 1;
-            first = next;
-            if self.victim == Some(next) {
-                observer.lost(next, &error.to_string());
-                first += 1;
-            } else {
-                observer.repeats(next, &error.to_string());
-            }
-            self.victim = Some(next);
+/// Runs jobs of the queue in one machine after the other until none waits. `run` starts a machine
+/// and says which job it had when it ended with an error. A job whose machine was lost comes once
+/// more; when that loses a machine too, the job has failed.
+pub fn run(
+    queue: &Queue,
+    observer: &mut dyn Observer,
+    mut run: impl FnMut(&mut dyn Observer, &mut Option<usize>) -> Result<(), NestedError>,
+) -> Result<(), NestedError> {
+    let mut lost = 0;
+    while !queue.is_empty() {
+        let mut running = None;
+        let Err(error) = run(observer, &mut running) else { return Ok(()) };
+        if !is_loss(&error) || lost == MAX_LOST {
+            return Err(error);
         }
-        Ok(())
+        lost += 1;
+        match running {
+            Some(index) if queue.give_back(index) => observer.repeats(index, &error.to_string()),
+            Some(index) => observer.lost(index, &error.to_string()),
+            None => {}
+        }
     }
+    Ok(())
 }
 
 /// Whether the machine was lost, rather than the time over or the machine of no use.
@@ -59,40 +44,13 @@ fn is_loss(error: &NestedError) -> bool {
     )
 }
 
-/// Tells of jobs by their places in the whole list.
-struct Shifted<'a> {
-    observer: &'a mut dyn Observer,
-    by: usize,
-    /// The first job that has not ended.
-    next: usize,
-}
-
-impl Observer for Shifted<'_> {
-    fn ready(&mut self, kvm: &str) {
-        self.observer.ready(kvm);
-    }
-
-    fn started(&mut self, index: usize) {
-        self.observer.started(self.by + index);
-    }
-
-    fn output(&mut self, index: usize, stream: Stream, bytes: &[u8]) {
-        self.observer.output(self.by + index, stream, bytes);
-    }
-
-    fn finished(&mut self, index: usize, finished: &Finished) {
-        self.next = self.by + index + 1;
-        self.observer.finished(self.by + index, finished);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::nested::emulator::Phase;
-    use crate::nested::job::Ended;
+    use crate::nested::job::{Ended, Finished, Job, Stream};
 
     fn jobs(count: usize) -> Vec<Job> {
         (0..count)
@@ -136,11 +94,13 @@ mod tests {
     fn run(count: usize, losses: &[&str]) -> (Result<(), NestedError>, Vec<String>) {
         let mut losses = losses.iter();
         let mut record = Record::default();
-        let result = Repeats::default().run(&jobs(count), &mut record, |jobs, observer| {
+        let queue = Queue::new(jobs(count));
+        let result = super::run(&queue, &mut record, |observer, running| {
             let loss = losses.next();
-            for (index, job) in jobs.iter().enumerate() {
+            while let Some(index) = queue.take() {
+                *running = Some(index);
                 observer.started(index);
-                if loss.is_some_and(|label| *label == job.label) {
+                if loss.is_some_and(|label| *label == queue.jobs()[index].label) {
                     return Err(stood_still());
                 }
                 let finished = Finished { ended: Ended::Exited(0), took: Duration::ZERO };
@@ -174,7 +134,8 @@ mod tests {
     #[test]
     fn time_that_is_over_is_over() {
         let mut calls = 0;
-        let result = Repeats::default().run(&jobs(2), &mut Record::default(), |_, _| {
+        let queue = Queue::new(jobs(2));
+        let result = super::run(&queue, &mut Record::default(), |_, _| {
             calls += 1;
             Err(NestedError::TimedOut {
                 limit: Duration::ZERO,

@@ -1,5 +1,7 @@
-//! What the nested machine tells the host over its port: a kind byte, a big-endian u32 length and
-//! that many bytes, either raw output or JSON.
+//! What the nested machine and the host tell each other over the machine's port.
+//!
+//! The machine sends a kind byte, a big-endian u32 length and that many bytes, either raw output or
+//! JSON. The host sends orders of one or three bytes.
 
 use std::io::{self, Read, Write};
 
@@ -40,6 +42,45 @@ pub enum Notice {
     Stuck { index: usize, report: String },
     /// All jobs are over and what they wrote to the host's files is there. Nothing follows.
     Done,
+}
+
+/// What the host tells the nested machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Nothing to do: the byte only wakes the machine up.
+    Nudge,
+    /// Run the job with this index.
+    Run(u16),
+    /// No job is left.
+    End,
+}
+
+const ORDER_NUDGE: u8 = 0;
+const ORDER_RUN: u8 = 1;
+const ORDER_END: u8 = 2;
+
+impl Order {
+    /// The order as bytes.
+    pub fn encode(self) -> Vec<u8> {
+        match self {
+            Self::Nudge => vec![ORDER_NUDGE],
+            Self::Run(index) => [&[ORDER_RUN][..], &index.to_be_bytes()].concat(),
+            Self::End => vec![ORDER_END],
+        }
+    }
+
+    /// Takes the first order off `bytes`. `None` where it is not complete.
+    pub fn decode(bytes: &mut Vec<u8>) -> io::Result<Option<Self>> {
+        let (order, length) = match bytes[..] {
+            [] | [ORDER_RUN] | [ORDER_RUN, _] => return Ok(None),
+            [ORDER_NUDGE, ..] => (Self::Nudge, 1),
+            [ORDER_RUN, high, low, ..] => (Self::Run(u16::from_be_bytes([high, low])), 3),
+            [ORDER_END, ..] => (Self::End, 1),
+            [other, ..] => return Err(io::Error::other(format!("unknown order {other:#04x}"))),
+        };
+        bytes.drain(..length);
+        Ok(Some(order))
+    }
 }
 
 /// Writes one message.
@@ -112,6 +153,20 @@ mod tests {
             assert_eq!(receive(&mut reader).unwrap(), Some(message));
         }
         assert_eq!(receive(&mut reader).unwrap(), None);
+    }
+
+    #[test]
+    fn orders_read_back_however_they_are_cut() {
+        let orders = [Order::Nudge, Order::Run(7), Order::Nudge, Order::Run(0x0102), Order::End];
+        let (mut bytes, mut read) = (Vec::new(), Vec::new());
+        for byte in orders.iter().flat_map(|order| order.encode()) {
+            bytes.push(byte);
+            while let Some(order) = Order::decode(&mut bytes).unwrap() {
+                read.push(order);
+            }
+        }
+        assert_eq!(read, orders);
+        assert!(Order::decode(&mut vec![3]).is_err());
     }
 
     #[test]

@@ -1,69 +1,38 @@
 //! Runs one group of test programs and keeps its result.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::tally::{SummaryReader, Tally};
-use crate::nested::Place;
+use super::report::Report;
+use super::tally::SummaryReader;
 use crate::nested::job::{Finished, Job, Observer, Stream};
-use crate::nested::pass_on::pass_on;
+use crate::nested::pass_on::{self, pass_on};
+use crate::nested::{Queue, Runner};
 
-/// What became of one group of tests.
-#[derive(Debug)]
-pub struct Report {
-    pub name: &'static str,
-    /// Where it ran, in a word.
-    pub place: &'static str,
-    pub tally: Tally,
-    pub took: Duration,
-    /// What failed: programs with how they ended, or why the group could not run to its end.
-    pub troubles: Vec<String>,
-    /// Programs that were started once more, because their machine was lost or they failed in an
-    /// emulated one, and why.
-    pub repeats: Vec<String>,
-    /// Programs that ended and failed, by their places, with their part of the tally.
-    pub failed: Vec<(usize, Tally)>,
-}
-
-impl Report {
-    /// One to be filled in.
-    pub fn empty(name: &'static str, place: &'static str) -> Self {
-        let (tally, took) = (Tally::default(), Duration::ZERO);
-        let (troubles, repeats, failed) = (Vec::new(), Vec::new(), Vec::new());
-        Self { name, place, tally, took, troubles, repeats, failed }
-    }
-
-    /// Whether everything ran and passed.
-    pub fn is_success(&self) -> bool {
-        self.tally.failed == 0 && self.troubles.is_empty()
-    }
-
-    /// Puts what came of the second try of the programs that failed in place of the first.
-    fn mend(&mut self, again: Self) {
-        for (_, tally) in self.failed.drain(..) {
-            self.tally -= tally;
-        }
-        self.tally += again.tally;
-        self.took += again.took;
-        self.repeats.append(&mut self.troubles);
-        self.repeats.extend(again.repeats);
-        self.troubles = again.troubles;
-        self.failed = again.failed;
-    }
+/// When the output of a program is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// As it comes.
+    Live,
+    /// In one block when the program has ended, because others run at the same time.
+    InBlocks,
+    /// Never: a summary that tests of this program printed would count as their own.
+    #[cfg(test)]
+    Never,
 }
 
 /// Programs that may fail at first. More have a reason in common, which no second try removes.
-const MOST_MENDED: usize = 3;
+const MAX_RETRIED: usize = 3;
 
-/// The same as [`run`], but a program that failed is tried once more. For emulated machines, which
-/// now and then lose a guest; the report names what was tried again.
-pub fn run_in_emulator(name: &'static str, place: &Place, jobs: &[Job]) -> Report {
-    let report = run(name, place, jobs);
-    try_again(report, jobs, |jobs| run(name, place, jobs))
+/// Runs programs once more that failed in an emulated machine, which now and then loses a guest. The
+/// report names them.
+pub fn retry_failed(report: Report, jobs: &[Job], runner: &Runner) -> Report {
+    let name = report.name;
+    try_again(report, jobs, |jobs| run(name, runner, &Queue::new(jobs), Show::Live))
 }
 
-fn try_again(mut report: Report, jobs: &[Job], run: impl FnOnce(&[Job]) -> Report) -> Report {
+fn try_again(mut report: Report, jobs: &[Job], run: impl FnOnce(Vec<Job>) -> Report) -> Report {
     let only_these = report.failed.len() == report.troubles.len();
-    if report.failed.is_empty() || report.failed.len() > MOST_MENDED || !only_these {
+    if report.failed.is_empty() || report.failed.len() > MAX_RETRIED || !only_these {
         return report;
     }
     let failed: Vec<Job> =
@@ -71,51 +40,39 @@ fn try_again(mut report: Report, jobs: &[Job], run: impl FnOnce(&[Job]) -> Repor
     for job in &failed {
         eprintln!("\n{} failed in an emulated machine and is run once more.", job.label);
     }
-    let again = run(&failed);
-    report.mend(again);
+    let again = run(failed);
+    report.replace_failed(again);
     report
 }
 
-/// Runs the jobs in `place`, passing on their output.
-pub fn run(name: &'static str, place: &Place, jobs: &[Job]) -> Report {
-    run_showing(name, place, jobs, &mut pass_on)
-}
-
-fn run_showing(
-    name: &'static str,
-    place: &Place,
-    jobs: &[Job],
-    show: &mut dyn FnMut(Stream, &[u8]),
-) -> Report {
+/// Runs jobs of the queue until none waits.
+pub fn run(name: &'static str, runner: &Runner, queue: &Queue, show: Show) -> Report {
     let start = Instant::now();
     let mut follower = Follower {
-        jobs,
-        tally: Tally::default(),
-        troubles: vec![],
-        repeats: vec![],
-        failed: vec![],
+        jobs: queue.jobs(),
+        report: Report::empty(name, runner.name()),
         reader: None,
         show,
+        block: Vec::new(),
     };
-    let result = place.run(jobs, &mut follower);
+    let result = runner.run(queue, &mut follower);
     follower.abandon();
-    let Follower { tally, mut troubles, repeats, failed, .. } = follower;
+    let mut report = follower.report;
     if let Err(e) = result {
-        troubles.push(format!("{e:#}"));
+        report.troubles.push(format!("{e:#}"));
     }
-    Report { name, place: place.name(), tally, took: start.elapsed(), troubles, repeats, failed }
+    report.took = start.elapsed();
+    report
 }
 
 struct Follower<'a> {
     jobs: &'a [Job],
-    tally: Tally,
-    troubles: Vec<String>,
-    repeats: Vec<String>,
-    failed: Vec<(usize, Tally)>,
+    report: Report,
     /// Reads the running job's output.
     reader: Option<SummaryReader>,
-    /// Shows output to the user.
-    show: &'a mut dyn FnMut(Stream, &[u8]),
+    show: Show,
+    /// Output of the running job that is still to be shown.
+    block: Vec<(Stream, Vec<u8>)>,
 }
 
 impl Follower<'_> {
@@ -126,8 +83,15 @@ impl Follower<'_> {
     /// Counts a job that never finished.
     fn abandon(&mut self) {
         if let Some(reader) = self.reader.take() {
-            self.tally += reader.finish(false);
+            self.report.tally += reader.finish(false);
         }
+        if !self.block.is_empty() {
+            self.show_block("\n     Output of a program that did not end:\n");
+        }
+    }
+
+    fn show_block(&mut self, title: &str) {
+        pass_on::block(title, &std::mem::take(&mut self.block));
     }
 }
 
@@ -137,7 +101,9 @@ impl Observer for Follower<'_> {
     }
 
     fn started(&mut self, index: usize) {
-        eprintln!("\n     Running {}", self.label(index));
+        if self.show == Show::Live {
+            eprintln!("\n     Running {}", self.label(index));
+        }
         self.reader = Some(SummaryReader::default());
     }
 
@@ -145,19 +111,30 @@ impl Observer for Follower<'_> {
         if let (Stream::Stdout, Some(reader)) = (stream, &mut self.reader) {
             reader.read(bytes);
         }
-        (self.show)(stream, bytes);
+        match self.show {
+            Show::Live => pass_on(stream, bytes),
+            Show::InBlocks => self.block.push((stream, bytes.to_vec())),
+            #[cfg(test)]
+            Show::Never => {}
+        }
     }
 
     fn finished(&mut self, index: usize, finished: &Finished) {
+        let label = self.label(index).to_owned();
+        if self.show == Show::InBlocks {
+            let seconds = finished.took.as_secs_f64();
+            self.show_block(&format!("\n     Ran {label}: {} ({seconds:.1} s)\n", finished.ended));
+        }
         let success = finished.ended.is_success();
         if !success {
-            self.troubles.push(format!("{}: {}", self.label(index), finished.ended));
+            self.report.troubles.push(format!("{label}: {}", finished.ended));
         }
+        self.report.durations.push((label, finished.took));
         if let Some(reader) = self.reader.take() {
             let tally = reader.finish(success);
-            self.tally += tally;
+            self.report.tally += tally;
             if !success {
-                self.failed.push((index, tally));
+                self.report.failed.push((index, tally));
             }
         }
     }
@@ -165,20 +142,22 @@ impl Observer for Follower<'_> {
     fn repeats(&mut self, index: usize, why: &str) {
         // It will count when it has run to its end.
         self.reader = None;
+        self.abandon();
         eprintln!("\n{why}\n{} is run once more in a new machine.", self.label(index));
         let first = why.lines().next().unwrap_or_default();
-        self.repeats.push(format!("{}: {first}", self.label(index)));
+        self.report.repeats.push(format!("{}: {first}", self.label(index)));
     }
 
     fn lost(&mut self, index: usize, why: &str) {
         self.abandon();
-        self.troubles.push(format!("{}, twice: {why}", self.label(index)));
+        self.report.troubles.push(format!("{}, twice: {why}", self.label(index)));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run_tests::tally::Tally;
 
     fn shell(script: &str) -> Job {
         Job {
@@ -189,9 +168,8 @@ mod tests {
         }
     }
 
-    /// Runs without showing: a summary shown here would count in this program's own.
     fn quietly(jobs: &[Job]) -> Report {
-        run_showing("some", &Place::Native, jobs, &mut |_, _| {})
+        run("some", &Runner::Native, &Queue::new(jobs.to_vec()), Show::Never)
     }
 
     #[test]
@@ -200,6 +178,18 @@ mod tests {
         let report = quietly(&[shell(ok), shell(ok)]);
         assert_eq!(report.tally, Tally { passed: 4, failed: 0, ignored: 2 });
         assert!(report.is_success());
+        assert_eq!(report.durations.len(), 2);
+    }
+
+    #[test]
+    fn several_take_their_jobs_from_one_queue() {
+        let queue = Queue::new(vec![shell("true"), shell("sleep 0.1"), shell("true")]);
+        let lane = || run("some", &Runner::Native, &queue, Show::Never);
+        let (first, second) = std::thread::scope(|scope| {
+            let first = scope.spawn(lane);
+            (lane(), first.join().unwrap())
+        });
+        assert_eq!(first.tally.passed + second.tally.passed, 3);
     }
 
     #[test]
@@ -218,14 +208,14 @@ mod tests {
     #[test]
     fn what_fails_twice_has_failed() {
         let jobs = [shell("exit 101"), shell("true")];
-        let report = try_again(quietly(&jobs), &jobs, quietly);
+        let report = try_again(quietly(&jobs), &jobs, |failed| quietly(&failed));
         assert_eq!(report.tally, Tally { passed: 1, failed: 1, ignored: 0 });
         assert!(!report.is_success());
     }
 
     #[test]
     fn many_failures_are_no_accident() {
-        let jobs = [(); MOST_MENDED + 1].map(|()| shell("exit 1"));
+        let jobs = [(); MAX_RETRIED + 1].map(|()| shell("exit 1"));
         let report = try_again(quietly(&jobs), &jobs, |_| panic!("tried again"));
         assert_eq!(report.tally.failed, jobs.len() as u64);
     }

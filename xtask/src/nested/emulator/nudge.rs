@@ -10,6 +10,8 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
+use crate::nested::wire::Order;
+
 /// Between two bytes.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -26,7 +28,7 @@ impl Nudges {
         thread::Builder::new().name("nudges".into()).spawn(move || {
             while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
                 // Nobody is there any more.
-                if port.write_all(&[0]).is_err() {
+                if port.write_all(&Order::Nudge.encode()).is_err() {
                     return;
                 }
             }

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 use tempfile::TempDir;
 
 use super::*;
-use crate::nested::job::{Ended, Finished, Stream};
+use crate::nested::job::{Ended, Finished, Job, Stream};
 
 /// A shell script in QEMU's place. Its standard input is the port.
 struct Stand {
@@ -49,7 +49,7 @@ impl Stand {
             environment: [].into(),
         };
         let mut record = Record::default();
-        let result = self.emulator.run(&[job], limit, &mut record);
+        let result = self.emulator.run(&Queue::new(vec![job]), limit, &mut record, &mut None);
         (result, record)
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// Between two looks at how much processor time a thread has used.
 const APART: Duration = Duration::from_secs(1);
 /// A report stays below what one message can hold.
-const MOST_BYTES: usize = 256 << 10;
+const MAX_BYTES: usize = 256 << 10;
 /// Frames of a kernel stack.
 const FRAMES: usize = 12;
 
@@ -21,7 +21,7 @@ pub fn report() -> String {
     let mut text = String::new();
     let mut process = PathBuf::new();
     for (task, ticks_before) in before {
-        if text.len() > MOST_BYTES {
+        if text.len() > MAX_BYTES {
             text.push_str("  | ...\n");
             break;
         }
