@@ -27,7 +27,7 @@ use self::tree::Tree;
 use crate::metadata::{self, Package};
 
 /// Arguments of `cargo xtask layers`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct LayersArgs {
     /// Print the declared rows as docs/architecture.md shows them, and check nothing
     #[arg(long)]

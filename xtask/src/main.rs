@@ -2,8 +2,11 @@
 
 mod bench;
 mod cargo;
+mod check;
 mod demo;
 mod disk_space;
+mod documents;
+mod full;
 mod fuzz;
 mod image;
 mod layers;
@@ -11,6 +14,7 @@ mod metadata;
 mod nested;
 mod packages;
 mod progress;
+mod redteam;
 mod run_tests;
 mod sanitize;
 mod workspace;
@@ -35,16 +39,24 @@ enum Task {
     Image(image::ImageArgs),
     /// Run all tests, those with Linux guests where Linux guests can run
     Test(run_tests::TestArgs),
+    /// Check in a few minutes: form, layers, documents, clippy, unit tests of changed crates
+    Check(check::CheckArgs),
+    /// Run everything that only people start, and print a table
+    Full(full::FullArgs),
     /// Show tools at work in real guests
     Demo(demo::DemoArgs),
     /// Run the benchmarks
     Bench(bench::BenchArgs),
     /// Run the fuzz targets
     Fuzz(fuzz::FuzzArgs),
+    /// Attack the sandbox, for longer than the tests do
+    Redteam(redteam::RedteamArgs),
     /// Run unit tests with AddressSanitizer
     Sanitize(sanitize::SanitizeArgs),
     /// Check that dependencies of crates and modules point one way
     Layers(layers::LayersArgs),
+    /// Check links, anchors and console blocks of all documents
+    Links,
     /// Run one command in the nested machine
     Nested(nested::NestedArgs),
     /// Run jobs inside the nested machine, which starts this itself
@@ -59,10 +71,14 @@ fn main() -> Result<ExitCode> {
     match Cli::parse().task {
         Task::Image(arguments) => image::run(&arguments)?,
         Task::Test(arguments) => run_tests::run(&arguments)?,
+        Task::Check(arguments) => check::run(&arguments)?,
+        Task::Full(arguments) => full::run(&arguments)?,
+        Task::Redteam(arguments) => redteam::run(&arguments)?,
         Task::Demo(arguments) => demo::run(&arguments)?,
         Task::Bench(arguments) => bench::run(&arguments)?,
         Task::Fuzz(arguments) => fuzz::run(&arguments)?,
         Task::Sanitize(arguments) => sanitize::run(&arguments)?,
+        Task::Links => documents::check()?,
         Task::Layers(arguments) => layers::run(&arguments)?,
         Task::Nested(arguments) => return nested::run_command(&arguments),
         Task::NestedRunner { jobs } => nested::run_inside(&jobs)?,

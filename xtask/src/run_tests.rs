@@ -7,6 +7,7 @@
 //! the guest tests that are left. Both take them from one queue, the longest first.
 
 mod checks;
+mod commands;
 mod fuzzing;
 mod group;
 mod guest_files;
@@ -77,6 +78,9 @@ pub fn run(arguments: &TestArgs) -> Result<()> {
     } else {
         let choice = Choice::make(arguments.on);
         let mut jobs = jobs::of_tests(&guest_tests, &files, filter, choice.on);
+        if filter.is_none() {
+            jobs.extend(commands::with_guests(&workspace, &files, choice.on)?);
+        }
         durations.sort(&mut jobs);
         Some(Guests::prepare(&choice, limit, jobs)?)
     };
@@ -94,6 +98,7 @@ pub fn run(arguments: &TestArgs) -> Result<()> {
                 run_host_tests(&workspace, &host_tests, &files, limit, filter, shows(beside_host));
             reports.extend(host?);
             if filter.is_none() {
+                reports.push(commands::run(&workspace, &files, shows(beside_host))?);
                 reports.push(fuzzing::run());
             }
             if arguments.with_checks {

@@ -1,0 +1,216 @@
+//! `cargo xtask full`: everything that only people start, one part after the other, and a table of
+//! what came of it. A part whose tools are not installed has not run, which is not a pass.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cargo::cargo;
+
+/// The target of the build that does not use glibc.
+const MUSL: &str = "x86_64-unknown-linux-musl";
+/// Packages whose public interface others may use.
+const LIBRARIES: [&str; 1] = ["vmm"];
+
+/// Arguments of `cargo xtask full`.
+#[derive(Debug, clap::Args)]
+pub struct FullArgs {
+    /// Commit with which the public interface of the libraries is compared
+    #[arg(long, value_name = "COMMIT")]
+    baseline: Option<String>,
+    /// Seconds for which each fuzz target runs
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    fuzz_seconds: u64,
+    /// Run only these parts
+    parts: Vec<String>,
+}
+
+/// What came of a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Outcome {
+    Passed,
+    Failed(String),
+    /// The text names what is missing.
+    NotRun(String),
+}
+
+/// One part, and what it needs.
+struct Part {
+    name: &'static str,
+    /// Says what is missing; nothing where the part can run.
+    missing: Option<String>,
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+/// Runs the parts. An error means that one failed.
+pub fn run(arguments: &FullArgs) -> Result<()> {
+    let workspace = crate::workspace::root()?;
+    let parts = parts(arguments)?;
+    for name in &arguments.parts {
+        let known: Vec<&str> = parts.iter().map(|part| part.name).collect();
+        ensure!(known.contains(&name.as_str()), "there is no part {name}: {}", known.join(", "));
+    }
+    let wanted =
+        |part: &&Part| arguments.parts.is_empty() || arguments.parts.iter().any(|n| n == part.name);
+    let mut rows = Vec::new();
+    for part in parts.iter().filter(wanted) {
+        eprintln!("\n     Part {}", part.name);
+        let begun = Instant::now();
+        let outcome = part.run(&workspace);
+        rows.push((part.name, outcome, begun.elapsed()));
+    }
+    eprint!("\n{}", table(&rows));
+    let failed = rows.iter().filter(|(_, outcome, _)| matches!(outcome, Outcome::Failed(_)));
+    let failed: Vec<&str> = failed.map(|(name, ..)| *name).collect();
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+fn parts(arguments: &FullArgs) -> Result<Vec<Part>> {
+    let this = std::env::current_exe().context("finding this program")?;
+    let own = |name, words: &[&str]| Part {
+        name,
+        missing: None,
+        program: this.clone(),
+        arguments: words.iter().map(|&word| word.to_owned()).collect(),
+    };
+    let with_cargo = |name, missing, words: &[&str]| Part {
+        name,
+        missing,
+        program: cargo().into(),
+        arguments: words.iter().map(|&word| word.to_owned()).collect(),
+    };
+    let mut interface = vec!["semver-checks", "--baseline-rev"];
+    interface.push(arguments.baseline.as_deref().unwrap_or("HEAD"));
+    for library in LIBRARIES {
+        interface.extend(["--package", library]);
+    }
+    let no_baseline =
+        || arguments.baseline.is_none().then(|| "no commit was named with --baseline".to_owned());
+    Ok(vec![
+        with_cargo(
+            "licences",
+            missing_subcommand("deny"),
+            &["deny", "check", "bans", "licenses", "sources"],
+        ),
+        with_cargo(
+            "interface",
+            missing_subcommand("semver-checks").or_else(no_baseline),
+            &interface,
+        ),
+        with_cargo(
+            "musl",
+            missing_for_musl(),
+            &["build", "--locked", "--package", "brainstorm-agent", "--target", MUSL],
+        ),
+        own("sanitize", &["sanitize"]),
+        own("fuzz", &["fuzz", "--seconds", &arguments.fuzz_seconds.to_string()]),
+        own("redteam", &["redteam"]),
+        own("benches", &["bench", "--json"]),
+    ])
+}
+
+impl Part {
+    fn run(&self, workspace: &Path) -> Outcome {
+        if let Some(missing) = &self.missing {
+            return Outcome::NotRun(missing.clone());
+        }
+        let status = Command::new(&self.program)
+            .args(&self.arguments)
+            .current_dir(workspace)
+            .stdin(Stdio::null())
+            .status();
+        match status {
+            Ok(status) if status.success() => Outcome::Passed,
+            Ok(status) => Outcome::Failed(status.to_string()),
+            Err(e) => Outcome::Failed(format!("starting {}: {e}", self.program.display())),
+        }
+    }
+}
+
+fn missing_subcommand(name: &str) -> Option<String> {
+    let found = succeeds(Command::new(cargo()).args([name, "--version"]));
+    (!found).then(|| format!("cargo-{name} is not installed"))
+}
+
+fn missing_for_musl() -> Option<String> {
+    let directory = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", MUSL])
+        .stdin(Stdio::null())
+        .output();
+    let has_target = directory.is_ok_and(|output| {
+        let path = String::from_utf8_lossy(&output.stdout);
+        output.status.success() && Path::new(path.trim()).is_dir()
+    });
+    if !has_target {
+        return Some(format!("Rust's target {MUSL} is not installed"));
+    }
+    (!succeeds(Command::new("musl-gcc").arg("--version")))
+        .then(|| "musl-gcc of package musl-tools is not installed".to_owned())
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
+}
+
+/// Writing to a string cannot fail, so results of that are ignored.
+fn table(rows: &[(&str, Outcome, Duration)]) -> String {
+    let mut text = format!("{:<12} {:>9}  result\n", "part", "duration");
+    for (name, outcome, took) in rows {
+        let result = match outcome {
+            Outcome::Passed => "passed".to_owned(),
+            Outcome::Failed(why) => format!("FAILED: {why}"),
+            Outcome::NotRun(why) => format!("not run: {why}"),
+        };
+        let _ = writeln!(text, "{name:<12} {:>7.1} s  {result}", took.as_secs_f64());
+    }
+    let count = |wanted: fn(&Outcome) -> bool| rows.iter().filter(|(_, o, _)| wanted(o)).count();
+    let _ = writeln!(
+        text,
+        "{} passed, {} failed, {} not run",
+        count(|o| *o == Outcome::Passed),
+        count(|o| matches!(o, Outcome::Failed(_))),
+        count(|o| matches!(o, Outcome::NotRun(_)))
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(program: &str, missing: Option<&str>) -> Part {
+        Part {
+            name: "some",
+            missing: missing.map(str::to_owned),
+            program: program.into(),
+            arguments: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_is_not_installed_has_not_run() {
+        let outcome = part("true", Some("cargo-deny is not installed")).run(Path::new("/"));
+        assert_eq!(outcome, Outcome::NotRun("cargo-deny is not installed".into()));
+        let missing = missing_subcommand("certainly-not-there").unwrap();
+        assert_eq!(missing, "cargo-certainly-not-there is not installed");
+    }
+
+    #[test]
+    fn the_table_counts_each_kind() {
+        let rows = [
+            ("one", part("true", None).run(Path::new("/")), Duration::ZERO),
+            ("two", part("false", None).run(Path::new("/")), Duration::ZERO),
+            ("three", part("/no/such/program", None).run(Path::new("/")), Duration::ZERO),
+            ("four", Outcome::NotRun("x is not installed".into()), Duration::ZERO),
+        ];
+        let text = table(&rows);
+        assert!(text.contains("1 passed, 2 failed, 1 not run"), "{text}");
+        assert!(text.contains("not run: x is not installed"), "{text}");
+    }
+}
