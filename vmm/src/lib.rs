@@ -39,6 +39,7 @@ pub mod devices;
 mod elapsed;
 pub mod integrity;
 mod ioctl;
+mod kernel_call;
 pub mod kvm;
 pub mod machine;
 pub mod memory;
@@ -60,6 +61,7 @@ pub use integrity::Tamper;
 pub use integrity::{
     Finding, FindingSource, IntegrityParts, IntegrityPlan, IntegrityReport, Place,
 };
+pub use kernel_call::KernelCall;
 pub use kvm::{DirtyTracking, KvmError, at_vcpu_thread_start};
 pub use machine::{
     BootTimings, ConfigError, Machine, MachineConfig, MachineError, MachineState, StopReason,

@@ -3,9 +3,9 @@
 mod assembly;
 mod checks;
 mod config;
-mod fate;
 mod live;
 mod status;
+mod stop_state;
 #[cfg(any(test, feature = "testing"))]
 mod tamper;
 mod wiring;
@@ -21,12 +21,13 @@ use thiserror::Error;
 use crate::boot::BootError;
 use crate::devices::vsock::{VsockDevice, VsockHost};
 use crate::devices::{Checkpoint, Console, ConsoleSnapshot, Mark};
+use crate::kernel_call::KernelCall;
 use crate::kvm::{DirtyTracking, KvmError};
 use crate::memory::MemoryError;
 use crate::snapshot::{Differences, Golden, ResetError, ResetReport, Strategy};
-use assembly::Outside;
-use fate::Fate;
+use assembly::HostHandles;
 use live::Live;
+use stop_state::StopState;
 
 /// Why an operation on a [`Machine`] failed.
 #[derive(Debug, Error)]
@@ -99,7 +100,7 @@ pub enum MachineError {
 /// Dropping a machine shuts it down. All methods can be called from any thread.
 pub struct Machine {
     phase: Mutex<Phase>,
-    fate: Arc<Fate>,
+    stop_state: Arc<StopState>,
     console: Console,
     checkpoint: Checkpoint,
     vsock: VsockHost,
@@ -130,7 +131,7 @@ impl Machine {
         let console = Console::new(config.console_bytes);
         let (device, vsock) = VsockDevice::new(u64::from(config.guest_cid));
         Ok(Self {
-            fate: Arc::new(Fate::new(console.clone(), vsock.clone())),
+            stop_state: Arc::new(StopState::new(console.clone(), vsock.clone())),
             phase: Mutex::new(Phase::Created(Box::new((config, tracking, device)))),
             console,
             checkpoint: Checkpoint::default(),
@@ -152,7 +153,7 @@ impl Machine {
         match std::mem::replace(&mut *phase, Phase::Ended) {
             Phase::Created(parts) => {
                 let (config, tracking, vsock) = *parts;
-                let live = Live::boot(&config, tracking, self.outside(vsock))
+                let live = Live::boot(&config, tracking, self.handles(vsock))
                     .inspect_err(|e| self.never_started(e))?;
                 self.vsock.quiesce();
                 *phase = Phase::Paused(live);
@@ -177,13 +178,13 @@ impl Machine {
         let console = Console::new(golden.origin.console_bytes);
         let (device, vsock) = VsockDevice::new(u64::from(golden.origin.guest_cid));
         let machine = Self {
-            fate: Arc::new(Fate::new(console.clone(), vsock.clone())),
+            stop_state: Arc::new(StopState::new(console.clone(), vsock.clone())),
             phase: Mutex::new(Phase::Ended),
             console,
             checkpoint: Checkpoint::default(),
             vsock,
         };
-        let live = Live::fork(golden, tracking, machine.outside(device))
+        let live = Live::fork(golden, tracking, machine.handles(device))
             .inspect_err(|e| machine.never_started(e))?;
         *machine.lock() = Phase::Paused(live);
         Ok(machine)
@@ -224,6 +225,27 @@ impl Machine {
     /// The streams of connections that were open at the capture go on; all others fail with
     /// [`VsockError::Gone`](crate::VsockError::Gone).
     pub fn reset(&self, strategy: Strategy) -> Result<ResetReport, MachineError> {
+        Ok(self.reset_with(strategy, false)?.0)
+    }
+
+    /// Resets the machine as [`Machine::reset`] does, and returns the calls of the kernel that the
+    /// reset made, in order, with the time of each. Recording makes the reset slower.
+    ///
+    /// # Errors
+    ///
+    /// As [`Machine::reset`].
+    pub fn reset_recording_calls(
+        &self,
+        strategy: Strategy,
+    ) -> Result<(ResetReport, Vec<KernelCall>), MachineError> {
+        self.reset_with(strategy, true)
+    }
+
+    fn reset_with(
+        &self,
+        strategy: Strategy,
+        records: bool,
+    ) -> Result<(ResetReport, Vec<KernelCall>), MachineError> {
         let mut report = None;
         self.change("reset", |phase| {
             let (live, runs) = match phase {
@@ -242,7 +264,7 @@ impl Machine {
                 let phase = if runs { Phase::Running(live) } else { Phase::Paused(live) };
                 return (phase, Err(MachineError::NotCaptured));
             }
-            match live.rewind(strategy, runs) {
+            match live.reset(strategy, runs, records) {
                 Ok(done) => {
                     report = Some(done);
                     (if runs { Phase::Running(live) } else { Phase::Paused(live) }, Ok(()))
@@ -318,7 +340,7 @@ impl Machine {
     /// takes to read its vCPUs.
     pub fn state(&self) -> Result<MachineState, MachineError> {
         let phase = self.lock();
-        if let Some(reason) = self.fate.reason() {
+        if let Some(reason) = self.stop_state.reason() {
             return Ok(MachineState::Stopped(reason));
         }
         match &*phase {
@@ -329,7 +351,7 @@ impl Machine {
                 let vcpus = live.vcpus();
                 live.run();
                 // A guest may have met its end just before it was held.
-                match self.fate.reason() {
+                match self.stop_state.reason() {
                     Some(reason) => Ok(MachineState::Stopped(reason)),
                     None => Ok(MachineState::Running(vcpus?)),
                 }
@@ -343,9 +365,9 @@ impl Machine {
     /// machine is over already.
     pub fn shutdown(&self) {
         let mut phase = self.lock();
-        self.fate.stop(StopReason::Shutdown);
+        self.stop_state.stop(StopReason::Shutdown);
         *phase = Phase::Ended;
-        self.fate.settle();
+        self.stop_state.close_streams();
     }
 
     /// Host side of the machine's vsock device.
@@ -355,12 +377,12 @@ impl Machine {
 
     /// Why the machine stopped; `None` while it has not.
     pub fn stop_reason(&self) -> Option<StopReason> {
-        self.fate.reason()
+        self.stop_state.reason()
     }
 
     /// Waits until the machine stops. `None` when `limit` passes first.
     pub fn wait_stopped(&self, limit: Duration) -> Option<StopReason> {
-        self.fate.wait(limit)
+        self.stop_state.wait(limit)
     }
 
     /// What the guest wrote to its console.
@@ -408,7 +430,7 @@ impl Machine {
         step: impl FnOnce(Phase) -> (Phase, Result<(), MachineError>),
     ) -> Result<(), MachineError> {
         let mut phase = self.lock();
-        if self.fate.reason().is_some() {
+        if self.stop_state.reason().is_some() {
             return Err(MachineError::WrongState { operation, state: "stopped" });
         }
         let (next, result) = step(std::mem::replace(&mut *phase, Phase::Ended));
@@ -416,19 +438,19 @@ impl Machine {
         result
     }
 
-    fn outside(&self, device: VsockDevice) -> Outside<'_> {
+    fn handles(&self, device: VsockDevice) -> HostHandles<'_> {
         let vsock = (device, self.vsock.clone());
-        Outside {
+        HostHandles {
             vsock,
             console: self.console.clone(),
             checkpoint: self.checkpoint.clone(),
-            fate: &self.fate,
+            stop_state: &self.stop_state,
         }
     }
 
     fn never_started(&self, error: &MachineError) {
-        self.fate.stop(StopReason::BootFailed(error.to_string()));
-        self.fate.settle();
+        self.stop_state.stop(StopReason::BootFailed(error.to_string()));
+        self.stop_state.close_streams();
     }
 
     fn lock(&self) -> MutexGuard<'_, Phase> {
@@ -456,16 +478,4 @@ impl Phase {
 }
 
 #[cfg(test)]
-mod habit_tests;
-#[cfg(test)]
-mod hazard_tests;
-#[cfg(test)]
-mod hostile_tests;
-#[cfg(test)]
-mod integrity_tests;
-#[cfg(test)]
-mod reset_tests;
-#[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod verify_tests;

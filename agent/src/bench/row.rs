@@ -128,10 +128,10 @@ impl Samples {
             reset: Distribution::of(self.resets.iter().map(standing)),
             parts_us: Parts {
                 stop: median(|parts| parts.stop),
-                harvest: median(|parts| parts.harvest),
+                harvest: median(|parts| parts.collect),
                 copy: median(|parts| parts.copy),
-                devices: median(|parts| parts.devices),
-                vcpus: median(|parts| parts.vcpus),
+                devices: median(|parts| parts.devices + parts.disk),
+                vcpus: median(|parts| parts.vm + parts.vcpus),
                 resume: median(|parts| parts.resume),
             },
             cycle: Distribution::of(self.resets.iter().map(ResetParts::total)),

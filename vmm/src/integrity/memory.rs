@@ -9,7 +9,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use super::rotation::Piece;
 use super::{Checker, Finding, FindingSource, MOST_FINDINGS, Place};
 use crate::memory::{GoldenMemory, GuestRam, PAGE_BYTES, leaf_of};
-use crate::snapshot::Run;
+use crate::snapshot::PageRun;
 
 /// Pages in a row that take longer to find in the page tables than to leave out there.
 const WORTH_LEAVING_OUT: usize = 64;
@@ -53,7 +53,7 @@ impl Checker {
         &mut self,
         ram: &GuestRam,
         golden: &GoldenMemory,
-        restored: &[Run],
+        restored: &[PageRun],
         (copies, steps): (usize, usize),
     ) -> io::Result<MemoryFound> {
         let mut found = MemoryFound::default();
@@ -86,7 +86,7 @@ impl Checker {
     fn unnamed_copies(
         &mut self,
         pairs: &[Pair<'_>],
-        restored: &[Run],
+        restored: &[PageRun],
         limit: usize,
         found: &mut MemoryFound,
     ) -> io::Result<()> {
@@ -225,7 +225,7 @@ fn golden_page(golden: &GoldenMemory, block: usize) -> Option<(u64, &[u8])> {
 /// too unless a reset failed: then some are visited more than once.
 fn without<'r>(
     ranges: &[Range<usize>],
-    named: impl Iterator<Item = &'r Run>,
+    named: impl Iterator<Item = &'r PageRun>,
     mut rest: impl FnMut(Range<usize>),
 ) {
     let mut named = named.peekable();
@@ -276,9 +276,9 @@ mod tests {
             named in prop::collection::vec((1..9_usize, 1..9_usize), 0..20),
         ) {
             let (all, named) = (ranges(&all), ranges(&named));
-            let runs: Vec<Run> = named
+            let runs: Vec<PageRun> = named
                 .iter()
-                .map(|range| Run { region: 0, first: range.start, count: range.len() })
+                .map(|range| PageRun { region: 0, first: range.start, count: range.len() })
                 .collect();
             let mut left = Vec::new();
             without(&all, runs.iter(), |range| left.extend(range));

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::fate::Fate;
+use super::stop_state::StopState;
 use super::{BootTimings, MachineConfig, MachineError, StopReason};
 use crate::arch::{
     self, CpuidTemplate, KeyboardController, RestoreKind, VcpuRole, VmIrqLine, layout,
@@ -31,18 +31,18 @@ pub struct Assembly {
 }
 
 /// What exists before the machine does.
-pub struct Outside<'a> {
+pub struct HostHandles<'a> {
     pub vsock: (VsockDevice, VsockHost),
     pub console: Console,
     pub checkpoint: Checkpoint,
-    pub fate: &'a Arc<Fate>,
+    pub stop_state: &'a Arc<StopState>,
 }
 
 /// Builds everything but the threads, with a kernel about to start.
 pub fn assemble(
     config: &MachineConfig,
     tracking: DirtyTracking,
-    outside: Outside<'_>,
+    handles: HostHandles<'_>,
 ) -> Result<Assembly, MachineError> {
     let mut timings = BootTimings::default();
     let options = VmOptions { tracking, in_golden_state: false };
@@ -55,7 +55,7 @@ pub fn assemble(
     let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), options))?;
     let reset = Arc::new(AtomicBool::new(false));
     let devices =
-        timed(&mut timings.devices, || devices(config.disk.as_ref(), &vm, outside, &reset))?;
+        timed(&mut timings.devices, || devices(config.disk.as_ref(), &vm, handles, &reset))?;
     let (cpuid, vcpus) = timed(&mut timings.vcpus, || {
         let cpuid = Arc::new(CpuidTemplate::for_host(&kvm, config.vcpus)?);
         let vcpus = (0..config.vcpus)
@@ -76,7 +76,7 @@ pub fn assemble(
 pub fn fork(
     golden: &Golden,
     tracking: DirtyTracking,
-    outside: Outside<'_>,
+    handles: HostHandles<'_>,
 ) -> Result<Assembly, MachineError> {
     let mut timings = BootTimings::default();
     let options = VmOptions { tracking, in_golden_state: true };
@@ -85,9 +85,9 @@ pub fn fork(
     let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), options))?;
     let reset = Arc::new(AtomicBool::new(false));
     // Nothing may move between host and guest before both are back.
-    outside.vsock.1.quiesce();
+    handles.vsock.1.quiesce();
     let devices = timed(&mut timings.devices, || {
-        let devices = devices(golden.disk.as_ref(), &vm, outside, &reset)?;
+        let devices = devices(golden.disk.as_ref(), &vm, handles, &reset)?;
         devices.restore(&golden.devices).map_err(ResetError::from)?;
         Ok::<_, MachineError>(devices)
     })?;
@@ -115,10 +115,10 @@ type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
 fn devices(
     disk: Option<&Arc<DiskImage>>,
     vm: &Vm,
-    outside: Outside<'_>,
+    handles: HostHandles<'_>,
     reset: &Arc<AtomicBool>,
 ) -> Result<DeviceSet, MachineError> {
-    let Outside { vsock: (vsock_device, vsock), console, checkpoint, fate } = outside;
+    let HostHandles { vsock: (vsock_device, vsock), console, checkpoint, stop_state } = handles;
     let block = disk
         .map(|image| {
             let overlay = Overlay::new(Arc::clone(image))
@@ -131,7 +131,7 @@ fn devices(
     virtio.extend(block.iter().map(|block| Arc::clone(block) as SharedDevice));
     virtio.push(Arc::new(Mutex::new(vsock_device)));
     virtio.push(Arc::clone(&rng) as SharedDevice);
-    let bus = Arc::new(wire(vm, virtio, (console, checkpoint), fate, reset));
+    let bus = Arc::new(wire(vm, virtio, (console, checkpoint), stop_state, reset));
     Ok(DeviceSet { bus, block, rng, vsock })
 }
 
@@ -140,15 +140,15 @@ fn wire(
     vm: &Vm,
     devices: Vec<SharedDevice>,
     (console, checkpoint): (Console, Checkpoint),
-    fate: &Arc<Fate>,
+    stop_state: &Arc<StopState>,
     reset: &Arc<AtomicBool>,
 ) -> Bus {
     let line = |gsi| VmIrqLine::new(Arc::clone(vm.fd()), gsi);
     let sink: FaultSink = {
-        let fate = Arc::downgrade(fate);
+        let stop_state = Arc::downgrade(stop_state);
         Arc::new(move |fault| {
-            if let Some(fate) = fate.upgrade() {
-                fate.stop(StopReason::DeviceFault(fault.clone()));
+            if let Some(stop_state) = stop_state.upgrade() {
+                stop_state.stop(StopReason::DeviceFault(fault.clone()));
             }
         })
     };

@@ -14,7 +14,7 @@ impl Machine {
     pub fn check_before_reset(&self) -> Result<Vec<Finding>, MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => live.check_before_reset(),
-            Phase::Running(live) if self.fate.reason().is_some() => live.check_before_reset(),
+            Phase::Running(live) if self.stop_state.reason().is_some() => live.check_before_reset(),
             other => Err(other.wrong("check")),
         }
     }
@@ -41,7 +41,7 @@ impl Machine {
             Phase::Paused(live) if live.golden().is_none() => {
                 (Phase::Paused(live), Err(MachineError::NotCaptured))
             }
-            Phase::Paused(live) => match live.rewind_and_check(strategy, plan) {
+            Phase::Paused(live) => match live.reset_and_check(strategy, plan) {
                 (Ok(reset), check) => {
                     reports = Some((reset, check));
                     (Phase::Paused(live), Ok(()))
@@ -56,8 +56,9 @@ impl Machine {
         reports.ok_or(MachineError::NotCaptured)
     }
 
-    /// The pages that the last reset put back: what the guest and its devices had written.
-    pub fn put_back_pages(&self) -> Result<PageSet, MachineError> {
+    /// Returns the pages that the last reset restored: what the guest and its devices had written, and
+    /// hot pages.
+    pub fn last_reset_pages(&self) -> Result<PageSet, MachineError> {
         match &*self.lock() {
             Phase::Running(live) | Phase::Paused(live) => Ok(PageSet::of(&live.restored()?)),
             other => Err(other.wrong("read the pages of")),
@@ -89,7 +90,9 @@ impl Machine {
     pub fn read_disk(&self, offset: u64, bytes: &mut [u8]) -> Result<(), MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => live.read_disk(offset, bytes),
-            Phase::Running(live) if self.fate.reason().is_some() => live.read_disk(offset, bytes),
+            Phase::Running(live) if self.stop_state.reason().is_some() => {
+                live.read_disk(offset, bytes)
+            }
             other => Err(other.wrong("read the disk of")),
         }
     }

@@ -9,16 +9,18 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::assembly::{self, Assembly, Outside};
-use super::fate::Fate;
+use super::assembly::{self, Assembly, HostHandles};
+use super::stop_state::StopState;
 use super::wiring::Wiring;
 use super::{BootTimings, MachineConfig, MachineError, StopReason};
 use crate::arch::{CpuidTemplate, VcpuStatus};
 use crate::devices::DeviceSet;
 use crate::devices::block::{DiskError, DiskImage};
 use crate::integrity::Checker;
+use crate::kernel_call::{self, KernelCall};
 use crate::kvm::{DirtyTracking, ExitOutcome, Next, Vcpu, VcpuControl, VcpuThread, Vm, run_once};
-use crate::snapshot::{Difference, Differences, Golden, Origin, ResetReport, Rewinder, Strategy};
+use crate::snapshot::reset::{Parts, Request};
+use crate::snapshot::{Difference, Differences, Golden, Origin, ResetReport, Resetter, Strategy};
 
 /// How long a vCPU may take to leave the guest. Leaving takes microseconds; a host that needs
 /// this long is not scheduling us.
@@ -34,18 +36,18 @@ pub struct Live {
     origin: Origin,
     /// The disk it was made with.
     disk: Option<Arc<DiskImage>>,
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
 }
 
 /// What a reset works on, from whichever thread.
-struct Core {
+pub(super) struct Core {
     vcpus: Vec<Arc<VcpuControl>>,
-    rewinder: Mutex<Option<Rewinder>>,
+    pub(super) resetter: Mutex<Option<Resetter>>,
     checker: Mutex<Checker>,
-    /// Put back, and nothing ran since.
+    /// Reset, and nothing ran since.
     pristine: AtomicBool,
-    devices: DeviceSet,
-    vm: Vm,
+    pub(super) devices: DeviceSet,
+    pub(super) vm: Vm,
 }
 
 impl Live {
@@ -53,10 +55,10 @@ impl Live {
     pub fn boot(
         config: &MachineConfig,
         tracking: DirtyTracking,
-        outside: Outside<'_>,
+        handles: HostHandles<'_>,
     ) -> Result<Self, MachineError> {
         let started = Instant::now();
-        let fate = outside.fate;
+        let stop_state = handles.stop_state;
         let origin = Origin {
             memory_mib: config.memory_mib,
             kernel_sha256: config.kernel.sha256(),
@@ -66,8 +68,8 @@ impl Live {
             guest_cid: config.guest_cid,
             console_bytes: config.console_bytes,
         };
-        let assembly = assembly::assemble(config, tracking, outside)?;
-        let mut live = Self::start(assembly, origin, fate, started)?;
+        let assembly = assembly::assemble(config, tracking, handles)?;
+        let mut live = Self::start(assembly, origin, stop_state, started)?;
         live.disk.clone_from(&config.disk);
         Ok(live)
     }
@@ -76,12 +78,12 @@ impl Live {
     pub fn fork(
         golden: &Arc<Golden>,
         tracking: DirtyTracking,
-        outside: Outside<'_>,
+        handles: HostHandles<'_>,
     ) -> Result<Self, MachineError> {
         let started = Instant::now();
-        let fate = outside.fate;
-        let assembly = assembly::fork(golden, tracking, outside)?;
-        let live = Self::start(assembly, golden.origin.clone(), fate, started)?;
+        let stop_state = handles.stop_state;
+        let assembly = assembly::fork(golden, tracking, handles)?;
+        let live = Self::start(assembly, golden.origin.clone(), stop_state, started)?;
         live.core.run_on_top_of(golden);
         Ok(live)
     }
@@ -90,7 +92,7 @@ impl Live {
     fn start(
         assembly: Assembly,
         origin: Origin,
-        fate: &Arc<Fate>,
+        stop_state: &Arc<StopState>,
         started: Instant,
     ) -> Result<Self, MachineError> {
         let Assembly { vm, vcpus, devices, cpuid, reset, mut timings } = assembly;
@@ -99,10 +101,10 @@ impl Live {
         let mut threads = Vec::new();
         for (index, vcpu) in vcpus.into_iter().enumerate() {
             let wiring = Wiring { bus: Arc::clone(&devices.bus), reset: Arc::clone(&reset) };
-            let step = stepper(wiring, fate, &first_run);
+            let step = stepper(wiring, stop_state, &first_run);
             let at_end = {
-                let fate = Arc::clone(fate);
-                move || fate.settle()
+                let stop_state = Arc::clone(stop_state);
+                move || stop_state.close_streams()
             };
             threads.push(VcpuThread::spawn(
                 format!("vcpu-{index}"),
@@ -112,11 +114,11 @@ impl Live {
             )?);
         }
         let vcpus: Vec<_> = threads.iter().map(|thread| Arc::clone(thread.control())).collect();
-        fate.set_vcpus(vcpus.clone());
+        stop_state.set_vcpus(vcpus.clone());
         timings.vcpus += spawning.elapsed();
         let core = Arc::new(Core {
             vcpus,
-            rewinder: Mutex::new(None),
+            resetter: Mutex::new(None),
             checker: Mutex::new(Checker::new()),
             pristine: AtomicBool::new(false),
             devices,
@@ -141,14 +143,20 @@ impl Live {
         Ok(golden)
     }
 
-    /// Puts the machine back, on the thread of its first vCPU. With `runs` it is running now and
-    /// runs on afterwards; otherwise it is parked and stays so.
-    pub fn rewind(&self, strategy: Strategy, runs: bool) -> Result<ResetReport, MachineError> {
-        let begun = Instant::now();
+    /// Resets the machine on the thread of its first vCPU. With `resumes` it is running now and runs
+    /// on afterwards; otherwise it is parked and stays so. With `records` it also returns the calls
+    /// of the kernel.
+    pub fn reset(
+        &self,
+        strategy: Strategy,
+        resumes: bool,
+        records: bool,
+    ) -> Result<(ResetReport, Vec<KernelCall>), MachineError> {
+        let request = Request { strategy, asked: Instant::now(), resumes };
         let Some((first, others)) = self.core.vcpus.split_first() else {
             return Err(MachineError::NotCaptured);
         };
-        if runs && let Err(e) = park(others, 1) {
+        if resumes && let Err(e) = park(others, 1) {
             // Nothing of a machine that cannot be stopped may go on.
             first.park();
             self.core.devices.vsock.quiesce();
@@ -157,10 +165,13 @@ impl Live {
         let (result, done) = mpsc::sync_channel(1);
         let core = Arc::clone(&self.core);
         first.post(Box::new(move || {
-            let stop = begun.elapsed();
-            let outcome = core.rewind(strategy, stop, runs);
+            let (report, calls) = if records {
+                kernel_call::recorded(|| core.reset(request))
+            } else {
+                (core.reset(request), Vec::new())
+            };
             // Nobody waits any more when the machine is going down.
-            let _ = result.send(outcome);
+            let _ = result.send(report.map(|report| (report, calls)));
         }));
         loop {
             match done.recv_timeout(PARK_LIMIT) {
@@ -181,22 +192,22 @@ impl Live {
     /// Compares the machine with its golden state. It must be parked with its socket device
     /// quiesced.
     pub fn differences(&self) -> Result<Differences, MachineError> {
-        let (golden, put_back) = self.golden_and_when()?;
-        let vcpus = self.read_vcpus(&golden, put_back)?;
+        let (golden, window) = self.golden_and_when()?;
+        let vcpus = self.read_vcpus(&golden, window)?;
         let Core { devices, vm, .. } = &*self.core;
-        Ok(Differences::between(&golden, vm, vcpus, devices, put_back)?)
+        Ok(Differences::between(&golden, vm, vcpus, devices, window)?)
     }
 
     /// Compares what KVM and the devices say with the golden state. It must be parked with its
     /// socket device quiesced.
     pub fn state_differences(&self) -> Result<Differences, MachineError> {
-        let (golden, put_back) = self.golden_and_when()?;
-        let vcpus = self.read_vcpus(&golden, put_back)?;
-        let Core { rewinder, devices, vm, .. } = &*self.core;
-        let mut found = Differences::of_state(&golden, vm, vcpus, devices, put_back)?;
-        let mut rewinder = rewinder.lock().unwrap_or_else(PoisonError::into_inner);
-        let rewinder = rewinder.as_mut().ok_or(MachineError::NotCaptured)?;
-        let written = rewinder.written_since(vm, &mut self.core.parked())?;
+        let (golden, window) = self.golden_and_when()?;
+        let vcpus = self.read_vcpus(&golden, window)?;
+        let Core { resetter, devices, vm, .. } = &*self.core;
+        let mut found = Differences::of_state(&golden, vm, vcpus, devices, window)?;
+        let mut resetter = resetter.lock().unwrap_or_else(PoisonError::into_inner);
+        let resetter = resetter.as_mut().ok_or(MachineError::NotCaptured)?;
+        let written = resetter.written_since(vm, &mut self.core.parked())?;
         match written.iter().map(|run| run.count).sum() {
             0 => {}
             pages => found.0.push(Difference::Written { pages }),
@@ -209,36 +220,10 @@ impl Live {
         self.core.devices.block().map(|block| block.overlay().sha256())
     }
 
-    /// What the machine can be put back to.
+    /// The state that a reset goes back to.
     pub fn golden(&self) -> Option<Arc<Golden>> {
-        let rewinder = self.core.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
-        rewinder.as_ref().map(|rewinder| Arc::clone(rewinder.golden()))
-    }
-
-    #[cfg(test)]
-    pub fn sabotage(&self, how: Option<crate::snapshot::Sabotage>) {
-        self.core.rewinder.lock().unwrap().as_mut().unwrap().sabotage = how;
-    }
-
-    /// As on a KVM whose dirty log is forgotten when it is read, and only then.
-    #[cfg(test)]
-    pub fn forget_when_read(&self) {
-        self.core.rewinder.lock().unwrap().as_mut().unwrap().forget_when_read();
-    }
-
-    #[cfg(test)]
-    pub fn vm(&self) -> &Vm {
-        &self.core.vm
-    }
-
-    #[cfg(test)]
-    pub fn ram(&self) -> &Arc<crate::memory::GuestRam> {
-        self.core.vm.ram()
-    }
-
-    #[cfg(test)]
-    pub fn devices(&self) -> &DeviceSet {
-        &self.core.devices
+        let resetter = self.core.resetter.lock().unwrap_or_else(PoisonError::into_inner);
+        resetter.as_ref().map(|resetter| Arc::clone(resetter.golden()))
     }
 
     /// Lets every vCPU run.
@@ -277,39 +262,21 @@ impl Live {
 
 impl Core {
     fn run_on_top_of(&self, golden: &Arc<Golden>) {
-        let rewinder = Rewinder::new(Arc::clone(golden), &self.vm);
-        *self.rewinder.lock().unwrap_or_else(PoisonError::into_inner) = Some(rewinder);
+        let resetter = Resetter::new(Arc::clone(golden), &self.vm);
+        *self.resetter.lock().unwrap_or_else(PoisonError::into_inner) = Some(resetter);
     }
 
     fn parked(&self) -> Vec<MutexGuard<'_, Vcpu>> {
         self.vcpus.iter().map(|control| control.vcpu()).collect()
     }
 
-    fn rewind(
-        &self,
-        strategy: Strategy,
-        stop: Duration,
-        runs: bool,
-    ) -> Result<ResetReport, MachineError> {
-        let mut rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
-        let rewinder = rewinder.as_mut().ok_or(MachineError::NotCaptured)?;
-        // Host threads must not reach guest memory either. A machine that is paused, or poisoned by
-        // a stop that failed, may or may not hold them already.
+    fn reset(&self, request: Request) -> Result<ResetReport, MachineError> {
+        let mut resetter = self.resetter.lock().unwrap_or_else(PoisonError::into_inner);
+        let resetter = resetter.as_mut().ok_or(MachineError::NotCaptured)?;
         self.pristine.store(false, Ordering::Release);
-        self.devices.vsock.quiesce();
-        let mut vcpus = self.parked();
-        let mut report = rewinder.rewind(&self.vm, &mut vcpus, &self.devices, strategy)?;
-        drop(vcpus);
-        report.parts.stop = stop;
-        self.pristine.store(!runs, Ordering::Release);
-        if runs {
-            let resuming = Instant::now();
-            self.devices.vsock.resume();
-            for control in &self.vcpus {
-                control.run();
-            }
-            report.parts.resume = resuming.elapsed();
-        }
+        let parts = Parts { vm: &self.vm, threads: &self.vcpus, devices: &self.devices };
+        let report = resetter.reset(parts, request)?;
+        self.pristine.store(!request.resumes, Ordering::Release);
         Ok(report)
     }
 }
@@ -330,10 +297,10 @@ fn park(vcpus: &[Arc<VcpuControl>], first: usize) -> Result<(), MachineError> {
 
 fn stepper(
     wiring: Wiring,
-    fate: &Arc<Fate>,
+    stop_state: &Arc<StopState>,
     first_run: &Arc<OnceLock<Instant>>,
 ) -> impl FnMut(&mut Vcpu) -> Next + Send + use<> {
-    let fate = Arc::clone(fate);
+    let stop_state = Arc::clone(stop_state);
     let mut first_run = Some(Arc::clone(first_run));
     move |vcpu| {
         if let Some(at) = first_run.take() {
@@ -343,15 +310,15 @@ fn stepper(
             ExitOutcome::Continue => Next::Enter,
             ExitOutcome::Kicked => Next::Kicked,
             ExitOutcome::GuestReset => {
-                fate.guest_reset();
+                stop_state.guest_reset();
                 Next::Stop
             }
             ExitOutcome::TripleFault => {
-                fate.triple_fault();
+                stop_state.triple_fault();
                 Next::Stop
             }
             ExitOutcome::Error(reason) => {
-                fate.stop(StopReason::VcpuError(reason));
+                stop_state.stop(StopReason::VcpuError(reason));
                 Next::Stop
             }
         }

@@ -11,7 +11,8 @@ use crate::devices::{DeviceSet, DeviceState};
 use crate::kvm::{Vcpu, Vm};
 use crate::memory::{GoldenMemory, MemoryError};
 
-use super::{PageSet, ResetError};
+use super::error::ResetError;
+use super::page_set::PageSet;
 
 /// What a machine was made of that its golden state does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +47,8 @@ pub struct Golden {
     pub(crate) made_by: String,
     /// See [`Golden::hash`].
     pub(crate) hash: OnceLock<[u8; 32]>,
-    /// See [`Golden::expect_writes`]. No part of the state.
-    pub(crate) habit: OnceLock<PageSet>,
+    /// See [`Golden::set_hot_pages`]. No part of the state.
+    pub(crate) hot_pages: OnceLock<PageSet>,
 }
 
 impl Golden {
@@ -90,24 +91,25 @@ impl Golden {
             tsc_goes_back,
             made_by: env!("CARGO_PKG_VERSION").to_owned(),
             hash: OnceLock::new(),
-            habit: OnceLock::new(),
+            hot_pages: OnceLock::new(),
         })
     }
 
     /// Names the pages that nearly every command writes. From the next reset on, machines in this
-    /// state keep them writable, which spares the guest a fault for each, and every reset puts them
-    /// back, written or not. The set is for good: a second one changes nothing. Where KVM cannot
-    /// leave single pages writable, or gives dirty pages in rings, all is as before.
+    /// state keep them writable, which spares the guest a fault for each page, and every reset
+    /// restores them, written or not. The first set stays: a second call changes nothing. The call
+    /// has no effect where KVM cannot leave single pages writable, or where dirty rings are used.
     ///
-    /// Take it from commands you trust ([`Machine::put_back_pages`](crate::Machine::put_back_pages)):
-    /// how long a write takes tells a guest whether a page is in it.
-    pub fn expect_writes(&self, pages: PageSet) {
-        self.habit.get_or_init(|| pages);
+    /// Take the set from commands you trust
+    /// ([`Machine::last_reset_pages`](crate::Machine::last_reset_pages)): how long a write takes tells
+    /// a guest whether a page is in it.
+    pub fn set_hot_pages(&self, pages: PageSet) {
+        self.hot_pages.get_or_init(|| pages);
     }
 
-    /// What [`Golden::expect_writes`] was told.
-    pub fn habit(&self) -> Option<&PageSet> {
-        self.habit.get()
+    /// The pages that [`Golden::set_hot_pages`] named; `None` before.
+    pub fn hot_pages(&self) -> Option<&PageSet> {
+        self.hot_pages.get()
     }
 
     /// RAM of a machine in this state, in MiB.

@@ -1,6 +1,6 @@
 //! Sets of pages of a machine's memory.
 
-use super::pages::Run;
+use super::page_run::PageRun;
 use crate::memory::WORD_BITS;
 
 /// Some pages of a machine's memory.
@@ -11,7 +11,7 @@ pub struct PageSet {
 }
 
 impl PageSet {
-    pub(crate) fn of(runs: &[Run]) -> Self {
+    pub(crate) fn of(runs: &[PageRun]) -> Self {
         let mut set = Self::default();
         for run in runs {
             if set.regions.len() <= run.region {
@@ -81,16 +81,16 @@ mod tests {
 
     use super::*;
 
-    fn runs() -> impl proptest::strategy::Strategy<Value = Vec<Run>> {
+    fn runs() -> impl proptest::strategy::Strategy<Value = Vec<PageRun>> {
         let run = (0..3_usize, 0..200_usize, 1..70_usize);
         prop::collection::vec(
-            run.prop_map(|(region, first, count)| Run { region, first, count }),
+            run.prop_map(|(region, first, count)| PageRun { region, first, count }),
             0..12,
         )
     }
 
-    fn pages(runs: &[Run]) -> BTreeSet<(usize, usize)> {
-        let of = |run: &Run| {
+    fn pages(runs: &[PageRun]) -> BTreeSet<(usize, usize)> {
+        let of = |run: &PageRun| {
             let region = run.region;
             (run.first..run.first + run.count).map(move |page| (region, page))
         };

@@ -36,7 +36,7 @@ pub fn learn(live: &Live, golden: &GoldenSandbox, strategy: Strategy) -> Result<
                 });
             }
             if let Some((command, answers)) = habit {
-                golden.golden().expect_writes(command.union(&answers));
+                golden.golden().set_hot_pages(command.union(&answers));
             }
             Ok(())
         })
@@ -46,6 +46,6 @@ pub fn learn(live: &Live, golden: &GoldenSandbox, strategy: Strategy) -> Result<
 fn written(live: &Live, strategy: Strategy) -> Result<PageSet, SandboxError> {
     put_back(live, strategy, None)?;
     live.machine
-        .put_back_pages()
+        .last_reset_pages()
         .map_err(|e| capture_failed(live, &format!("learning what commands write: {e}")))
 }

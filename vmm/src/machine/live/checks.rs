@@ -17,8 +17,9 @@ use crate::kvm::VcpuControl;
 use crate::machine::MachineError;
 use crate::memory::PAGE_BYTES;
 use crate::snapshot::registers::{self, Register};
+use crate::snapshot::reset::Request;
 use crate::snapshot::state::{self, StateMismatch, VcpuReport};
-use crate::snapshot::{Golden, ResetError, ResetReport, Run, Strategy};
+use crate::snapshot::{Golden, PageRun, ResetError, ResetReport, Strategy};
 
 impl Live {
     /// See [`Machine::check_before_reset`](crate::Machine::check_before_reset).
@@ -32,17 +33,17 @@ impl Live {
     /// threads of the vCPUs, where KVM answers without waiting for other processors, while this one
     /// reads memory and disk.
     pub fn check_after_reset(&self, plan: &IntegrityPlan) -> Result<IntegrityReport, MachineError> {
-        let (golden, put_back) = self.golden_and_when()?;
+        let (golden, window) = self.golden_and_when()?;
         let Some((first, others)) = self.core.vcpus.split_first() else {
             return Err(MachineError::NotCaptured);
         };
         let restored = self.restored()?;
-        let others = read(others, 1, &golden, put_back)?;
+        let others = read(others, 1, &golden, window)?;
         let answer = {
             let (core, golden) = (Arc::clone(&self.core), Arc::clone(&golden));
             ask(first, move || {
                 let begun = Instant::now();
-                let found = core.check_state(&golden, put_back, others);
+                let found = core.check_state(&golden, window, others);
                 (found, begun.elapsed())
             })
         };
@@ -56,13 +57,13 @@ impl Live {
 
     /// A reset of a parked machine and the check after it, without a pause between the two: the
     /// vCPU's thread goes on with the state that it has just put back.
-    pub fn rewind_and_check(
+    pub fn reset_and_check(
         &self,
         strategy: Strategy,
         plan: &IntegrityPlan,
     ) -> (Result<ResetReport, MachineError>, Result<IntegrityReport, MachineError>) {
         let [only] = self.core.vcpus.as_slice() else {
-            let reset = self.rewind(strategy, false);
+            let reset = self.reset(strategy, false, false).map(|(report, _)| report);
             let check = if reset.is_ok() { self.check_after_reset(plan) } else { Err(unchecked()) };
             return (reset, check);
         };
@@ -73,7 +74,8 @@ impl Live {
         // caller reads all of memory.
         let sample = if plan.deep { 0 } else { plan.memory_steps() };
         only.post(Box::new(move || {
-            let report = core.rewind(strategy, Duration::ZERO, false);
+            let asked = Instant::now();
+            let report = core.reset(Request { strategy, asked, resumes: false });
             let worked = report.is_ok();
             let checker = core.checker();
             // Nobody waits any more when the machine is going down.
@@ -182,22 +184,22 @@ impl Live {
     }
 
     /// What the last reset put back.
-    pub fn restored(&self) -> Result<Vec<Run>, MachineError> {
-        let rewinder = self.core.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
-        let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
-        Ok(rewinder.restored().to_vec())
+    pub fn restored(&self) -> Result<Vec<PageRun>, MachineError> {
+        let resetter = self.core.resetter.lock().unwrap_or_else(PoisonError::into_inner);
+        let resetter = resetter.as_ref().ok_or(MachineError::NotCaptured)?;
+        Ok(resetter.restored().to_vec())
     }
 
     /// Compares every vCPU with the golden state.
     pub fn read_vcpus(
         &self,
         golden: &Arc<Golden>,
-        put_back: ResetWindow,
+        window: ResetWindow,
     ) -> Result<Vec<VcpuReport>, MachineError> {
-        read(&self.core.vcpus, 0, golden, put_back)
+        read(&self.core.vcpus, 0, golden, window)
     }
 
-    /// Makes registers that were put back take effect on a vCPU.
+    /// Makes registers that a reset wrote take effect on a vCPU.
     #[cfg(any(test, feature = "testing"))]
     pub fn settle(&self, index: usize) -> Result<(), MachineError> {
         let Some(control) = self.core.vcpus.get(index) else { return Ok(()) };
@@ -207,9 +209,9 @@ impl Live {
     }
 
     pub fn golden_and_when(&self) -> Result<(Arc<Golden>, ResetWindow), MachineError> {
-        let rewinder = self.core.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
-        let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
-        Ok((Arc::clone(rewinder.golden()), rewinder.put_back_between()))
+        let resetter = self.core.resetter.lock().unwrap_or_else(PoisonError::into_inner);
+        let resetter = resetter.as_ref().ok_or(MachineError::NotCaptured)?;
+        Ok((Arc::clone(resetter.golden()), resetter.window()))
     }
 }
 
@@ -226,8 +228,8 @@ impl Core {
     ) -> Result<(MemoryFound, Duration), MachineError> {
         let begun = Instant::now();
         let golden = {
-            let rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(rewinder.as_ref().ok_or(MachineError::NotCaptured)?.golden())
+            let resetter = self.resetter.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(resetter.as_ref().ok_or(MachineError::NotCaptured)?.golden())
         };
         let found = checker
             .scrub_memory(Some(self.vm.ram()), &golden.memory, steps)
@@ -240,7 +242,7 @@ impl Core {
     fn check_content(
         &self,
         golden: &Golden,
-        restored: &[Run],
+        restored: &[PageRun],
         plan: &IntegrityPlan,
         steps: usize,
     ) -> Result<IntegrityReport, MachineError> {
@@ -271,32 +273,32 @@ impl Core {
 
     /// State in KVM of a machine that has no other vCPU than the one this thread belongs to.
     fn check_own_state(&self) -> Result<Vec<Finding>, MachineError> {
-        let (golden, put_back) = {
-            let rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
-            let rewinder = rewinder.as_ref().ok_or(MachineError::NotCaptured)?;
-            (Arc::clone(rewinder.golden()), rewinder.put_back_between())
+        let (golden, window) = {
+            let resetter = self.resetter.lock().unwrap_or_else(PoisonError::into_inner);
+            let resetter = resetter.as_ref().ok_or(MachineError::NotCaptured)?;
+            (Arc::clone(resetter.golden()), resetter.window())
         };
-        self.check_state(&golden, put_back, Vec::new())
+        self.check_state(&golden, window, Vec::new())
     }
 
     /// State in KVM, on the thread of the first vCPU; `others` is what was found on the others.
     fn check_state(
         &self,
         golden: &Golden,
-        put_back: ResetWindow,
+        window: ResetWindow,
         others: Vec<VcpuReport>,
     ) -> Result<Vec<Finding>, MachineError> {
         let mut vcpus = self.parked();
         let mut found = Vec::with_capacity(vcpus.len());
         if let Some(first) = vcpus.first_mut() {
-            found.push(state::vcpu(golden, 0, first, put_back)?);
+            found.push(state::vcpu(golden, 0, first, window)?);
         }
         found.extend(others);
-        let unlike = state::kvm(golden, &self.vm, found, put_back)?;
-        let mut findings: Vec<Finding> = unlike.into_iter().map(Finding::from).collect();
-        let mut rewinder = self.rewinder.lock().unwrap_or_else(PoisonError::into_inner);
-        let rewinder = rewinder.as_mut().ok_or(MachineError::NotCaptured)?;
-        match rewinder.written_since(&self.vm, &mut vcpus) {
+        let mismatches = state::kvm(golden, &self.vm, found, window)?;
+        let mut findings: Vec<Finding> = mismatches.into_iter().map(Finding::from).collect();
+        let mut resetter = self.resetter.lock().unwrap_or_else(PoisonError::into_inner);
+        let resetter = resetter.as_mut().ok_or(MachineError::NotCaptured)?;
+        match resetter.written_since(&self.vm, &mut vcpus) {
             Ok([]) => {}
             Ok([first, rest @ ..]) => {
                 let pages = first.count + rest.iter().map(|run| run.count).sum::<usize>();
@@ -329,13 +331,13 @@ fn read(
     vcpus: &[Arc<VcpuControl>],
     first: usize,
     golden: &Arc<Golden>,
-    put_back: ResetWindow,
+    window: ResetWindow,
 ) -> Result<Vec<VcpuReport>, MachineError> {
     let asked: Vec<_> = (first..)
         .zip(vcpus)
         .map(|(index, control)| {
             let (vcpu, golden) = (Arc::clone(control), Arc::clone(golden));
-            let read = move || state::vcpu(&golden, index, &mut vcpu.vcpu(), put_back);
+            let read = move || state::vcpu(&golden, index, &mut vcpu.vcpu(), window);
             (index, control, ask(control, read))
         })
         .collect();
@@ -380,8 +382,8 @@ fn unreadable(what: &'static str) -> impl Fn(std::io::Error) -> MachineError {
 }
 
 impl From<StateMismatch> for Finding {
-    fn from(unlike: StateMismatch) -> Self {
-        let StateMismatch { part, was, is } = unlike;
+    fn from(mismatch: StateMismatch) -> Self {
+        let StateMismatch { part, was, is } = mismatch;
         Self { source: FindingSource::Vmm, place: Place::State(part.to_string()), was, is }
     }
 }

@@ -70,7 +70,7 @@ pub fn read(
         tsc_goes_back: header.tsc_goes_back,
         made_by: header.vmm_version.clone(),
         hash: OnceLock::new(),
-        habit: OnceLock::new(),
+        hot_pages: OnceLock::new(),
     };
     Ok(Loaded { golden, header, sections, file_bytes: length })
 }

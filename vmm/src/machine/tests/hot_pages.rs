@@ -1,9 +1,9 @@
-//! Machines whose habits are known: pages that stay writable and go back every time.
+//! Hot pages: they stay writable, and every reset restores them.
 
-use super::reset_tests::{STRATEGIES, captured, run_a_while, with_disk};
-use super::*;
+use super::captured::{STRATEGIES, captured, run_a_while, with_disk};
 use crate::integrity::{FindingSource, IntegrityPlan, Place};
 use crate::kvm::raw;
+use crate::machine::*;
 use crate::memory::PAGE_BYTES;
 use crate::snapshot::PageSet;
 
@@ -17,14 +17,14 @@ fn with_live<T>(machine: &Machine, look: impl FnOnce(&Live) -> T) -> T {
     look(live)
 }
 
-/// Has a machine work once and takes what it wrote for its habit.
+/// Has a machine work once and takes what it wrote for its hot pages.
 fn learn(machine: &Machine) -> PageSet {
     run_a_while(machine);
     machine.reset(Strategy::CopyBack).unwrap();
-    let habit = machine.put_back_pages().unwrap();
-    assert!(habit.len() >= BUSY_PAGES, "{}", habit.len());
-    with_live(machine, |live| live.golden().unwrap().expect_writes(habit.clone()));
-    habit
+    let hot = machine.last_reset_pages().unwrap();
+    assert!(hot.len() >= BUSY_PAGES, "{}", hot.len());
+    with_live(machine, |live| live.golden().unwrap().set_hot_pages(hot.clone()));
+    hot
 }
 
 fn is_golden(machine: &Machine) {
@@ -34,7 +34,7 @@ fn is_golden(machine: &Machine) {
 }
 
 #[test]
-fn a_machine_with_a_habit_comes_back_bit_for_bit_and_so_do_its_forks() {
+fn a_machine_with_hot_pages_comes_back_bit_for_bit_and_so_do_its_forks() {
     for vcpus in [1, 2] {
         let machine = captured(MachineConfig { vcpus, ..with_disk() });
         learn(&machine);
@@ -56,36 +56,36 @@ fn a_machine_with_a_habit_comes_back_bit_for_bit_and_so_do_its_forks() {
 }
 
 #[test]
-fn pages_of_a_habit_go_back_whether_they_were_written_or_not() {
+fn hot_pages_go_back_whether_they_were_written_or_not() {
     let machine = captured(with_disk());
-    let habit = learn(&machine);
+    let hot = learn(&machine);
     // The log still has none of them: they are in it from their next write on.
     assert!(machine.reset(Strategy::CopyBack).unwrap().dirty_pages < BUSY_PAGES);
     run_a_while(&machine);
     machine.reset(Strategy::CopyBack).unwrap();
     for _ in 0..3 {
         let report = machine.reset(Strategy::CopyBack).unwrap();
-        assert!((BUSY_PAGES..=habit.len()).contains(&report.dirty_pages), "{report:?}");
-        let back = machine.put_back_pages().unwrap();
-        assert_eq!(back.clone().intersection(&habit), back);
+        assert!((BUSY_PAGES..=hot.len()).contains(&report.dirty_pages), "{report:?}");
+        let back = machine.last_reset_pages().unwrap();
+        assert_eq!(back.clone().intersection(&hot), back);
         is_golden(&machine);
     }
 }
 
 #[test]
-fn a_second_habit_changes_nothing() {
+fn a_second_set_of_hot_pages_changes_nothing() {
     let machine = captured(with_disk());
-    let habit = learn(&machine);
+    let hot = learn(&machine);
     with_live(&machine, |live| {
         let golden = live.golden().unwrap();
-        golden.expect_writes(PageSet::default());
-        assert_eq!(golden.habit(), Some(&habit));
+        golden.set_hot_pages(PageSet::default());
+        assert_eq!(golden.hot_pages(), Some(&hot));
     });
 }
 
 /// Nobody knows when such a page was written: its content says that it is not as it was.
 #[test]
-fn what_is_written_after_a_reset_is_seen_in_a_page_of_a_habit_too() {
+fn what_is_written_after_a_reset_is_seen_in_a_hot_page_too() {
     let machine = captured(with_disk());
     learn(&machine);
     run_a_while(&machine);
@@ -97,7 +97,7 @@ fn what_is_written_after_a_reset_is_seen_in_a_page_of_a_habit_too() {
 }
 
 #[test]
-fn a_page_of_a_habit_that_fell_out_of_the_log_is_seen() {
+fn a_hot_page_that_fell_out_of_the_log_is_seen() {
     let machine = captured(with_disk());
     learn(&machine);
     run_a_while(&machine);
@@ -105,7 +105,7 @@ fn a_page_of_a_habit_that_fell_out_of_the_log_is_seen() {
     run_a_while(&machine);
     let word = BUSY as usize / PAGE_BYTES / 64;
     with_live(&machine, |live| {
-        let fd = live.vm().fd();
+        let fd = live.core.vm.fd();
         let bytes = u64::from(live.golden().unwrap().memory_mib()) << 20;
         raw::clear_dirty_log(fd, 0, bytes, word, &[u64::MAX]).unwrap();
     });
@@ -117,10 +117,13 @@ fn a_page_of_a_habit_that_fell_out_of_the_log_is_seen() {
 }
 
 #[test]
-fn on_a_kvm_that_forgets_its_log_when_it_is_read_nothing_becomes_a_habit() {
+fn on_a_kvm_that_forgets_its_log_when_it_is_read_no_page_becomes_hot() {
     for strategy in STRATEGIES {
         let machine = captured(with_disk());
-        with_live(&machine, Live::forget_when_read);
+        with_live(&machine, |live| {
+            let mut resetter = live.core.resetter.lock().unwrap();
+            resetter.as_mut().unwrap().dirty.manual_clear = Some(false);
+        });
         learn(&machine);
         for _ in 0..3 {
             run_a_while(&machine);
@@ -139,8 +142,9 @@ fn no_more_of_the_log_is_forgotten_than_there_is() {
     with_live(&machine, |live| {
         let bytes = u64::from(live.golden().unwrap().memory_mib()) << 20;
         let words = raw::dirty_words(bytes);
-        let forget =
-            |first, bitmap: &[u64]| raw::clear_dirty_log(live.vm().fd(), 0, bytes, first, bitmap);
+        let forget = |first, bitmap: &[u64]| {
+            raw::clear_dirty_log(live.core.vm.fd(), 0, bytes, first, bitmap)
+        };
         forget(words - 1, &[0]).unwrap();
         for (first, bitmap) in [(words, [0].as_slice()), (words - 1, &[0, 0]), (usize::MAX, &[0])] {
             let refused = forget(first, bitmap).unwrap_err().to_string();

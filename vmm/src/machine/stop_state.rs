@@ -9,7 +9,7 @@ use crate::devices::vsock::VsockHost;
 use crate::kvm::VcpuControl;
 
 /// Shared by the machine, its vCPU threads and its devices.
-pub struct Fate {
+pub struct StopState {
     reason: Mutex<Option<StopReason>>,
     changed: Condvar,
     vcpus: OnceLock<Vec<Arc<VcpuControl>>>,
@@ -17,7 +17,7 @@ pub struct Fate {
     vsock: VsockHost,
 }
 
-impl Fate {
+impl StopState {
     /// A machine that has not ended.
     pub fn new(console: Console, vsock: VsockHost) -> Self {
         Self {
@@ -36,7 +36,7 @@ impl Fate {
     }
 
     /// Ends the machine. Only takes locks of its own, so that devices can call it while locked;
-    /// what needs their locks is left to [`Fate::settle`].
+    /// what needs their locks is left to [`StopState::close_streams`].
     pub fn stop(&self, reason: StopReason) {
         {
             let mut current = self.lock();
@@ -52,7 +52,7 @@ impl Fate {
 
     /// Closes the streams of a machine that has ended. Must be called without device locks: vCPU
     /// threads do so on their way out.
-    pub fn settle(&self) {
+    pub fn close_streams(&self) {
         let reason = self.reason().unwrap_or(StopReason::Shutdown);
         self.vsock.close_all(&reason.to_string());
     }

@@ -3,12 +3,12 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::super::reset_tests::STRATEGIES;
-use super::super::{MachineState, Strategy};
 use super::guest::Step;
 use super::rings::{self, Device};
 use super::stage::Fate::Works;
 use super::stage::Stage;
+use crate::machine::tests::captured::STRATEGIES;
+use crate::machine::{MachineState, Strategy};
 
 const MANY: u64 = 100_000;
 

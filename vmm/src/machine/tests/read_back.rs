@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use super::reset_tests::{
-    STRATEGIES, captured, disturb, let_run, run_a_while, sabotage, with_disk, write_disk,
-};
-use super::tests::{SPIN, config, machine};
-use super::*;
+use super::broken_reset::{Sabotage, sabotage};
+use super::captured::{STRATEGIES, captured, disturb, let_run, run_a_while, with_disk, write_disk};
+use super::tiny_guest::{SPIN, config, machine};
 use crate::arch::MpState;
 use crate::integrity::{IntegrityPlan, Tamper};
-use crate::snapshot::{Difference, Register, Sabotage};
+use crate::machine::*;
+use crate::snapshot::{Difference, Register};
 
 fn golden(machine: &Machine) -> Arc<Golden> {
     let phase = machine.lock();
@@ -85,7 +84,7 @@ fn pages_written_after_a_reset_are_seen_and_put_back_by_the_next() {
         let phase = machine.lock();
         let Phase::Paused(live) = &*phase else { panic!("not paused") };
         let at = vm_memory::GuestAddress(0x20_0000);
-        vm_memory::Bytes::write_slice(live.ram().as_ref(), &[1; 5000], at).unwrap();
+        vm_memory::Bytes::write_slice(live.core.vm.ram().as_ref(), &[1; 5000], at).unwrap();
     }
     for _ in 0..2 {
         assert_eq!(state_differences(&machine), [Difference::Written { pages: 2 }]);

@@ -1,35 +1,28 @@
-//! The pages to put back: KVM's dirty log united with what devices wrote.
+//! The pages that a reset restores: KVM's dirty log united with what devices wrote.
 //!
-//! KVM finds a write by protecting the page: the first one after each reset costs the guest a
-//! fault. Pages that nearly every command writes are better left writable. KVM's log names them for
-//! ever then, and every reset puts them back, whether they were written or not.
+//! KVM finds a write by protecting the page: the first write after each reset costs the guest a
+//! fault. Hot pages, which nearly every command writes, stay writable instead. KVM's log names a hot
+//! page for ever, and every reset restores it, written or not.
 
 use std::ops::Range;
 use std::sync::MutexGuard;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
-use super::PageSet;
+use super::page_run::PageRun;
+use super::page_set::PageSet;
 use crate::kvm::{DirtyEntry, DirtyTracking, KvmError, Vcpu, Vm, raw, reset_rings};
-use crate::memory::{PAGE_BYTES, WORD_BITS};
+use crate::memory::WORD_BITS;
 
-/// Consecutive dirty pages of one memory region.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    /// Index of the region, which is also its memslot.
-    pub region: usize,
-    /// First page, counted from the start of the region.
-    pub first: usize,
-    /// Number of pages.
-    pub count: usize,
-}
-
-/// Collects dirty pages. KVM forgets its log when it is read, but for pages that stay writable, so
-/// what was collected stays here until the reset that needed it has succeeded.
-pub struct Harvest {
+/// Collects dirty pages. KVM clears its log of them when it is read, so what was collected stays
+/// here until the reset that needed it has succeeded. Hot pages stay in KVM's log.
+pub struct DirtyPages {
     source: Source,
-    runs: Vec<Run>,
-    restored: Vec<Run>,
+    runs: Vec<PageRun>,
+    restored: Vec<PageRun>,
+    /// True where reading the log leaves it as it is and clearing is a call of its own. `None` until
+    /// hot pages first need that.
+    pub manual_clear: Option<bool>,
 }
 
 enum Source {
@@ -42,24 +35,22 @@ enum Source {
 struct Log {
     /// One bitmap per region, reused.
     bitmaps: Vec<Vec<u64>>,
-    /// Pages to be forgotten of one region, reused.
+    /// Pages to clear in the log of one region, reused.
     forget: Vec<u64>,
-    /// Whether reading the log leaves it as it is, so that forgetting is a call of its own; nothing
-    /// until that was needed.
-    by_hand: Option<bool>,
 }
 
-/// Which pages somebody wants to know of.
+/// Which pages to collect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// All that may have been written.
+pub enum DirtyScope {
+    /// Every page that may have been written, hot pages included.
     All,
-    /// Those that were written since the last call: of pages that stay writable, nobody knows.
-    Fresh,
+    /// Pages that were written since the last call, without hot pages: KVM does not tell when those
+    /// were written.
+    SinceReset,
 }
 
-impl Harvest {
-    /// For the memory of `vm`.
+impl DirtyPages {
+    /// Prepares bitmaps or entries for the memory of `vm`.
     pub fn new(vm: &Vm) -> Self {
         let source = match vm.tracking() {
             DirtyTracking::Log => {
@@ -68,21 +59,31 @@ impl Harvest {
             }
             DirtyTracking::Ring => Source::Ring(Vec::new()),
         };
-        Self { source, runs: Vec::new(), restored: Vec::new() }
+        Self { source, runs: Vec::new(), restored: Vec::new(), manual_clear: None }
     }
 
-    /// Adds what was written since the last call. The pages in `writable` stay writable from now
-    /// on, if KVM can do that; it must be the same set, or none, in every call. No vCPU and no
-    /// device may run.
-    pub fn gather(
+    /// Adds the pages written since the last call. From the first call with `hot` on, those pages stay
+    /// writable, if KVM can do that; every call must name the same set, or none. No vCPU and no device
+    /// may run.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses to read or to clear its log or rings.
+    pub fn collect(
         &mut self,
         vm: &Vm,
         vcpus: &mut [MutexGuard<'_, Vcpu>],
-        writable: Option<&PageSet>,
-        wanted: Wanted,
+        hot: Option<&PageSet>,
+        scope: DirtyScope,
     ) -> Result<(), KvmError> {
         match &mut self.source {
-            Source::Log(log) => log.gather(vm, writable, wanted, &mut self.runs)?,
+            Source::Log(log) => {
+                let hot = match hot {
+                    Some(pages) if clears_manually(&mut self.manual_clear, vm)? => Some(pages),
+                    _ => None,
+                };
+                log.collect(vm, hot, scope, &mut self.runs)?;
+            }
             Source::Ring(entries) => {
                 for vcpu in vcpus {
                     vcpu.drain_ring(entries)?;
@@ -103,64 +104,53 @@ impl Harvest {
         Ok(())
     }
 
-    /// What was collected. Pages may come twice after a reset that failed.
-    pub fn runs(&self) -> &[Run] {
+    /// Returns the pages collected. A page may be in it twice after a reset that failed.
+    pub fn runs(&self) -> &[PageRun] {
         &self.runs
     }
 
-    /// Number of pages collected.
+    /// Number of pages collected, with a page that was collected twice counted twice.
     pub fn pages(&self) -> usize {
         self.runs.iter().map(|run| run.count).sum()
     }
 
-    /// As on a KVM whose log is forgotten when it is read, and only then.
-    #[cfg(test)]
-    pub fn forget_when_read(&mut self) {
-        if let Source::Log(log) = &mut self.source {
-            log.by_hand = Some(false);
-        }
-    }
-
-    /// What was put back last.
-    pub fn restored(&self) -> &[Run] {
+    /// Returns the pages that the last reset restored.
+    pub fn restored(&self) -> &[PageRun] {
         &self.restored
     }
 
-    /// What was collected has been put back: another collection begins.
-    pub fn commit(&mut self) {
+    /// Begins another collection: the reset that needed the last one has succeeded.
+    pub fn clear(&mut self) {
         std::mem::swap(&mut self.runs, &mut self.restored);
         self.runs.clear();
     }
 }
 
-impl Log {
-    fn forgets_by_hand(&mut self, vm: &Vm) -> Result<bool, KvmError> {
-        if let Some(known) = self.by_hand {
-            return Ok(known);
-        }
-        let possible = raw::can_forget_by_hand(vm.fd());
-        if possible {
-            raw::forget_dirty_pages_by_hand(vm.fd())?;
-        }
-        self.by_hand = Some(possible);
-        Ok(possible)
+/// Has KVM leave the clearing of its log to us, where it can.
+fn clears_manually(known: &mut Option<bool>, vm: &Vm) -> Result<bool, KvmError> {
+    if let Some(known) = *known {
+        return Ok(known);
     }
+    let possible = raw::can_forget_by_hand(vm.fd());
+    if possible {
+        raw::forget_dirty_pages_by_hand(vm.fd())?;
+    }
+    *known = Some(possible);
+    Ok(possible)
+}
 
-    fn gather(
+impl Log {
+    fn collect(
         &mut self,
         vm: &Vm,
-        writable: Option<&PageSet>,
-        wanted: Wanted,
-        runs: &mut Vec<Run>,
+        hot: Option<&PageSet>,
+        scope: DirtyScope,
+        runs: &mut Vec<PageRun>,
     ) -> Result<(), KvmError> {
-        let writable = match writable {
-            Some(pages) if self.forgets_by_hand(vm)? => Some(pages),
-            _ => None,
-        };
         for (index, (region, bitmap)) in vm.ram().iter().zip(&mut self.bitmaps).enumerate() {
             raw::get_dirty_log(vm.fd(), index as u32, region.len(), bitmap)?;
-            if let Some(writable) = writable {
-                let range = split(index, bitmap, writable, wanted, &mut self.forget);
+            if let Some(hot) = hot {
+                let range = split(index, bitmap, hot, scope, &mut self.forget);
                 if !range.is_empty() {
                     let words = self.forget.get(range.clone()).unwrap_or_default();
                     let slot = index as u32;
@@ -174,13 +164,13 @@ impl Log {
     }
 }
 
-/// Fills `forget` with the pages of `bitmap` that do not stay writable, and takes those that do out
-/// of `bitmap` where only fresh ones are wanted. The range of words that is to be forgotten.
+/// Fills `forget` with the pages of `bitmap` that are not hot, and takes hot pages out of `bitmap` for
+/// [`DirtyScope::SinceReset`]. Returns the range of words that has pages to clear.
 fn split(
     region: usize,
     bitmap: &mut [u64],
-    writable: &PageSet,
-    wanted: Wanted,
+    hot: &PageSet,
+    scope: DirtyScope,
     forget: &mut Vec<u64>,
 ) -> Range<usize> {
     forget.resize(bitmap.len(), 0);
@@ -194,11 +184,11 @@ fn split(
         }
         for (at, (word, forget)) in words.iter_mut().zip(forget).enumerate() {
             let index = group * STRIDE + at;
-            *forget = *word & !writable.word(region, index);
+            *forget = *word & !hot.word(region, index);
             if *forget != 0 {
                 range = if range.is_empty() { index } else { range.start }..index + 1;
             }
-            if wanted == Wanted::Fresh {
+            if scope == DirtyScope::SinceReset {
                 *word = *forget;
             }
         }
@@ -206,17 +196,10 @@ fn split(
     range
 }
 
-impl Run {
-    /// Its bytes, from the start of the region.
-    pub fn bytes(&self) -> std::ops::Range<usize> {
-        self.first * PAGE_BYTES..(self.first + self.count) * PAGE_BYTES
-    }
-}
-
 /// How many words are looked at together: most of memory is clean.
 const STRIDE: usize = 8;
 
-fn add_runs(region: usize, bitmap: &[u64], runs: &mut Vec<Run>) {
+fn add_runs(region: usize, bitmap: &[u64], runs: &mut Vec<PageRun>) {
     for (index, words) in bitmap.chunks(STRIDE).enumerate() {
         if words.iter().fold(0, |all, word| all | word) == 0 {
             continue;
@@ -234,12 +217,12 @@ fn add_runs(region: usize, bitmap: &[u64], runs: &mut Vec<Run>) {
     }
 }
 
-fn add_run(region: usize, first: usize, count: usize, runs: &mut Vec<Run>) {
+fn add_run(region: usize, first: usize, count: usize, runs: &mut Vec<PageRun>) {
     match runs.last_mut() {
         Some(last) if last.region == region && last.first + last.count == first => {
             last.count += count;
         }
-        _ => runs.push(Run { region, first, count }),
+        _ => runs.push(PageRun { region, first, count }),
     }
 }
 
@@ -253,22 +236,22 @@ mod tests {
         #[test]
         fn what_stays_writable_is_not_forgotten_and_not_fresh(
             bitmap in prop::collection::vec(prop_oneof![Just(0), any::<u64>()], 0..40),
-            habits in prop::collection::vec((0..2600_usize, 1..40_usize), 0..9),
+            hot in prop::collection::vec((0..2600_usize, 1..40_usize), 0..9),
         ) {
-            let runs: Vec<Run> =
-                habits.iter().map(|&(first, count)| Run { region: 1, first, count }).collect();
-            let writable = PageSet::of(&runs);
+            let runs: Vec<PageRun> =
+                hot.iter().map(|&(first, count)| PageRun { region: 1, first, count }).collect();
+            let hot = PageSet::of(&runs);
             // Of an earlier, larger region.
             let mut forget = vec![u64::MAX; 50];
             let mut all = bitmap.clone();
-            let range = split(1, &mut all, &writable, Wanted::All, &mut forget);
+            let range = split(1, &mut all, &hot, DirtyScope::All, &mut forget);
             prop_assert_eq!(&all, &bitmap);
             let mut fresh = bitmap.clone();
-            prop_assert_eq!(&range, &split(1, &mut fresh, &writable, Wanted::Fresh, &mut forget));
+            prop_assert_eq!(&range, &split(1, &mut fresh, &hot, DirtyScope::SinceReset, &mut forget));
             let expected: Vec<u64> = bitmap
                 .iter()
                 .enumerate()
-                .map(|(index, word)| word & !writable.word(1, index))
+                .map(|(index, word)| word & !hot.word(1, index))
                 .collect();
             prop_assert_eq!(&fresh, &expected);
             prop_assert_eq!(&forget, &expected);

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::super::reset_tests::STRATEGIES;
-use super::super::tests::config;
-use super::super::*;
 use super::guest::{self, Step};
 use super::packet::{self, Packet};
 use super::rings::{self, Chain, Device, RECEIVE};
 use crate::devices::block::DiskImage;
+use crate::machine::tests::captured::STRATEGIES;
+use crate::machine::tests::tiny_guest::config;
+use crate::machine::*;
 use crate::snapshot::Difference;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -249,7 +249,7 @@ fn write(machine: &Machine, pieces: &[(u64, Vec<u8>)]) {
     let phase = machine.lock();
     let Phase::Paused(live) = &*phase else { panic!("not paused") };
     for (address, bytes) in pieces {
-        live.ram().write_slice(bytes, GuestAddress(*address)).unwrap();
+        live.core.vm.ram().write_slice(bytes, GuestAddress(*address)).unwrap();
     }
 }
 

@@ -3,14 +3,14 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use super::reset_tests::{STRATEGIES, captured, run_a_while, sabotage, with_disk, write_disk};
-use super::tests::{SPIN, config, machine};
-use super::*;
+use super::broken_reset::{Sabotage, sabotage};
+use super::captured::{STRATEGIES, captured, run_a_while, with_disk, write_disk};
+use super::tiny_guest::{SPIN, config, machine};
 use crate::arch::layout;
 use crate::devices::block::DiskImage;
 use crate::integrity::{Finding, FindingSource, IntegrityPlan, IntegrityReport, Place, Tamper};
+use crate::machine::*;
 use crate::memory::PAGE_BYTES;
-use crate::snapshot::Sabotage;
 
 /// A page that no guest here writes to.
 const CLEAN: u64 = 0x28_0000;
@@ -83,7 +83,7 @@ fn nothing_is_found_where_nothing_is_wrong() {
         {
             let phase = machine.lock();
             let Phase::Paused(live) = &*phase else { panic!() };
-            let mut disk = live.devices().block().unwrap();
+            let mut disk = live.core.devices.block().unwrap();
             let start = (seed >> 20) % (60 << 10);
             disk.overlay_mut()
                 .write(start, &vec![cycle as u8; (seed >> 40) as usize % 4096])
@@ -144,7 +144,7 @@ fn a_refused_read_is_told_of_once() {
     {
         let phase = machine.lock();
         let Phase::Paused(live) = &*phase else { panic!() };
-        let mut disk = live.devices().block().unwrap();
+        let mut disk = live.core.devices.block().unwrap();
         assert!(disk.overlay_mut().read_checked(3 * 4096..3 * 4096 + 512).is_err());
         // Gone before anybody looks: only the guest's request has met it.
         disk.overlay_mut().mapping_mut().revert(0..64 << 10).unwrap();
@@ -291,7 +291,8 @@ fn activate_disk(machine: &Machine) {
     let phase = machine.lock();
     let Phase::Paused(live) = &*phase else { panic!("not paused") };
     let set = |register: u64, value: u64| {
-        live.devices()
+        live.core
+            .devices
             .bus
             .mmio_write(layout::VIRTIO_MMIO + register, &(value as u32).to_le_bytes());
     };
@@ -347,7 +348,7 @@ fn a_reset_and_its_check_in_one_see_what_they_see_apart() {
         ] {
             run_a_while(&machine);
             write_disk(&machine);
-            super::reset_tests::disturb(&machine);
+            super::captured::disturb(&machine);
             sabotage(&machine, Some(how));
             assert!(!together().unwrap().1.unwrap().findings.is_empty(), "{how:?}");
             sabotage(&machine, None);
@@ -369,7 +370,7 @@ fn what_a_broken_reset_leaves_is_found() {
     let machine = captured(with_disk());
     for how in [Sabotage::SkipVcpus, Sabotage::SkipDevices, Sabotage::SkipVm] {
         run_a_while(&machine);
-        super::reset_tests::disturb(&machine);
+        super::captured::disturb(&machine);
         sabotage(&machine, Some(how));
         reset(&machine);
         let findings = check(&machine).findings;
@@ -391,7 +392,7 @@ fn a_page_written_after_the_reset_is_found() {
         let phase = machine.lock();
         let Phase::Paused(live) = &*phase else { panic!("not paused") };
         let at = vm_memory::GuestAddress(CLEAN + 10);
-        vm_memory::Bytes::write_slice(live.ram().as_ref(), &[0; 5000], at).unwrap();
+        vm_memory::Bytes::write_slice(live.core.vm.ram().as_ref(), &[0; 5000], at).unwrap();
     }
     let findings = check(&machine).findings;
     assert_eq!(place(only(&findings)), in_memory(CLEAN));

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::tests::{SPIN, config};
-use super::*;
+use super::tiny_guest::{SPIN, config};
 use crate::devices::ConsoleSnapshot;
+use crate::machine::*;
 use crate::memory::PAGE_BYTES;
 use crate::snapshot::Difference;
 
@@ -175,7 +175,7 @@ fn differences(machine: &Machine) -> Vec<Difference> {
 fn with_ram<T>(machine: &Machine, look: impl FnOnce(&crate::memory::GuestRam) -> T) -> T {
     let phase = machine.lock();
     let Phase::Paused(live) = &*phase else { panic!("not paused") };
-    look(live.ram())
+    look(live.core.vm.ram())
 }
 
 fn pages_from(start: GuestAddress, pages: usize) -> Difference {
@@ -371,7 +371,7 @@ fn registers_that_no_reset_puts_back_cannot_be_written() {
 /// In a process of its own, where nobody else opens files or uses memory.
 #[test]
 fn ten_thousand_resets_cost_no_memory_and_no_descriptors() {
-    let name = "machine::hazard_tests::ten_thousand_resets_alone";
+    let name = "machine::tests::hazards::ten_thousand_resets_alone";
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--ignored", "--nocapture", "--test-threads=1"])
         .output()

@@ -1,86 +1,15 @@
-//! Resets of machines whose guest is a few bytes of code: they run on every KVM there is.
+//! Every strategy brings back every bit, and a broken reset is seen.
 
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::tests::{SPIN, config, machine};
-use super::*;
-use crate::snapshot::{Difference, Sabotage};
-
-pub const STRATEGIES: [Strategy; 4] = [
-    Strategy::CopyBack,
-    Strategy::DropPrivate,
-    Strategy::Hybrid { copy_pages: 10 },
-    Strategy::FullCopy,
-];
-
-/// Counts in 64 pages from 2 MiB on and in RBX, for ever.
-const BUSY: [u8; 34] = [
-    0x48, 0xc7, 0xc7, 0x00, 0x00, 0x20, 0x00, // mov rdi, 0x200000
-    0x48, 0xc7, 0xc1, 0x40, 0x00, 0x00, 0x00, // mov rcx, 64
-    0x48, 0xff, 0x07, // 1: inc qword [rdi]
-    0x48, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, // add rdi, 0x1000
-    0x48, 0xff, 0xc9, // dec rcx
-    0x75, 0xf1, // jnz 1b
-    0x48, 0xff, 0xc3, // inc rbx
-    0xeb, 0xde, // jmp 0
-];
-
-/// Lets a busy guest run until it has counted in every page, however long this thread's share of
-/// the processor lets that take. It may have stood in the middle of its pages: only the second
-/// count in the last one says that it was in all of them.
-pub fn run_a_while(machine: &Machine) {
-    let last_count = || {
-        let mut bytes = [0; 8];
-        machine.read_memory(0x20_0000 + 63 * 0x1000, &mut bytes).unwrap();
-        u64::from_le_bytes(bytes)
-    };
-    let (before, until) = (last_count(), Instant::now() + Duration::from_secs(20));
-    loop {
-        let_run(machine);
-        if last_count() > before + 1 {
-            return;
-        }
-        assert!(Instant::now() < until, "the guest does not get anywhere");
-    }
-}
-
-/// Lets any guest run a little, or not at all on a busy host.
-pub fn let_run(machine: &Machine) {
-    machine.resume().unwrap();
-    sleep(Duration::from_millis(20));
-    machine.pause().unwrap();
-}
-
-pub fn captured(config: MachineConfig) -> Machine {
-    let machine = Machine::create(config).unwrap();
-    machine.boot().unwrap();
-    sleep(Duration::from_millis(20));
-    machine.pause().unwrap();
-    machine.capture().unwrap();
-    machine
-}
-
-pub fn with_disk() -> MachineConfig {
-    let disk = crate::devices::block::DiskImage::from_bytes(&vec![7; 64 << 10]).unwrap();
-    MachineConfig { disk: Some(Arc::new(disk)), ..config(&BUSY) }
-}
-
-fn differences(machine: &Machine) -> Vec<Difference> {
-    machine.differences().unwrap().0
-}
-
-pub fn write_disk(machine: &Machine) {
-    let phase = machine.lock();
-    let Phase::Paused(live) = &*phase else { panic!("not paused") };
-    live.devices().block().unwrap().overlay_mut().write(5000, &[1; 4000]).unwrap();
-}
-
-pub fn sabotage(machine: &Machine, how: Option<Sabotage>) {
-    let phase = machine.lock();
-    let (Phase::Paused(live) | Phase::Poisoned(live, _)) = &*phase else { panic!() };
-    live.sabotage(how);
-}
+use super::broken_reset::{Sabotage, sabotage};
+use super::captured::{
+    BUSY, STRATEGIES, captured, differences, disturb, let_run, run_a_while, with_disk, write_disk,
+};
+use super::tiny_guest::{SPIN, config, machine};
+use crate::machine::*;
+use crate::snapshot::Difference;
 
 #[test]
 fn every_strategy_brings_back_every_bit() {
@@ -124,7 +53,8 @@ fn all_memory_dirty_and_memory_above_the_hole() {
             let phase = machine.lock();
             let Phase::Paused(live) = &*phase else { panic!() };
             let high = vm_memory::GuestAddress(crate::arch::layout::HOLE_END + 0x5432);
-            vm_memory::Bytes::write_slice(live.ram().as_ref(), &vec![1; 20 << 20], high).unwrap();
+            vm_memory::Bytes::write_slice(live.core.vm.ram().as_ref(), &vec![1; 20 << 20], high)
+                .unwrap();
         }
         let report = machine.reset(strategy).unwrap();
         assert_eq!(report.dirty_pages, (20 << 20) / 4096 + 1);
@@ -133,7 +63,7 @@ fn all_memory_dirty_and_memory_above_the_hole() {
     let Phase::Paused(live) = &*phase else { panic!() };
     let mut found = [9; 4096];
     let high = vm_memory::GuestAddress(crate::arch::layout::HOLE_END + 0x5000);
-    vm_memory::Bytes::read_slice(live.ram().as_ref(), &mut found, high).unwrap();
+    vm_memory::Bytes::read_slice(live.core.vm.ram().as_ref(), &mut found, high).unwrap();
     assert_eq!(found, [0; 4096]);
 }
 
@@ -161,17 +91,6 @@ fn what_a_broken_reset_leaves_behind_is_seen() {
             assert_eq!(differences(&machine), []);
         }
     }
-}
-
-/// Changes what this guest does not change by itself.
-pub fn disturb(machine: &Machine) {
-    let phase = machine.lock();
-    let Phase::Paused(live) = &*phase else { panic!() };
-    live.devices().bus.pio_write(0x3ff, &[0x5a]);
-    let mut pit = live.vm().fd().get_pit2().unwrap();
-    pit.channels[2].mode = 3;
-    pit.channels[2].count = 1234;
-    live.vm().fd().set_pit2(&pit).unwrap();
 }
 
 #[test]
@@ -304,12 +223,12 @@ fn a_dirty_ring_that_overflows_loses_nothing() {
 
 #[test]
 fn a_vcpu_that_does_not_stop_poisons_the_machine_until_it_does() {
-    let code = [super::tests::print("x"), vec![0xeb, 0xf7]].concat();
+    let code = [super::tiny_guest::print("x"), vec![0xeb, 0xf7]].concat();
     let machine = captured(config(&code));
     let bus = {
         let phase = machine.lock();
         let Phase::Paused(live) = &*phase else { panic!() };
-        Arc::clone(&live.devices().bus)
+        Arc::clone(&live.core.devices.bus)
     };
     // The vCPU's thread will wait for this device, out of reach of any signal.
     let held = bus.hold_com1();
