@@ -7,10 +7,11 @@
 mod command_line;
 mod kernel;
 
+#[cfg(test)]
+pub(crate) use crate::arch::small_elf;
 pub use command_line::CommandLineError;
 pub(crate) use command_line::with_devices;
-pub(crate) use kernel::small_elf;
-pub use kernel::{KernelError, KernelImage, LoadedKernel};
+pub use kernel::{KernelError, KernelImage};
 
 use thiserror::Error;
 

@@ -3,6 +3,7 @@
 mod boot;
 mod copy;
 mod cpuid;
+mod guest_code;
 mod i8042;
 mod irq;
 mod lapic;
@@ -15,13 +16,17 @@ mod vcpu_state;
 mod vm;
 mod vm_state;
 
-pub use boot::{BootDataError, SetupHeader, write_boot_data, write_tables};
+pub use boot::{
+    BootDataError, CheckedImage, ImageError, LoadedKernel, SetupHeader, small_elf, write_boot_data,
+    write_tables,
+};
 pub use copy::copy_streaming;
 pub use cpuid::CpuidTemplate;
+pub use guest_code::{counting_loop, page_writer};
 pub use i8042::KeyboardController;
 pub use irq::VmIrqLine;
 pub use msrs::{install_filter as install_msr_filter, list as msr_list};
-pub use probe::{CAPABILITIES, counting_loop};
+pub use probe::CAPABILITIES;
 pub use tsc::host_tsc;
 pub use vcpu::{ArchVcpu, MpState, VcpuRole, VcpuStatus};
 pub use vcpu_state::{RestoreKind, VcpuImage, VcpuState};

@@ -1,29 +1,18 @@
-//! Kernel images: an uncompressed ELF `vmlinux` or a bzImage.
-
-pub(crate) mod small_elf;
+//! A checked and sealed kernel image, which machines map.
 
 use std::fs;
-use std::io::{self, Cursor};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use linux_loader::loader::{BzImage, Elf, KernelLoader, KernelLoaderResult};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use crate::arch::{SetupHeader, layout};
+use crate::arch::{CheckedImage, ImageError, LoadedKernel, SetupHeader, layout};
 use crate::memory::{GuestRam, PAGE_BYTES, SealedMemory};
 
 /// Larger files are not kernels; refusing them bounds what a wrong path can make us read.
 const MAX_KERNEL_BYTES: u64 = 256 << 20;
-const ELF_HEADER_BYTES: usize = 64;
-const PROGRAM_HEADER_BYTES: usize = 56;
-const PROGRAM_HEADER_LOAD: u32 = 1;
-const ELF_CLASS_64: u8 = 2;
-const ELF_MACHINE_X86_64: u16 = 62;
-/// `xloadflags` bit 0: the image has a 64-bit entry point at offset 0x200.
-const XLF_KERNEL_64: u16 = 1;
-const BZIMAGE_ENTRY_64: u64 = 0x200;
 
 /// Why a kernel image was refused.
 #[derive(Debug, Error)]
@@ -80,23 +69,12 @@ pub struct KernelImage {
     size: usize,
 }
 
-/// Guest-physical range a kernel is loaded to, and how far it reaches beyond.
-struct Extent {
-    start: u64,
-    loaded_end: u64,
-    end: u64,
-}
-
-/// Where a loaded kernel starts.
-pub struct LoadedKernel {
-    /// Guest-physical address of the 64-bit entry point.
-    pub entry: u64,
-    /// The bzImage's setup header.
-    pub(crate) setup: Option<SetupHeader>,
-}
-
 impl KernelImage {
     /// Reads and checks the image in the file `path`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, is larger than 256 MiB, or holds no kernel of this architecture.
     pub fn open(path: &Path) -> Result<Self, KernelError> {
         let read = |source| KernelError::Read { path: path.to_owned(), source };
         let metadata = fs::metadata(path).map_err(read)?;
@@ -110,23 +88,19 @@ impl KernelImage {
     }
 
     /// Checks an image that is already in memory.
+    ///
+    /// # Errors
+    ///
+    /// The bytes are no kernel of this architecture, or are cut short.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KernelError> {
         let sha256 = Sha256::digest(bytes).into();
         let size = bytes.len();
         if bytes.is_empty() {
             return Err(KernelError::Empty);
         }
-        let (extent, entry, setup, memory) = if bytes.starts_with(b"\x7fELF") {
-            let extent = check_elf(bytes)?;
-            let (memory, loaded) = lay_out::<Elf>(bytes, &extent)?;
-            (extent, loaded.kernel_load.0, None, memory)
-        } else if bytes.get(0x202..0x206) == Some(b"HdrS") {
-            let extent = check_bzimage(bytes)?;
-            let (memory, loaded) = lay_out::<BzImage>(bytes, &extent)?;
-            (extent, loaded.kernel_load.0 + BZIMAGE_ENTRY_64, loaded.setup_header, memory)
-        } else {
-            return Err(KernelError::NotAKernel("neither an ELF header nor a boot sector"));
-        };
+        let image = CheckedImage::new(bytes)?;
+        let (memory, LoadedKernel { entry, setup }) = lay_out(&image)?;
+        let extent = image.extent();
         Ok(Self { memory, start: extent.start, end: extent.end, entry, setup, sha256, size })
     }
 
@@ -140,7 +114,11 @@ impl KernelImage {
         self.size
     }
 
-    /// Puts the kernel at the addresses it asks for.
+    /// Maps the kernel into `ram`, of `memory_bytes` bytes, at the addresses it asks for.
+    ///
+    /// # Errors
+    ///
+    /// The guest has no memory at these addresses, or the host refuses the mapping.
     pub fn load(&self, ram: &GuestRam, memory_bytes: u64) -> Result<LoadedKernel, KernelError> {
         let limit = memory_bytes.min(layout::HOLE_START);
         if self.end > limit {
@@ -158,11 +136,9 @@ impl KernelImage {
     }
 }
 
-/// Lets the loader write the image into sealed memory that covers `extent`.
-fn lay_out<L: KernelLoader>(
-    bytes: &[u8],
-    extent: &Extent,
-) -> Result<(SealedMemory, KernelLoaderResult), KernelError> {
+/// Lets the loader write the image into sealed memory that covers its extent.
+fn lay_out(image: &CheckedImage<'_>) -> Result<(SealedMemory, LoadedKernel), KernelError> {
+    let extent = image.extent();
     let length = usize::try_from(extent.loaded_end.saturating_sub(extent.start))
         .ok()
         .filter(|length| *length as u64 <= MAX_KERNEL_BYTES)
@@ -174,96 +150,20 @@ fn lay_out<L: KernelLoader>(
         let start = GuestAddress(extent.start);
         let scratch = GuestMemoryMmap::<()>::from_ranges_with_files([(start, length, Some(file))])
             .map_err(io::Error::other)?;
-        let high_memory = Some(GuestAddress(layout::HIGH_MEMORY));
-        result = L::load(&scratch, None, &mut Cursor::new(bytes), high_memory)
-            .map_err(|e| KernelError::Load(e.to_string()));
+        result = image.load(&scratch).map_err(KernelError::Load);
         Ok::<(), io::Error>(())
     })
     .map_err(|e| KernelError::Load(e.to_string()))?;
     Ok((memory, result?))
 }
 
-/// System V ABI, chapter 4: every loadable segment must lie within the file.
-fn check_elf(bytes: &[u8]) -> Result<Extent, KernelError> {
-    let found = bytes.len() as u64;
-    if bytes.len() < ELF_HEADER_BYTES {
-        return Err(KernelError::Truncated { needed: ELF_HEADER_BYTES as u64, found });
-    }
-    if bytes.get(4) != Some(&ELF_CLASS_64) || read_u16(bytes, 18) != Some(ELF_MACHINE_X86_64) {
-        return Err(KernelError::NotAKernel("the ELF file is not for x86-64"));
-    }
-    let table = read_u64(bytes, 32).unwrap_or_default();
-    let count = u64::from(read_u16(bytes, 56).unwrap_or_default());
-    let needed = table.saturating_add(count * PROGRAM_HEADER_BYTES as u64);
-    if needed > found {
-        return Err(KernelError::Truncated { needed, found });
-    }
-    let mut extent = Extent { start: u64::MAX, loaded_end: 0, end: 0 };
-    for index in 0..count {
-        let at = (table + index * PROGRAM_HEADER_BYTES as u64) as usize;
-        if read_u32(bytes, at) != Some(PROGRAM_HEADER_LOAD) {
-            continue;
+impl From<ImageError> for KernelError {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::NotAKernel(reason) => Self::NotAKernel(reason),
+            ImageError::Truncated { needed, found } => Self::Truncated { needed, found },
         }
-        let field = |offset| read_u64(bytes, at + offset).unwrap_or_default();
-        let (offset, address, in_file, in_memory) = (field(8), field(24), field(32), field(40));
-        let needed = offset.saturating_add(in_file);
-        if needed > found {
-            return Err(KernelError::Truncated { needed, found });
-        }
-        if address < layout::HIGH_MEMORY && in_memory > 0 {
-            return Err(KernelError::NotAKernel("a segment asks for memory below 1 MiB"));
-        }
-        extent.start = extent.start.min(address & !(PAGE_BYTES as u64 - 1));
-        extent.loaded_end = extent.loaded_end.max(address.saturating_add(in_file));
-        extent.end = extent.end.max(address.saturating_add(in_memory.max(in_file)));
     }
-    if extent.loaded_end == 0 {
-        return Err(KernelError::NotAKernel("the ELF file has no loadable segment"));
-    }
-    Ok(extent)
-}
-
-/// Linux boot protocol, "the real-mode kernel header".
-fn check_bzimage(bytes: &[u8]) -> Result<Extent, KernelError> {
-    let setup_sectors = match bytes.get(0x1f1) {
-        Some(0) | None => 4,
-        Some(sectors) => u64::from(*sectors),
-    };
-    let paragraphs = u64::from(read_u32(bytes, 0x1f4).unwrap_or_default());
-    let setup = (setup_sectors + 1) * 512;
-    let found = bytes.len() as u64;
-    if setup + paragraphs * 16 > found || paragraphs == 0 {
-        return Err(KernelError::Truncated { needed: setup + paragraphs * 16, found });
-    }
-    if read_u16(bytes, 0x236).unwrap_or_default() & XLF_KERNEL_64 == 0 {
-        return Err(KernelError::NotAKernel("the bzImage has no 64-bit entry point"));
-    }
-    let start = u64::from(read_u32(bytes, 0x214).unwrap_or_default());
-    if start < layout::HIGH_MEMORY || !start.is_multiple_of(PAGE_BYTES as u64) {
-        return Err(KernelError::NotAKernel("the bzImage asks for an odd load address"));
-    }
-    // It decompresses itself to its preferred address and needs `init_size` bytes from there.
-    let preferred = read_u64(bytes, 0x258).unwrap_or_default();
-    let init_size = u64::from(read_u32(bytes, 0x260).unwrap_or_default());
-    let loaded_end = start + (found - setup);
-    let end = preferred.max(start).saturating_add(init_size).max(loaded_end);
-    Ok(Extent { start, loaded_end, end })
-}
-
-fn read<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
-}
-
-fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
-    read(bytes, at).map(u16::from_le_bytes)
-}
-
-fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
-    read(bytes, at).map(u32::from_le_bytes)
-}
-
-fn read_u64(bytes: &[u8], at: usize) -> Option<u64> {
-    read(bytes, at).map(u64::from_le_bytes)
 }
 
 #[cfg(test)]

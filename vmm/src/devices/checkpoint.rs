@@ -3,6 +3,8 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::arch::layout;
+
 /// What was last written to the checkpoint port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
@@ -22,7 +24,7 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// The port.
-    pub const PORT: u16 = 0x80;
+    pub const PORT: u16 = layout::CHECKPOINT_PORT;
 
     /// Takes a byte from the guest.
     pub fn write(&self, value: u8) {

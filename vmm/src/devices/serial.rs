@@ -7,11 +7,8 @@ use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, SerialState, Trigger};
 
 use super::Console;
+use crate::arch::layout;
 use crate::devices::virtio::{IrqLine, StateError};
-
-/// Registers of COM1.
-const FIRST_PORT: u16 = 0x3f8;
-const LAST_PORT: u16 = 0x3ff;
 
 #[derive(Clone)]
 struct Line(Arc<dyn IrqLine>);
@@ -33,7 +30,7 @@ pub struct Com1 {
 
 impl Com1 {
     /// Interrupt of COM1.
-    pub const IRQ: u32 = 4;
+    pub const IRQ: u32 = layout::COM1_IRQ;
 
     /// A port that writes to `console` and interrupts through `line`.
     pub fn new(console: Console, line: Arc<dyn IrqLine>) -> Self {
@@ -43,7 +40,7 @@ impl Com1 {
 
     /// True when `port` is one of this device's registers.
     pub fn owns(port: u16) -> bool {
-        (FIRST_PORT..=LAST_PORT).contains(&port)
+        layout::COM1_PORTS.contains(&port)
     }
 
     /// Every register. What was written to the console is the host's and not part of it.
@@ -63,11 +60,11 @@ impl Com1 {
 
     /// Reads a register.
     pub fn read(&mut self, port: u16) -> u8 {
-        self.uart.read((port - FIRST_PORT) as u8)
+        self.uart.read((port - layout::COM1_PORTS.start()) as u8)
     }
 
     /// Writes a register. A lost interrupt costs the guest a retry, not its output.
     pub fn write(&mut self, port: u16, value: u8) {
-        let _ = self.uart.write((port - FIRST_PORT) as u8, value);
+        let _ = self.uart.write((port - layout::COM1_PORTS.start()) as u8, value);
     }
 }

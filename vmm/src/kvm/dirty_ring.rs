@@ -14,6 +14,7 @@ use vmm_sys_util::ioctl::ioctl;
 use vmm_sys_util::ioctl_io_nr;
 
 use super::KvmError;
+use crate::memory::PAGE_BYTES;
 
 ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, KVMIO, 0xc7);
 
@@ -21,7 +22,6 @@ ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, KVMIO, 0xc7);
 /// fills up makes the vCPU exit, and what it holds is put aside.
 const ENTRIES: usize = 16_384;
 const RING_BYTES: usize = ENTRIES * size_of::<kvm_dirty_gfn>();
-const PAGE_BYTES: libc::off_t = 4096;
 
 /// `KVM_DIRTY_GFN_F_DIRTY` and `KVM_DIRTY_GFN_F_RESET`.
 const DIRTY: u32 = 1;
@@ -64,7 +64,7 @@ impl DirtyRing {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 vcpu.as_raw_fd(),
-                libc::off_t::from(KVM_DIRTY_LOG_PAGE_OFFSET) * PAGE_BYTES,
+                libc::off_t::from(KVM_DIRTY_LOG_PAGE_OFFSET) * libc::off_t::from(PAGE_BYTES as u32),
             )
         };
         if ptr::eq(address, libc::MAP_FAILED) {

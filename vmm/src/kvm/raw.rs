@@ -17,17 +17,16 @@ use crate::memory::{PAGE_BYTES, WORD_BITS};
 ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
 ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 
-const PAGE: u64 = PAGE_BYTES as u64;
-/// Pages that one word of a dirty bitmap tells of.
-const WORD: u64 = WORD_BITS as u64;
+/// Pages in one word of a dirty bitmap.
+const PAGES_PER_WORD: u64 = WORD_BITS as u64;
 
 /// Words of a dirty bitmap for a slot of `bytes` bytes.
 pub fn dirty_words(bytes: u64) -> usize {
-    bytes.div_ceil(PAGE).div_ceil(WORD) as usize
+    bytes.div_ceil(PAGE_BYTES as u64).div_ceil(PAGES_PER_WORD) as usize
 }
 
 /// `KVM_GET_DIRTY_LOG` (api.rst 4.8): reads **and clears** the log of a slot of `bytes` bytes; after
-/// [`forget_dirty_pages_by_hand`] it only reads. `bitmap` is overwritten; bit 0 of word 0 is the
+/// [`enable_manual_dirty_log_protect`] it only reads. `bitmap` is overwritten; bit 0 of word 0 is the
 /// slot's first page.
 pub fn get_dirty_log(vm: &VmFd, slot: u32, bytes: u64, bitmap: &mut [u64]) -> Result<(), KvmError> {
     let failed = |source| KvmError::Ioctl { ioctl: "KVM_GET_DIRTY_LOG", source };
@@ -45,15 +44,15 @@ pub fn get_dirty_log(vm: &VmFd, slot: u32, bytes: u64, bitmap: &mut [u64]) -> Re
     if result == 0 { Ok(()) } else { Err(failed(io::Error::last_os_error())) }
 }
 
-/// True where [`forget_dirty_pages_by_hand`] works.
-pub fn can_forget_by_hand(vm: &VmFd) -> bool {
+/// True where [`enable_manual_dirty_log_protect`] works.
+pub fn can_manually_protect_dirty_log(vm: &VmFd) -> bool {
     let modes = vm.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into());
     u32::try_from(modes).is_ok_and(|modes| modes & KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE != 0)
 }
 
 /// Leaves it to [`clear_dirty_log`] to clear the log and to protect pages again
 /// (`KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2`, api.rst 7.10). What is in the log stays there.
-pub fn forget_dirty_pages_by_hand(vm: &VmFd) -> Result<(), KvmError> {
+pub fn enable_manual_dirty_log_protect(vm: &VmFd) -> Result<(), KvmError> {
     let capability = kvm_enable_cap {
         cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
         args: [KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE.into(), 0, 0, 0],
@@ -73,11 +72,11 @@ pub fn clear_dirty_log(
     bitmap: &[u64],
 ) -> Result<(), KvmError> {
     let failed = |source| KvmError::Ioctl { ioctl: "KVM_CLEAR_DIRTY_LOG", source };
-    let first_page = (first_word as u64).saturating_mul(WORD);
-    let pages = (bitmap.len() as u64).saturating_mul(WORD);
+    let first_page = (first_word as u64).saturating_mul(PAGES_PER_WORD);
+    let pages = (bitmap.len() as u64).saturating_mul(PAGES_PER_WORD);
     // Whole words, except at the end of the slot, where exactly its pages are wanted.
-    let left = bytes.div_ceil(PAGE).saturating_sub(first_page);
-    if pages >= left.saturating_add(WORD) {
+    let left = bytes.div_ceil(PAGE_BYTES as u64).saturating_sub(first_page);
+    if pages >= left.saturating_add(PAGES_PER_WORD) {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     }
     let num_pages = u32::try_from(pages.min(left)).map_err(|e| failed(io::Error::other(e)))?;

@@ -131,9 +131,9 @@ fn clears_manually(known: &mut Option<bool>, vm: &Vm) -> Result<bool, KvmError> 
     if let Some(known) = *known {
         return Ok(known);
     }
-    let possible = raw::can_forget_by_hand(vm.fd());
+    let possible = raw::can_manually_protect_dirty_log(vm.fd());
     if possible {
-        raw::forget_dirty_pages_by_hand(vm.fd())?;
+        raw::enable_manual_dirty_log_protect(vm.fd())?;
     }
     *known = Some(possible);
     Ok(possible)

@@ -1,9 +1,12 @@
 //! What the guest's first instruction finds: boot parameters, MP table, page tables, entry state.
 
+mod image;
 mod long_mode;
 mod mp_table;
 mod params;
+pub mod small_elf;
 
+pub use image::{CheckedImage, ImageError, LoadedKernel};
 pub(super) use long_mode::enter_long_mode;
 pub use long_mode::write_tables;
 

@@ -1,4 +1,4 @@
-//! The guest-physical address map.
+//! The guest-physical address map, and the ports of the platform.
 //!
 //! ```text
 //! 0x0000_0500  GDT, IDT                       boot only
@@ -10,6 +10,8 @@
 //! 0xc000_0000  hole: virtio-mmio at 0xd000_0000, IOAPIC, local APIC, KVM's own pages
 //! 0x1_0000_0000  RAM above 3 GiB
 //! ```
+
+use std::ops::RangeInclusive;
 
 /// Global descriptor table used until the kernel loads its own.
 pub const BOOT_GDT: u64 = 0x500;
@@ -53,6 +55,13 @@ pub const LOCAL_APIC: u32 = 0xfee0_0000;
 pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;
 /// Three pages KVM uses for its task state segment on some processors.
 pub const KVM_TSS: usize = 0xfffb_d000;
+
+/// Ports of COM1, the first serial port.
+pub const COM1_PORTS: RangeInclusive<u16> = 0x3f8..=0x3ff;
+/// Interrupt line of COM1.
+pub const COM1_IRQ: u32 = 4;
+/// Port to which a guest says how far it has come, as firmware does with POST codes.
+pub const CHECKPOINT_PORT: u16 = 0x80;
 
 /// Guest-physical RAM ranges, as `(start, length)` in bytes, for a memory size in bytes: one
 /// range up to 3 GiB, two above, because the hole for devices lies below 4 GiB.

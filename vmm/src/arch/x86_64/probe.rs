@@ -1,4 +1,4 @@
-//! What to ask a host's KVM for, and a guest that shows what executes its code.
+//! What to ask a host's KVM for.
 
 use kvm_ioctls::Cap;
 
@@ -19,12 +19,3 @@ pub const CAPABILITIES: [(&str, Cap, bool); 13] = [
     ("KVM_CAP_MAX_VCPUS", Cap::MaxVcpus, false),
     ("KVM_CAP_NR_MEMSLOTS", Cap::NrMemslots, false),
 ];
-
-/// Code that counts down from `iterations` and then writes to port 0x10:
-/// `mov ecx, iterations; 1: dec ecx; jnz 1b; out 0x10, al`.
-pub fn counting_loop(iterations: u32) -> Vec<u8> {
-    let mut code = vec![0xb9];
-    code.extend(iterations.to_le_bytes());
-    code.extend([0xff, 0xc9, 0x75, 0xfc, 0xe6, 0x10]);
-    code
-}

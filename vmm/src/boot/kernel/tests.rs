@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::small_elf::elf;
 use super::*;
+use crate::arch::small_elf::elf;
 use crate::memory::allocate;
 
 #[test]
