@@ -3,7 +3,7 @@
 mod assembly;
 mod checks;
 mod config;
-mod live;
+mod running;
 mod status;
 mod stop_state;
 #[cfg(any(test, feature = "testing"))]
@@ -26,7 +26,7 @@ use crate::kvm::{DirtyTracking, KvmError};
 use crate::memory::MemoryError;
 use crate::snapshot::{Differences, Golden, ResetError, ResetReport, Strategy};
 use assembly::HostHandles;
-use live::Live;
+use running::RunningMachine;
 use stop_state::StopState;
 
 /// Why an operation on a [`Machine`] failed.
@@ -108,10 +108,10 @@ pub struct Machine {
 
 enum Phase {
     Created(Box<(MachineConfig, DirtyTracking, VsockDevice)>),
-    Running(Live),
-    Paused(Live),
+    Running(RunningMachine),
+    Paused(RunningMachine),
     /// A reset failed half way. Nothing runs; only another reset, or the end, comes next.
-    Poisoned(Live, String),
+    Poisoned(RunningMachine, String),
     Ended,
 }
 
@@ -153,7 +153,7 @@ impl Machine {
         match std::mem::replace(&mut *phase, Phase::Ended) {
             Phase::Created(parts) => {
                 let (config, tracking, vsock) = *parts;
-                let live = Live::boot(&config, tracking, self.handles(vsock))
+                let live = RunningMachine::boot(&config, tracking, self.handles(vsock))
                     .inspect_err(|e| self.never_started(e))?;
                 self.vsock.quiesce();
                 *phase = Phase::Paused(live);
@@ -184,7 +184,7 @@ impl Machine {
             checkpoint: Checkpoint::default(),
             vsock,
         };
-        let live = Live::fork(golden, tracking, machine.handles(device))
+        let live = RunningMachine::fork(golden, tracking, machine.handles(device))
             .inspect_err(|e| machine.never_started(e))?;
         *machine.lock() = Phase::Paused(live);
         Ok(machine)

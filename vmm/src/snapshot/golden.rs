@@ -42,7 +42,7 @@ pub struct Golden {
     pub(crate) origin: Origin,
     /// False where KVM cannot give a guest another time-stamp counter than the host's: software
     /// KVM, which runs no Linux either.
-    pub(crate) tsc_goes_back: bool,
+    pub(crate) tsc_offset_works: bool,
     /// Version of this crate that captured it.
     pub(crate) made_by: String,
     /// See [`Golden::hash`].
@@ -69,7 +69,7 @@ impl Golden {
             .iter()
             .map(|vcpu| VcpuImage::new(vcpu.capture(&wanted, now)?))
             .collect::<Result<Vec<_>, _>>()?;
-        let tsc_goes_back = match vcpus_here.first() {
+        let tsc_offset_works = match vcpus_here.first() {
             Some(vcpu) => vcpu.tsc_can_be_moved()?,
             None => false,
         };
@@ -88,7 +88,7 @@ impl Golden {
             disk,
             cpuid,
             origin,
-            tsc_goes_back,
+            tsc_offset_works,
             made_by: env!("CARGO_PKG_VERSION").to_owned(),
             hash: OnceLock::new(),
             hot_pages: OnceLock::new(),

@@ -11,7 +11,7 @@ use crate::snapshot::PageSet;
 const BUSY: u64 = 0x20_0000;
 const BUSY_PAGES: usize = 64;
 
-fn with_live<T>(machine: &Machine, look: impl FnOnce(&Live) -> T) -> T {
+fn with_live<T>(machine: &Machine, look: impl FnOnce(&RunningMachine) -> T) -> T {
     let phase = machine.lock();
     let Phase::Paused(live) = &*phase else { panic!("not paused") };
     look(live)

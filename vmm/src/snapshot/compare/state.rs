@@ -38,7 +38,7 @@ pub fn vcpu(
     let now = host_tsc();
     let state = vcpu.read_back(image, now, golden.vcpus.len() == 1)?;
     let bounds = ElapsedBounds { reset, read: (before, Instant::now()) };
-    let tsc = if golden.tsc_goes_back { Some((bounds, vcpu.tsc_khz()? * 1000)) } else { None };
+    let tsc = if golden.tsc_offset_works { Some((bounds, vcpu.tsc_khz()? * 1000)) } else { None };
     let then = image.state();
     let found = then.compare(&state, tsc).into_iter();
     let mismatches = found.map(|one| one.map(|part| Difference::Vcpu { index, part })).collect();

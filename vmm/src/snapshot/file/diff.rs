@@ -102,7 +102,7 @@ impl Diff {
 
 fn made_with(left: &Golden, right: &Golden) -> Result<Vec<Change>, SnapshotError> {
     let named = |golden: &Golden| -> Result<Vec<Named>, SnapshotError> {
-        let Header { vmm_version, origin, vcpus, disk, tsc_goes_back, .. } = Header::of(golden)?;
+        let Header { vmm_version, origin, vcpus, disk, tsc_offset_works, .. } = Header::of(golden)?;
         let sha = |sha: Option<[u8; 32]>| sha.map_or("none".to_owned(), |sha| hex(&sha));
         Ok([
             ("version of the program", vmm_version),
@@ -115,7 +115,7 @@ fn made_with(left: &Golden, right: &Golden) -> Result<Vec<Change>, SnapshotError
             ("vCPUs", vcpus.to_string()),
             ("guest CID", origin.guest_cid.to_string()),
             ("console bytes", origin.console_bytes.to_string()),
-            ("TSC can be put back", tsc_goes_back.to_string()),
+            ("TSC can be put back", tsc_offset_works.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into())

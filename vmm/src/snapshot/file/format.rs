@@ -116,7 +116,7 @@ pub struct Header {
     pub disk: Option<([u8; 32], u64)>,
     pub processor: Processor,
     pub cpuid_sha256: [u8; 32],
-    pub tsc_goes_back: bool,
+    pub tsc_offset_works: bool,
 }
 
 /// Which processor a snapshot was made on.
@@ -158,7 +158,7 @@ impl Header {
             disk,
             processor: Processor::of(&golden.cpuid),
             cpuid_sha256: golden.cpuid.sha256(),
-            tsc_goes_back: golden.tsc_goes_back,
+            tsc_offset_works: golden.tsc_offset_works,
         })
     }
 

@@ -67,7 +67,7 @@ pub fn read(
         disk,
         cpuid: Arc::new(cpuid),
         origin: header.origin.clone(),
-        tsc_goes_back: header.tsc_goes_back,
+        tsc_offset_works: header.tsc_offset_works,
         made_by: header.vmm_version.clone(),
         hash: OnceLock::new(),
         hot_pages: OnceLock::new(),

@@ -27,7 +27,7 @@ use crate::snapshot::{Difference, Differences, Golden, Origin, ResetReport, Rese
 const PARK_LIMIT: Duration = Duration::from_secs(5);
 
 /// A running or paused machine. Fields are dropped in order: threads end before the VM goes.
-pub struct Live {
+pub struct RunningMachine {
     threads: Vec<VcpuThread>,
     first_run: Arc<OnceLock<Instant>>,
     started: Instant,
@@ -36,11 +36,11 @@ pub struct Live {
     origin: Origin,
     /// The disk it was made with.
     disk: Option<Arc<DiskImage>>,
-    pub(super) core: Arc<Core>,
+    pub(super) core: Arc<MachineCore>,
 }
 
 /// What a reset works on, from whichever thread.
-pub(super) struct Core {
+pub(super) struct MachineCore {
     vcpus: Vec<Arc<VcpuControl>>,
     pub(super) resetter: Mutex<Option<Resetter>>,
     checker: Mutex<Checker>,
@@ -50,7 +50,7 @@ pub(super) struct Core {
     pub(super) vm: Vm,
 }
 
-impl Live {
+impl RunningMachine {
     /// Builds a machine whose kernel is about to start.
     pub fn boot(
         config: &MachineConfig,
@@ -116,7 +116,7 @@ impl Live {
         let vcpus: Vec<_> = threads.iter().map(|thread| Arc::clone(thread.control())).collect();
         stop_state.set_vcpus(vcpus.clone());
         timings.vcpus += spawning.elapsed();
-        let core = Arc::new(Core {
+        let core = Arc::new(MachineCore {
             vcpus,
             resetter: Mutex::new(None),
             checker: Mutex::new(Checker::new()),
@@ -194,7 +194,7 @@ impl Live {
     pub fn differences(&self) -> Result<Differences, MachineError> {
         let (golden, window) = self.golden_and_when()?;
         let vcpus = self.read_vcpus(&golden, window)?;
-        let Core { devices, vm, .. } = &*self.core;
+        let MachineCore { devices, vm, .. } = &*self.core;
         Ok(Differences::between(&golden, vm, vcpus, devices, window)?)
     }
 
@@ -203,7 +203,7 @@ impl Live {
     pub fn state_differences(&self) -> Result<Differences, MachineError> {
         let (golden, window) = self.golden_and_when()?;
         let vcpus = self.read_vcpus(&golden, window)?;
-        let Core { resetter, devices, vm, .. } = &*self.core;
+        let MachineCore { resetter, devices, vm, .. } = &*self.core;
         let mut found = Differences::of_state(&golden, vm, vcpus, devices, window)?;
         let mut resetter = resetter.lock().unwrap_or_else(PoisonError::into_inner);
         let resetter = resetter.as_mut().ok_or(MachineError::NotCaptured)?;
@@ -260,7 +260,7 @@ impl Live {
     }
 }
 
-impl Core {
+impl MachineCore {
     fn run_on_top_of(&self, golden: &Arc<Golden>) {
         let resetter = Resetter::new(Arc::clone(golden), &self.vm);
         *self.resetter.lock().unwrap_or_else(PoisonError::into_inner) = Some(resetter);

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use kvm_bindings::{KVM_IRQCHIP_IOAPIC, kvm_irqchip, kvm_msr_entry};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
-use super::Live;
+use super::RunningMachine;
 use crate::devices::block::{BLOCK_BYTES, Overlay};
 use crate::integrity::Tamper;
 use crate::kvm::KvmError;
@@ -26,7 +26,7 @@ fn failed<E: Display>(error: E) -> MachineError {
     MachineError::Tamper(error.to_string())
 }
 
-impl Live {
+impl RunningMachine {
     /// Writes to the disk as its device does.
     pub fn write_disk(&self, offset: u64, bytes: &[u8]) -> Result<(), MachineError> {
         let refused = |reason| MachineError::Unreadable { what: "the disk", reason };

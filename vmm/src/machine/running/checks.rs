@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Core, Live, PARK_LIMIT};
+use super::{MachineCore, PARK_LIMIT, RunningMachine};
 use crate::arch::host_tsc;
 use crate::elapsed::ResetWindow;
 use crate::integrity::{
@@ -21,7 +21,7 @@ use crate::snapshot::reset::Request;
 use crate::snapshot::state::{self, StateMismatch, VcpuReport};
 use crate::snapshot::{Golden, PageRun, ResetError, ResetReport, Strategy};
 
-impl Live {
+impl RunningMachine {
     /// See [`Machine::check_before_reset`](crate::Machine::check_before_reset).
     pub fn check_before_reset(&self) -> Result<Vec<Finding>, MachineError> {
         self.golden().ok_or(MachineError::NotCaptured)?;
@@ -215,7 +215,7 @@ impl Live {
     }
 }
 
-impl Core {
+impl MachineCore {
     fn checker(&self) -> MutexGuard<'_, Checker> {
         self.checker.lock().unwrap_or_else(PoisonError::into_inner)
     }
