@@ -9,7 +9,7 @@ use brainstorm_agent::bench::Footprint;
 use vmm::snapshot::file::Expectation;
 use vmm::{BootTimings, Golden, Machine, MachineConfig, micro};
 
-use crate::report::Report;
+use benches::report::Report;
 
 const FIRST_RUN_LIMIT: Duration = Duration::from_secs(10);
 /// Machines that stand idle while their memory is counted.

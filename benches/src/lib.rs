@@ -1,3 +1,4 @@
-//! What is made of measurements: files and tables for people and programs.
+//! What is made of measurements: reports, files and tables for people and programs.
 
+pub mod report;
 pub mod sweep;

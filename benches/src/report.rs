@@ -1,16 +1,30 @@
-//! Rows of results, as a table for people and as JSON for programs.
+//! What a measurement found: one form for all, as a table for people and as JSON for programs.
+//!
+//! The JSON document has the fields of [`Report`]: `schema` names this form and its version, `host`
+//! says which machine the figures are of, `rows` holds distributions in microseconds, `values` single
+//! numbers with their unit, `notes` text.
 
 use std::time::Duration;
 
-use brainstorm_agent::bench::Distribution;
+use brainstorm_agent::bench::{Distribution, Host};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+/// Name and version of the JSON form.
+pub const SCHEMA: &str = "brainstorm-bench/1";
+
 /// All results of one run.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Report {
+    schema: &'static str,
+    benchmark: &'static str,
+    host: Host,
     rows: Vec<Row>,
+    values: Vec<Single>,
     notes: Vec<String>,
+    /// A table of its own, for measurements with more columns than a distribution has.
+    #[serde(skip)]
+    table: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -24,17 +38,59 @@ struct Row {
     bar: Option<String>,
 }
 
+#[derive(Debug, Serialize)]
+struct Single {
+    name: String,
+    value: f64,
+    unit: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bar: Option<String>,
+}
+
 impl Report {
+    /// An empty report of this host.
+    pub fn new(benchmark: &'static str) -> Self {
+        Self {
+            schema: SCHEMA,
+            benchmark,
+            host: Host::here(),
+            rows: Vec::new(),
+            values: Vec::new(),
+            notes: Vec::new(),
+            table: None,
+        }
+    }
+
     /// Adds the distribution of `samples` under `name`, beside the figure it is held against.
     pub fn add(&mut self, name: impl Into<String>, samples: &[Duration], bar: Option<&str>) {
         if !samples.is_empty() {
-            self.rows.push(Row {
-                name: name.into(),
-                n: samples.len(),
-                distribution: Distribution::of(samples.iter().copied()),
-                bar: bar.map(str::to_owned),
-            });
+            let distribution = Distribution::of(samples.iter().copied());
+            self.add_distribution(name, samples.len(), distribution, bar);
         }
+    }
+
+    /// Adds a distribution of `n` samples that exists already.
+    pub fn add_distribution(
+        &mut self,
+        name: impl Into<String>,
+        n: usize,
+        distribution: Distribution,
+        bar: Option<&str>,
+    ) {
+        let bar = bar.map(str::to_owned);
+        self.rows.push(Row { name: name.into(), n, distribution, bar });
+    }
+
+    /// Adds one number, beside the figure it is held against.
+    pub fn value(
+        &mut self,
+        name: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        bar: Option<&str>,
+    ) {
+        let bar = bar.map(str::to_owned);
+        self.values.push(Single { name: name.into(), value, unit, bar });
     }
 
     /// Adds a line of text.
@@ -42,12 +98,39 @@ impl Report {
         self.notes.push(line.into());
     }
 
+    /// Shows `table` to people instead of the rows.
+    pub fn show_instead(&mut self, table: String) {
+        self.table = Some(table);
+    }
+
     /// Prints everything to stdout.
+    ///
+    /// # Errors
+    ///
+    /// When the report has no JSON form.
     pub fn print(&self, json: bool) -> anyhow::Result<()> {
         if json {
             println!("{}", serde_json::to_string_pretty(self)?);
             return Ok(());
         }
+        let Host { cpu, cpus, kernel, kvm } = &self.host;
+        println!("{} on {cpu}, {cpus} processors, Linux {kernel}, KVM: {kvm}", self.benchmark);
+        match &self.table {
+            Some(table) => println!("{table}"),
+            None if self.rows.is_empty() => {}
+            None => println!("{}", self.rows_as_table()),
+        }
+        for Single { name, value, unit, bar } in &self.values {
+            let bar = bar.as_ref().map(|bar| format!(" (bar: {bar})")).unwrap_or_default();
+            println!("{name}: {value:.2} {unit}{bar}");
+        }
+        for note in &self.notes {
+            println!("{note}");
+        }
+        Ok(())
+    }
+
+    fn rows_as_table(&self) -> Table {
         let mut table = Table::new();
         table.load_preset(presets::ASCII_MARKDOWN);
         table.set_header(["what", "n", "p50", "p90", "p99", "max", "bar"]);
@@ -61,11 +144,7 @@ impl Report {
         for column in table.column_iter_mut().skip(1) {
             column.set_cell_alignment(CellAlignment::Right);
         }
-        println!("{table}");
-        for note in &self.notes {
-            println!("{note}");
-        }
-        Ok(())
+        table
     }
 }
 
@@ -76,5 +155,76 @@ fn human(us: f64) -> String {
         format!("{:.2} ms", us / 1e3)
     } else {
         format!("{:.2} s", us / 1e6)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    /// The document as a program that knows only the form reads it.
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Document {
+        schema: String,
+        benchmark: String,
+        host: Machine,
+        rows: Vec<Distributed>,
+        values: Vec<Number>,
+        notes: Vec<String>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Machine {
+        cpu: String,
+        cpus: usize,
+        kernel: String,
+        kvm: String,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Distributed {
+        name: String,
+        n: usize,
+        p50_us: f64,
+        p90_us: f64,
+        p99_us: f64,
+        max_us: f64,
+        bar: Option<String>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Number {
+        name: String,
+        value: f64,
+        unit: String,
+        bar: Option<String>,
+    }
+
+    #[test]
+    fn a_report_has_the_documented_form_and_nothing_else() {
+        let mut report = Report::new("sample");
+        report.add("reset", &[1, 2, 3, 4].map(Duration::from_micros), Some("<= 72 us"));
+        report.add("nothing measured", &[], None);
+        report.value("rate", 7867.0, "commands/s", None);
+        report.note("quiet host");
+        let document: Document =
+            serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+        assert_eq!((document.schema.as_str(), document.benchmark.as_str()), (SCHEMA, "sample"));
+        let Machine { cpu, cpus, kernel, kvm } = document.host;
+        assert!(!cpu.is_empty() && cpus > 0 && !kernel.is_empty() && !kvm.is_empty());
+        let [row] = &document.rows[..] else { panic!("one row, not {}", document.rows.len()) };
+        assert_eq!((row.name.as_str(), row.n, row.bar.as_deref()), ("reset", 4, Some("<= 72 us")));
+        let found = [row.p50_us, row.p90_us, row.p99_us, row.max_us].map(|us| format!("{us:.0}"));
+        assert_eq!(found, ["2", "4", "4", "4"]);
+        let [number] = &document.values[..] else { panic!("one value") };
+        assert_eq!((number.name.as_str(), number.unit.as_str()), ("rate", "commands/s"));
+        assert!((number.value - 7867.0).abs() < 1e-9 && number.bar.is_none());
+        assert_eq!(document.notes, ["quiet host"]);
     }
 }

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use benches::report::Report;
 use benches::sweep::{Row, csv, plots, table};
-use brainstorm_agent::bench::{ResetBench, measure_micro};
+use brainstorm_agent::bench::{Distribution, ResetBench, measure_micro};
 use indicatif::{ProgressBar, ProgressStyle};
 use vmm::{DirtyTracking, Strategy};
 
@@ -28,8 +29,8 @@ const STRATEGIES: [Strategy; 4] = [
     Strategy::FullCopy,
 ];
 
-/// Measures everything, writes `reset.csv` and plots into `directory`, and returns the table.
-pub fn sweep(directory: &Path, iterations: u32) -> Result<String> {
+/// Measures everything, and writes `reset.csv` and plots into `directory`.
+pub fn measure(directory: &Path, iterations: u32) -> Result<Report> {
     let mut points: Vec<(u32, u64)> = PAGES.map(|pages| (PAGES_MEMORY_MIB, pages)).to_vec();
     points.extend(MEMORY_MIB.map(|memory| (memory, MEMORY_PAGES)));
     points.sort_unstable();
@@ -69,7 +70,17 @@ pub fn sweep(directory: &Path, iterations: u32) -> Result<String> {
     fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     csv::write_csv(&directory.join("reset.csv"), &rows)?;
     plots::write_plots(directory, &rows)?;
-    Ok(table::markdown(&rows))
+    let mut report = Report::new("resets");
+    for row in &rows {
+        let Row { strategy, memory_mib, dirty_pages, iterations, .. } = row;
+        let Row { p50_us, p90_us, p99_us, max_us, .. } = *row;
+        let name = format!("{strategy}, {memory_mib} MiB, {dirty_pages} dirty pages");
+        let distribution = Distribution { p50_us, p90_us, p99_us, max_us };
+        report.add_distribution(name, *iterations as usize, distribution, None);
+    }
+    report.show_instead(table::markdown(&rows));
+    report.note(format!("CSV and plots are in {}.", directory.display()));
+    Ok(report)
 }
 
 /// Interpreted guests take 3 us to write to a page: a fifth of the resets still make a p99.

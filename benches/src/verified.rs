@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use sandbox::{Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall, VerifiedReset};
 
-use crate::report::Report;
+use benches::report::Report;
 
 /// Not measured: the first ones find memory of the host that nobody has touched.
 const WARM_UP: usize = 5;

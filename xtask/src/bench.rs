@@ -42,9 +42,8 @@ pub fn run(arguments: &BenchArgs) -> Result<()> {
         .into_iter()
         .find(|executable| executable.package == "benches" && executable.kind == "bin")
         .context("cargo built no benchmark program")?;
-    let job = |part: &str, more: &[&str]| {
+    let job = |part: &str| {
         let mut argv = vec![program.path.display().to_string(), part.to_owned()];
-        argv.extend(more.iter().map(|&argument| argument.to_owned()));
         argv.extend(arguments.json.then(|| "--json".to_owned()));
         argv.extend(arguments.further.iter().cloned());
         Job {
@@ -56,7 +55,9 @@ pub fn run(arguments: &BenchArgs) -> Result<()> {
     };
     if !arguments.linux {
         eprintln!("Benchmarks without a Linux guest run here.");
-        run_one(&Runner::Native, job("--native", &["--resets"]))?;
+        for part in ["boot", "resets"] {
+            run_one(&Runner::Native, job(part))?;
+        }
     }
     if !arguments.native {
         let choice = Choice::make(arguments.on);
@@ -66,7 +67,7 @@ pub fn run(arguments: &BenchArgs) -> Result<()> {
         if choice.on == On::Nested {
             eprintln!("Times from there mean nothing by themselves, only next to each other.");
         }
-        run_one(&runner, job("--linux", &[]))?;
+        run_one(&runner, job("guest"))?;
     }
     Ok(())
 }

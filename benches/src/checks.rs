@@ -1,14 +1,11 @@
-//! Measures what it costs a machine to check its own resets, with a guest of a few bytes: it needs
-//! a `/dev/kvm` and nothing else.
-//!
-//! ```text
-//! cargo run --release -p vmm --example verified_reset -- [ROUNDS [PAGES]]
-//! ```
+//! What it costs a machine to check its own resets, with a guest of a few bytes: it needs a
+//! `/dev/kvm` and nothing else.
 
-use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, bail};
+use benches::report::Report;
 use vmm::{DiskImage, IntegrityPlan, IntegrityReport, Machine, MachineConfig, Strategy, micro};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -17,36 +14,31 @@ const BLOCK: usize = 4096;
 /// Blocks of the disk that are written between two resets.
 const BLOCKS: usize = 16;
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let mut numbers = std::env::args().skip(1).map(|number| number.parse());
-    let rounds: usize = numbers.next().transpose()?.unwrap_or(2000);
-    let pages: u32 = numbers.next().transpose()?.map_or(256, |pages: usize| pages as u32);
-
-    println!("{rounds} resets, {pages} dirty pages, microseconds: p10, p50, p90, p99, max");
-    let machine = machine(pages, 64)?;
+/// Resets `rounds` machines without dirty disk blocks, then with [`BLOCKS`] on two sizes of disk.
+pub fn measure(rounds: usize, pages: u32) -> Result<Report> {
+    let mut report = Report::new("checks");
     let plan = IntegrityPlan::default();
-    let (disk, memory) = plan.resets_for_all(&machine.1);
-    measure(&machine.0, &plan, rounds, 0)?;
-    println!("  all of the disk is read again within {disk} resets, all of memory within {memory}");
-
     let mut medians = Vec::new();
-    for mib in [64, 1024] {
-        let machine = self::machine(pages, mib)?;
-        println!("disk of {mib} MiB, {BLOCKS} dirty blocks");
-        medians.push(measure(&machine.0, &plan, rounds, BLOCKS)?);
-        let (disk, memory) = plan.resets_for_all(&machine.1);
-        println!("  all of the disk again within {disk} resets, all of memory within {memory}");
+    for (mib, blocks) in [(64, 0), (64, BLOCKS), (1024, BLOCKS)] {
+        let (machine, golden) = machine(pages, mib)?;
+        let what = format!("{pages} dirty pages, disk of {mib} MiB, {blocks} dirty blocks");
+        let median = measure_one(&machine, &plan, rounds, blocks, &what, &mut report)?;
+        let (disk, memory) = plan.resets_for_all(&golden);
+        report.note(format!(
+            "disk of {mib} MiB: all of it is read again within {disk} resets, all of memory within {memory}"
+        ));
+        if blocks > 0 {
+            medians.push(median);
+        }
     }
     if let [small, large] = medians.as_slice() {
-        println!(
-            "disk checks, 1024 MiB to 64 MiB: {:.2}",
-            large.as_secs_f64() / small.as_secs_f64()
-        );
+        let ratio = large.as_secs_f64() / small.as_secs_f64();
+        report.value("disk checks, 1024 MiB to 64 MiB", ratio, "times", Some("<= 1.2"));
     }
-    Ok(())
+    Ok(report)
 }
 
-fn machine(pages: u32, disk_mib: usize) -> Result<(Machine, Arc<vmm::Golden>), Box<dyn Error>> {
+fn machine(pages: u32, disk_mib: usize) -> Result<(Machine, Arc<vmm::Golden>)> {
     let content: Vec<u8> = (0..disk_mib * MIB / 8)
         .flat_map(|word| (word as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
         .collect();
@@ -67,14 +59,16 @@ fn machine(pages: u32, disk_mib: usize) -> Result<(Machine, Arc<vmm::Golden>), B
     Ok((machine, golden))
 }
 
-/// Prints what each part costs; returns the median of all that has to do with the disk.
-fn measure(
+/// Adds what each part costs; returns the median of all that has to do with the disk.
+fn measure_one(
     machine: &Machine,
     plan: &IntegrityPlan,
     rounds: usize,
     blocks: usize,
-) -> Result<Duration, Box<dyn Error>> {
-    let mut parts: [(&str, Vec<Duration>); 10] = [
+    what: &str,
+    report: &mut Report,
+) -> Result<Duration> {
+    let mut parts: [(&str, Vec<Duration>); 9] = [
         "bare reset",
         "check before",
         "check after",
@@ -84,7 +78,6 @@ fn measure(
         "both checks",
         "disk, both",
         "all in one step",
-        "pages",
     ]
     .map(|name| (name, Vec::with_capacity(rounds)));
     for round in 0..rounds {
@@ -96,20 +89,20 @@ fn measure(
         machine.reset(Strategy::CopyBack)?;
         let reset = begun.elapsed();
         let begun = Instant::now();
-        let report = machine.check_after_reset(plan)?;
+        let checked = machine.check_after_reset(plan)?;
         let after = begun.elapsed();
-        findings.extend(report.findings);
+        findings.extend(checked.findings);
         if let Some(finding) = findings.first() {
-            return Err(finding.to_string().into());
+            bail!("{finding}");
         }
-        let IntegrityReport { took, pages, .. } = report;
+        let IntegrityReport { took, .. } = checked;
         work(machine, round, blocks)?;
         let begun = Instant::now();
         let mut findings = machine.check_before_reset()?;
         findings.extend(machine.reset_and_check(Strategy::CopyBack, plan)?.1?.findings);
         let together = begun.elapsed();
         if let Some(finding) = findings.first() {
-            return Err(finding.to_string().into());
+            bail!("{finding}");
         }
         let all = [
             reset,
@@ -121,41 +114,34 @@ fn measure(
             before + after,
             before + took.disk,
             together,
-            Duration::from_micros(pages as u64),
         ];
         for ((_, times), time) in parts.iter_mut().zip(all) {
             times.push(time);
         }
     }
     for (name, times) in &mut parts {
+        report.add(format!("{name} ({what})"), times, None);
         times.sort_unstable();
-        let at = |hundredths: usize| {
-            let index = (times.len() * hundredths).div_ceil(100).saturating_sub(1);
-            times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e6)
-        };
-        println!(
-            "  {name:18} {:8.1} {:8.1} {:8.1} {:8.1} {:8.1}",
-            at(10),
-            at(50),
-            at(90),
-            at(99),
-            at(100)
-        );
     }
     let median = |part: usize| {
         let times = parts.get(part).map_or(&[][..], |(_, times)| times);
         times.get(times.len() / 2).copied().unwrap_or_default()
     };
     let beyond = median(8).as_secs_f64() - median(0).as_secs_f64();
-    println!("  all in one step, beyond the bare reset (p50): {:.1}", beyond * 1e6);
+    report.value(
+        format!("checks beyond the bare reset, p50 ({what})"),
+        beyond * 1e6,
+        "us",
+        Some("<= 100"),
+    );
     Ok(median(7))
 }
 
 /// Lets the guest write its pages, and writes to the disk in its stead.
-fn work(machine: &Machine, round: usize, blocks: usize) -> Result<(), Box<dyn Error>> {
+fn work(machine: &Machine, round: usize, blocks: usize) -> Result<()> {
     let seen = machine.checkpoint().map_or(0, |mark| mark.count);
     machine.resume()?;
-    machine.wait_checkpoint(seen, LIMIT).ok_or("the guest did not work")?;
+    machine.wait_checkpoint(seen, LIMIT).context("the guest did not work")?;
     machine.pause()?;
     for block in 0..blocks {
         machine.write_disk((block * 3 * BLOCK) as u64, &[round as u8; BLOCK])?;

@@ -12,8 +12,8 @@ use vmm::{DirtyTracking, Strategy};
 
 use crate::exits;
 use crate::memory;
-use crate::report::Report;
 use crate::verified;
+use benches::report::Report;
 
 /// One part of a boot: its name, how to read it, the bar it is held against.
 type Part = (&'static str, fn(&BootReport) -> Duration, Option<&'static str>);

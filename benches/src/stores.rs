@@ -1,9 +1,5 @@
-//! What it costs to spend a nonce and accept a command, durably, and what one flush of this disk
-//! costs: the floor under it.
-//!
-//! `cargo run --release --example store_speed -- [DIRECTORY [COMMANDS [IN_FLIGHT]]]`
+//! A nonce spent and a command accepted, durably, beside one flush of this disk: the floor under it.
 
-use std::error::Error;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -11,30 +7,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
+use benches::report::Report;
 use brainstorm_agent::store::{Journal, NewCommand, NonceStore};
 use protocol::Timestamp;
-
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Commands of the measurement that does one after the other.
 const ALONE: usize = 2000;
 
-fn main() -> Outcome<()> {
-    let mut arguments = std::env::args().skip(1);
-    let parent = arguments.next().map_or_else(std::env::temp_dir, PathBuf::from);
-    let commands = arguments.next().map_or(Ok(50_000), |text| text.parse())?;
-    let in_flight = arguments.next().map_or(Ok(256), |text| text.parse())?;
-    let directory = parent.join(format!("store-speed-{}", std::process::id()));
+#[derive(clap::Args)]
+pub struct Options {
+    /// Where the stores are made; a directory on the disk to be measured
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    directory: PathBuf,
+    /// Commands of the measurement with many in flight
+    #[arg(long, default_value_t = 50_000)]
+    commands: usize,
+    /// Commands in flight
+    #[arg(long, default_value_t = 256)]
+    in_flight: usize,
+}
+
+/// Measures in a directory of its own, which is gone afterwards.
+pub fn measure(options: &Options) -> Result<Report> {
+    let directory = options.directory.join(format!("bench-stores-{}", std::process::id()));
     std::fs::create_dir(&directory)?;
-    let measured = measure(&directory, commands, in_flight);
+    let measured = measure_in(&directory, options.commands, options.in_flight);
     std::fs::remove_dir_all(&directory)?;
     measured
 }
 
-fn measure(directory: &Path, commands: usize, in_flight: usize) -> Outcome<()> {
-    println!("{:<44} {:>7} {:>8} {:>8} {:>8} {:>8}", "ms", "n", "p50", "p90", "p99", "max");
-    show("flush of 8 KiB written over old ones", flushes(directory, false)?);
-    show("flush of 8 KiB written at the end", flushes(directory, true)?);
+fn measure_in(directory: &Path, commands: usize, in_flight: usize) -> Result<Report> {
+    const OVER: &str = "flush of 8 KiB written over old ones";
+    let mut report = Report::new("stores");
+    report.add(format!("{OVER}, before"), &flushes(directory, false)?, None);
+    report.add("flush of 8 KiB written at the end", &flushes(directory, true)?, None);
 
     let stores = Arc::new(Stores {
         nonces: NonceStore::open_anywhere(&directory.join("nonces.db"), 10_000_000)?,
@@ -42,15 +49,14 @@ fn measure(directory: &Path, commands: usize, in_flight: usize) -> Outcome<()> {
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build()?;
     let alone = runtime.block_on(one_after_the_other(Arc::clone(&stores)))?;
-    show("spend + accept, one after the other", alone);
+    report.add("spend and accept, one after the other", &alone, None);
     let start = Instant::now();
     let together = runtime.block_on(all_at_once(Arc::clone(&stores), commands, in_flight))?;
-    let elapsed = start.elapsed().as_micros().max(1);
-    show(&format!("spend + accept, {in_flight} in flight"), together);
-    let per_second = commands as u128 * 1_000_000 / elapsed;
-    println!("{in_flight} in flight: {per_second} commands a second");
-    show("flush of 8 KiB written over old ones", flushes(directory, false)?);
-    Ok(())
+    let elapsed = start.elapsed().as_secs_f64();
+    report.add(format!("spend and accept, {in_flight} in flight"), &together, None);
+    report.value("spend and accept", commands as f64 / elapsed, "commands/s", None);
+    report.add(format!("{OVER}, after"), &flushes(directory, false)?, None);
+    Ok(report)
 }
 
 struct Stores {
@@ -59,7 +65,7 @@ struct Stores {
 }
 
 impl Stores {
-    async fn take(&self) -> Outcome<Duration> {
+    async fn take(&self) -> Result<Duration> {
         let id = uuid::Uuid::new_v4().to_string();
         let nonce = format!("{id}0123456");
         let now = Timestamp::now();
@@ -78,7 +84,7 @@ impl Stores {
     }
 }
 
-async fn one_after_the_other(stores: Arc<Stores>) -> Outcome<Vec<Duration>> {
+async fn one_after_the_other(stores: Arc<Stores>) -> Result<Vec<Duration>> {
     // As commands are taken: by a task of the runtime.
     tokio::spawn(async move {
         let mut took = Vec::with_capacity(ALONE);
@@ -94,7 +100,7 @@ async fn all_at_once(
     stores: Arc<Stores>,
     commands: usize,
     in_flight: usize,
-) -> Outcome<Vec<Duration>> {
+) -> Result<Vec<Duration>> {
     let taken = Arc::new(AtomicUsize::new(0));
     let callers: Vec<_> = (0..in_flight)
         .map(|_| {
@@ -104,7 +110,7 @@ async fn all_at_once(
                 while taken.fetch_add(1, Ordering::Relaxed) < commands {
                     took.push(stores.take().await?);
                 }
-                Outcome::Ok(took)
+                anyhow::Ok(took)
             })
         })
         .collect();
@@ -116,7 +122,7 @@ async fn all_at_once(
 }
 
 /// What a durable write costs without any database.
-fn flushes(directory: &Path, growing: bool) -> Outcome<Vec<Duration>> {
+fn flushes(directory: &Path, growing: bool) -> Result<Vec<Duration>> {
     const PAGE: [u8; 8192] = [0x5a; 8192];
     const COUNT: u64 = 1000;
     let file = File::create(directory.join("flushes"))?;
@@ -132,20 +138,4 @@ fn flushes(directory: &Path, growing: bool) -> Outcome<Vec<Duration>> {
             Ok(start.elapsed())
         })
         .collect()
-}
-
-fn show(what: &str, mut took: Vec<Duration>) {
-    took.sort_unstable();
-    let at = |percent: usize| {
-        let rank = (took.len() * percent).div_ceil(100);
-        took.get(rank.saturating_sub(1)).map_or(f64::NAN, |took| took.as_secs_f64() * 1e3)
-    };
-    println!(
-        "{what:<44} {:>7} {:>8.3} {:>8.3} {:>8.3} {:>8.3}",
-        took.len(),
-        at(50),
-        at(90),
-        at(99),
-        at(100)
-    );
 }

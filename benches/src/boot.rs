@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use vmm::{BootTimings, DiskImage, KernelImage, Machine, MachineConfig};
 
-use crate::report::Report;
+use benches::report::Report;
 
 const FIRST_RUN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -25,7 +25,7 @@ const PARTS: [Part; 6] = [
 ];
 
 /// Boots `iterations` machines of 128 MiB as far as their first entry into the guest.
-pub fn boot(image_dir: &Path, iterations: usize, report: &mut Report) -> Result<()> {
+pub fn measure(image_dir: &Path, iterations: usize, report: &mut Report) -> Result<()> {
     let kernel = Arc::new(KernelImage::open(&image_dir.join("vmlinux"))?);
     let disk = Arc::new(DiskImage::open(&image_dir.join("rootfs.ext4"))?);
     let mut timings = Vec::new();

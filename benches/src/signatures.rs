@@ -1,14 +1,12 @@
-//! How long the checks of a plain envelope take on one core: parsing, canonical form, SHA-256,
-//! Ed25519.
-//!
-//! `cargo run --release -p brainstorm-agent --example verify_speed [ROUNDS]`
+//! The checks of a plain envelope on one core: parsing, canonical form, SHA-256, Ed25519.
 
 use std::hint::black_box;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use benches::report::Report;
 use ed25519_dalek::SigningKey;
 use protocol::signing::{Domain, sign};
 use protocol::{Audience, KeyRing, SigningKeyEntry, Timestamp, canonical_bytes, verify};
@@ -24,7 +22,7 @@ const KEY_ID: &str = "6e5b2e09-42f7-474d-a196-14a731771b84/key-v1";
 const ENVELOPES: u32 = 512;
 const WARM_UP: Duration = Duration::from_millis(500);
 
-fn envelope(number: u32, key: &SigningKey, now: Timestamp) -> Result<String, String> {
+fn envelope(number: u32, key: &SigningKey, now: Timestamp) -> Result<String> {
     let mut nonce = [0xa5; 32];
     nonce[..4].copy_from_slice(&number.to_be_bytes());
     let mut frame = json!({
@@ -47,13 +45,14 @@ fn envelope(number: u32, key: &SigningKey, now: Timestamp) -> Result<String, Str
         "signature_algo": "ed25519-jcs-sha256-v1",
         "signature": "",
     });
-    let canonical = canonical_bytes(&frame).map_err(|error| error.to_string())?;
+    let canonical = canonical_bytes(&frame)?;
     let signature = sign(key, Domain::CommandEnvelope, &canonical);
     frame["signature"] = Value::from(STANDARD.encode(signature));
     Ok(frame.to_string())
 }
 
-fn measure(rounds: u32) -> Result<(), String> {
+/// Checks `rounds` envelopes, one after the other.
+pub fn measure(rounds: u32) -> Result<Report> {
     let now = Timestamp::now();
     let key = SigningKey::from_bytes(&[7; 32]);
     let entry = SigningKeyEntry {
@@ -62,51 +61,30 @@ fn measure(rounds: u32) -> Result<(), String> {
         not_before: None,
         not_after: None,
     };
-    let keys = KeyRing::new(vec![entry], []).map_err(|error| error.to_string())?;
+    let keys = KeyRing::new(vec![entry], [])?;
     let envelopes = (0..ENVELOPES).map(|number| envelope(number, &key, now));
-    let envelopes = envelopes.collect::<Result<Vec<_>, _>>()?;
+    let envelopes = envelopes.collect::<Result<Vec<_>>>()?;
 
     let warm = Instant::now();
     let mut texts = envelopes.iter().cycle();
-    let mut one = || -> Result<Duration, String> {
+    let mut one = || -> Result<Duration> {
         let text = texts.next().map_or("", String::as_str);
         let start = Instant::now();
         let checked = black_box(verify(black_box(text), &keys, &AUDIENCE, now));
         let took = start.elapsed();
-        checked.map(|_| took).map_err(|refusal| refusal.message)
+        checked.map(|_| took).map_err(|refusal| anyhow!("refused: {}", refusal.message))
     };
     while warm.elapsed() < WARM_UP {
         one()?;
     }
     let start = Instant::now();
-    let mut times = (0..rounds).map(|_| one()).collect::<Result<Vec<_>, _>>()?;
+    let times = (0..rounds).map(|_| one()).collect::<Result<Vec<_>>>()?;
     let total = start.elapsed();
 
-    times.sort_unstable();
-    let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_secs_f64() * 1e6;
-    println!("{rounds} envelopes of {} bytes on one core", envelopes[0].len());
-    println!(
-        "p50 {:.1} us  p90 {:.1} us  p99 {:.1} us  max {:.1} us",
-        at(50),
-        at(90),
-        at(99),
-        at(100)
-    );
-    println!("{:.0} a second", f64::from(rounds) / total.as_secs_f64());
-    Ok(())
-}
-
-fn main() -> ExitCode {
-    let rounds = std::env::args().nth(1).map_or(Ok(100_000), |text| text.parse::<u32>());
-    let result = match rounds {
-        Ok(rounds) if rounds > 0 => measure(rounds),
-        _ => Err("usage: verify_speed [ROUNDS]".into()),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let mut report = Report::new("signatures");
+    let bytes = envelopes.first().map_or(0, String::len);
+    report.add(format!("check of an envelope of {bytes} bytes"), &times, None);
+    let rate = f64::from(rounds) / total.as_secs_f64();
+    report.value("checks on one core", rate, "a second", Some(">= 15000"));
+    Ok(report)
 }
