@@ -133,13 +133,13 @@ impl DeviceSet {
         if let Some(mut block) = self.block() {
             let state = block.state();
             if state.queue().is_some() {
-                return block.restore(&state.moved()).map(|()| true).map_err(named("block"));
+                return block.restore(&state.corrupted()).map(|()| true).map_err(named("block"));
             }
         }
         let mut rng = self.rng();
         let state = rng.state();
         let has_queue = state.queue().is_some();
-        rng.restore(&state.moved()).map(|()| has_queue).map_err(named("entropy"))
+        rng.restore(&state.corrupted()).map(|()| has_queue).map_err(named("entropy"))
     }
 
     /// The disk.

@@ -12,28 +12,30 @@
 //!   [`DeviceFault`](super::virtio::DeviceFault): the driver is broken and a stream could have
 //!   lost bytes unnoticed;
 //! - a well-formed packet that breaks the protocol (unknown type or operation, no such
-//!   connection, no credit, no listener) is answered with a reset of that connection and counted;
+//!   connection, no credit, no listener) is answered with RST and counted;
 //! - a packet that claims another source than the guest is dropped and counted.
 //!
 //! Memory is bounded: [`MAX_CONNECTIONS`] connections with two buffers of [`BUFFER_BYTES`] each,
-//! and a bounded queue of answers. While that queue is full, the device takes no more packets
-//! from the guest until the guest has taken answers. Work per notification is bounded too.
+//! and a bounded queue of RST packets. While that queue is full, the device takes no more packets
+//! from the guest until the guest has taken RST packets. Work per notification is bounded too.
 
 mod connection;
 mod counters;
 mod device;
+mod endpoints;
 mod error;
 mod host;
+mod limits;
 mod listener;
 mod muxer;
 mod packet;
 mod queue;
-mod registry;
 mod shared;
 mod state;
 mod stream;
 #[cfg(feature = "tokio")]
 mod stream_async;
+mod wait_queue;
 
 #[cfg(test)]
 mod tests;
@@ -43,8 +45,8 @@ pub use counters::VsockCounters;
 pub use device::VsockDevice;
 pub use error::VsockError;
 pub use host::VsockHost;
+pub use limits::{BACKLOG, MAX_CONNECTIONS, MAX_LINGERING};
 pub use listener::VsockListener;
-pub use muxer::{BACKLOG, MAX_CONNECTIONS, MAX_LINGERING};
 pub use state::VsockState;
 pub use stream::VsockStream;
 #[cfg(feature = "tokio")]

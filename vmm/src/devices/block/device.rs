@@ -20,7 +20,7 @@ const SEGMENT_BYTES: u32 = 128 << 10;
 const SEGMENTS: u32 = QUEUE_SIZES[0] as u32 - 2;
 
 /// Most data of one request: what the driver is told as segments of a size.
-pub(super) const MOST_PER_REQUEST: usize = SEGMENTS as usize * SEGMENT_BYTES as usize;
+pub(super) const MAX_REQUEST_BYTES: usize = SEGMENTS as usize * SEGMENT_BYTES as usize;
 
 /// A block device.
 pub struct Block {
@@ -96,14 +96,14 @@ impl VirtioDevice for Block {
 
     fn notify(&mut self, _: u16) -> Result<(), DeviceFault> {
         match &mut self.active {
-            Some(active) => active.answer_all(&mut self.overlay),
+            Some(active) => active.process(&mut self.overlay),
             None => Ok(()),
         }
     }
 
     fn resume(&mut self) -> Result<(), DeviceFault> {
         match &mut self.active {
-            Some(active) if active.requests.has_more() => active.answer_all(&mut self.overlay),
+            Some(active) if active.requests.has_more() => active.process(&mut self.overlay),
             _ => Ok(()),
         }
     }

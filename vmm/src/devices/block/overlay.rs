@@ -15,7 +15,7 @@ use crate::memory::{PrivateMapping, leaf_of};
 /// The unit of copying, of the dirty set and of hashes.
 pub const BLOCK_BYTES: usize = 4096;
 /// Most damaged blocks that are remembered.
-const MOST_REFUSED: usize = 64;
+const MAX_REFUSED: usize = 64;
 
 /// A private, writable view of a [`DiskImage`] that knows which blocks differ from it and what
 /// they must read as.
@@ -26,7 +26,7 @@ pub struct Overlay {
     /// written, not from where they went.
     records: BTreeMap<usize, Hash>,
     /// Where a block is put together before it is hashed and written.
-    bench: Box<[u8; BLOCK_BYTES]>,
+    scratch: Box<[u8; BLOCK_BYTES]>,
     /// Blocks that did not read as they should, in the way of a request.
     refused: Vec<Damage>,
     /// What the last discard threw away.
@@ -66,7 +66,7 @@ impl Overlay {
             base,
             mapping,
             records: BTreeMap::new(),
-            bench: Box::new([0; BLOCK_BYTES]),
+            scratch: Box::new([0; BLOCK_BYTES]),
             refused: Vec::new(),
             discarded: Vec::new(),
         })
@@ -128,10 +128,10 @@ impl Overlay {
     ) -> Result<(), OverlayError> {
         let indices = self.indices(&range)?;
         for block in blocks_of(&indices) {
-            let place = self.place(block);
+            let place = self.block_range(block);
             let part = indices.start.max(place.start)..indices.end.min(place.end);
             let expected = if part == place { None } else { Some(self.expected(block)?) };
-            let whole = self.bench.get_mut(..place.len()).ok_or(OverlayError::Range)?;
+            let whole = self.scratch.get_mut(..place.len()).ok_or(OverlayError::Range)?;
             if let Some(was) = expected {
                 whole.copy_from_slice(
                     self.mapping.bytes().get(place.clone()).ok_or(OverlayError::Range)?,
@@ -190,7 +190,7 @@ impl Overlay {
 
     /// Content of a block, as the guest would read it.
     pub fn content(&self, block: usize) -> &[u8] {
-        self.mapping.bytes().get(self.place(block)).unwrap_or_default()
+        self.mapping.bytes().get(self.block_range(block)).unwrap_or_default()
     }
 
     /// The blocks that requests were refused for, which are forgotten with this call.
@@ -204,7 +204,7 @@ impl Overlay {
         if blocks.is_empty() || self.records.range(blocks.clone()).next().is_some() {
             return Ok(());
         }
-        let bytes = self.place(blocks.start).start..self.place(blocks.end - 1).end;
+        let bytes = self.block_range(blocks.start).start..self.block_range(blocks.end - 1).end;
         self.mapping.revert(bytes)
     }
 
@@ -261,14 +261,14 @@ impl Overlay {
     }
 
     /// The bytes of a block; fewer, or none, at and past the end.
-    fn place(&self, block: usize) -> Range<usize> {
+    fn block_range(&self, block: usize) -> Range<usize> {
         let length = self.mapping.bytes().len();
         let start = block.saturating_mul(BLOCK_BYTES).min(length);
         start..start.saturating_add(BLOCK_BYTES).min(length)
     }
 
     fn refuse(&mut self, damage: Damage) -> OverlayError {
-        if self.refused.len() < MOST_REFUSED && !self.refused.contains(&damage) {
+        if self.refused.len() < MAX_REFUSED && !self.refused.contains(&damage) {
             self.refused.push(damage);
         }
         OverlayError::Damaged(damage.block)

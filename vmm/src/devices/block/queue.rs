@@ -8,11 +8,11 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
 
-use super::device::{Active, MOST_PER_REQUEST};
+use super::device::{Active, MAX_REQUEST_BYTES};
 use super::{Overlay, SECTOR_BYTES};
 use crate::devices::virtio::DeviceFault;
 use crate::devices::virtio::chain::{self, Buffers};
-use crate::devices::virtio::request_queue::{Answer, QueueName};
+use crate::devices::virtio::request_queue::{Completion, QueueName};
 use crate::memory::GuestRam;
 
 pub(super) const NAME: QueueName = QueueName { device: "block", queue: 0 };
@@ -24,10 +24,10 @@ const SERIAL: &[u8] = b"bsm-disk";
 
 impl Active {
     /// Carries out the requests in the queue.
-    pub(super) fn answer_all(&mut self, overlay: &mut Overlay) -> Result<(), DeviceFault> {
+    pub(super) fn process(&mut self, overlay: &mut Overlay) -> Result<(), DeviceFault> {
         let Self { requests, readable, writable } = self;
         let limit = requests.size();
-        requests.answer_all(|memory, chain| {
+        requests.process(|memory, chain| {
             chain::load_request(readable, writable, chain, memory, limit)
                 .map_err(|reason| NAME.bad_chain(reason))?;
             let Some(room) = writable.bytes().checked_sub(STATUS_BYTES) else {
@@ -42,7 +42,7 @@ impl Active {
                 .write(memory, room, &[status as u8])
                 .map_err(|reason| NAME.bad_chain(reason))?;
             let written = u32::try_from(done.read + STATUS_BYTES).unwrap_or(u32::MAX);
-            Ok(Answer { written, moved: (done.read + done.written) as u64 })
+            Ok(Completion { written, copied: (done.read + done.written) as u64 })
         })
     }
 }
@@ -116,7 +116,7 @@ impl Request<'_> {
 /// told: buffers may overlap, so guest RAM does not bound what one request could cost.
 pub(super) fn byte_range(sector: u64, length: usize) -> Result<std::ops::Range<u64>, u32> {
     let length = length as u64;
-    if !length.is_multiple_of(SECTOR_BYTES) || length > MOST_PER_REQUEST as u64 {
+    if !length.is_multiple_of(SECTOR_BYTES) || length > MAX_REQUEST_BYTES as u64 {
         return Err(VIRTIO_BLK_S_IOERR);
     }
     let start = sector.checked_mul(SECTOR_BYTES).ok_or(VIRTIO_BLK_S_IOERR)?;

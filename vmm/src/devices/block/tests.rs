@@ -5,7 +5,7 @@ mod hostile;
 
 use std::sync::Arc;
 
-use super::device::MOST_PER_REQUEST;
+use super::device::MAX_REQUEST_BYTES;
 use super::*;
 use crate::devices::virtio::test_driver::{BUFFERS, TestDriver};
 
@@ -126,9 +126,9 @@ fn a_short_header_is_an_error_where_there_is_a_status() {
 fn the_driver_is_told_how_large_a_request_may_be() {
     let mut driver = disk();
     let (segment, segments) = (driver.get(0x108), driver.get(0x10c));
-    assert_eq!(segment as usize * segments as usize, MOST_PER_REQUEST);
-    assert!(queue::byte_range(0, MOST_PER_REQUEST).is_ok());
-    assert!(queue::byte_range(0, MOST_PER_REQUEST + 512).is_err());
+    assert_eq!(segment as usize * segments as usize, MAX_REQUEST_BYTES);
+    assert!(queue::byte_range(0, MAX_REQUEST_BYTES).is_ok());
+    assert!(queue::byte_range(0, MAX_REQUEST_BYTES + 512).is_err());
 }
 
 #[test]

@@ -55,12 +55,12 @@ impl VirtioDevice for Rng {
     }
 
     fn notify(&mut self, _: u16) -> Result<(), DeviceFault> {
-        self.active.as_mut().map_or(Ok(()), Active::answer_all)
+        self.active.as_mut().map_or(Ok(()), Active::process)
     }
 
     fn resume(&mut self) -> Result<(), DeviceFault> {
         match &mut self.active {
-            Some(active) if active.requests.has_more() => active.answer_all(),
+            Some(active) if active.requests.has_more() => active.process(),
             _ => Ok(()),
         }
     }

@@ -23,8 +23,8 @@ impl RngState {
     /// One request further on than it is: a state that is wrong.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
-    pub fn moved(self) -> Self {
-        Self { requests: self.requests.map(RequestQueueState::moved) }
+    pub fn corrupted(self) -> Self {
+        Self { requests: self.requests.map(RequestQueueState::corrupted) }
     }
 }
 

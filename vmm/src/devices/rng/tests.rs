@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 
 use super::Rng;
-use super::queue::MOST_PER_REQUEST;
+use super::queue::MAX_REQUEST_BYTES;
 use crate::devices::virtio::test_driver::{BUFFERS, NEXT, RAM_BYTES, TestDriver, WRITE};
 
 #[test]
@@ -21,7 +21,7 @@ fn buffers_are_filled_and_marked_dirty() {
 fn a_large_buffer_is_filled_as_far_as_the_bound() {
     let mut driver = TestDriver::started(Rng::new(), 0);
     let used = driver.request(&[(BUFFERS, 0x8_0000, true)]);
-    assert_eq!(used, Some(MOST_PER_REQUEST as u32));
+    assert_eq!(used, Some(MAX_REQUEST_BYTES as u32));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::devices::foreign;
 use crate::memory::GuestRam;
 
 /// Bytes moved between two exits to the guest, give or take one request.
-pub const MOST_BYTES_AT_ONCE: u64 = 16 << 20;
+pub const MAX_BYTES_AT_ONCE: u64 = 16 << 20;
 
 /// Which queue of which device: the name faults carry.
 #[derive(Debug, Clone, Copy)]
@@ -40,11 +40,11 @@ impl QueueName {
 
 /// What one request came to.
 #[derive(Debug, Clone, Copy)]
-pub struct Answer {
+pub struct Completion {
     /// Bytes written to the guest's buffers: the used length.
     pub written: u32,
     /// Bytes copied in either direction: what the request cost.
-    pub moved: u64,
+    pub copied: u64,
 }
 
 /// The only queue of an active device.
@@ -77,7 +77,7 @@ impl RequestQueueState {
     /// One request further on than it is: a state that is wrong.
     #[cfg(any(test, feature = "testing"))]
     #[must_use]
-    pub fn moved(mut self) -> Self {
+    pub fn corrupted(mut self) -> Self {
         self.queue.next_avail = self.queue.next_avail.wrapping_add(1);
         self
     }
@@ -101,30 +101,30 @@ impl RequestQueue {
 
     /// Answers the requests in the ring, then raises one interrupt if the driver wants it.
     ///
-    /// Ends early after as many requests as the ring is long, or [`MOST_BYTES_AT_ONCE`]: a guest
+    /// Ends early after as many requests as the ring is long, or [`MAX_BYTES_AT_ONCE`]: a guest
     /// that refills the ring while it is emptied would otherwise keep its vCPU thread here for
     /// ever. Nothing is lost by that: an interrupt is raised whatever the driver wants, and when
     /// the driver acknowledges it, the device goes on if [`Self::has_more`]. The driver need not
     /// notify again, and would not: it has announced those requests already.
-    pub fn answer_all(
+    pub fn process(
         &mut self,
-        mut answer: impl FnMut(&GuestRam, DescriptorChain<&GuestRam>) -> Result<Answer, DeviceFault>,
+        mut handle: impl FnMut(&GuestRam, DescriptorChain<&GuestRam>) -> Result<Completion, DeviceFault>,
     ) -> Result<(), DeviceFault> {
         let memory = Arc::clone(&self.memory);
         let name = self.name;
         let mut requests = u32::from(self.queue.size());
-        let mut bytes = MOST_BYTES_AT_ONCE;
+        let mut bytes = MAX_BYTES_AT_ONCE;
         let mut used = false;
         self.more = loop {
             self.queue.disable_notification(&*memory).map_err(|e| name.broken(&e))?;
             while requests > 0 && bytes > 0 {
                 let Some(chain) = self.pop(&memory)? else { break };
                 let head = chain.head_index();
-                let Answer { written, moved } = answer(&memory, chain)?;
+                let Completion { written, copied } = handle(&memory, chain)?;
                 self.queue.add_used(&*memory, head, written).map_err(|e| name.broken(&e))?;
                 used = true;
                 requests -= 1;
-                bytes = bytes.saturating_sub(moved);
+                bytes = bytes.saturating_sub(copied);
             }
             if !self.queue.enable_notification(&*memory).map_err(|e| name.broken(&e))? {
                 break false;
@@ -147,7 +147,7 @@ impl RequestQueue {
         Ok(())
     }
 
-    /// True when [`Self::answer_all`] ended early the last time.
+    /// True when [`Self::process`] ended early the last time.
     pub fn has_more(&self) -> bool {
         self.more
     }

@@ -134,12 +134,12 @@ impl Connection {
     pub fn accepted(ports: Ports, request: &Header) -> Self {
         let mut connection =
             Self { phase: Phase::Established, owes_response: true, ..Self::connecting(ports) };
-        connection.hear_credit(request);
+        connection.update_peer_credit(request);
         connection
     }
 
     /// Takes over the credit that every packet carries.
-    pub fn hear_credit(&mut self, header: &Header) {
+    pub fn update_peer_credit(&mut self, header: &Header) {
         self.peer_buffer = header.buf_alloc;
         self.peer_forwarded = header.fwd_cnt;
         if self.credit() > 0 {
@@ -155,12 +155,12 @@ impl Connection {
     }
 
     /// Bytes of payload that may still arrive.
-    pub fn room(&self) -> usize {
+    pub fn recv_window(&self) -> usize {
         (BUFFER_BYTES as usize).saturating_sub(self.receive.len())
     }
 
     /// True when what arrives is thrown away: the host has closed this direction.
-    pub fn deaf(&self) -> bool {
+    pub fn recv_closed(&self) -> bool {
         self.shutdown & SHUTDOWN_RECEIVE != 0
     }
 
@@ -176,7 +176,7 @@ impl Connection {
     /// Closes directions for the host.
     pub fn close(&mut self, flags: u32) {
         self.shutdown |= flags;
-        if self.deaf() {
+        if self.recv_closed() {
             let dropped = self.receive.len();
             self.receive = VecDeque::new();
             self.forward(dropped);
@@ -209,7 +209,7 @@ impl Connection {
             self.forward(count);
             return Poll::Ready(Ok(count));
         }
-        if self.deaf() || self.peer_shutdown & SHUTDOWN_SEND != 0 {
+        if self.recv_closed() || self.peer_shutdown & SHUTDOWN_SEND != 0 {
             return Poll::Ready(Ok(0));
         }
         match self.phase {
@@ -260,7 +260,7 @@ impl Connection {
         let credit = self.credit() as usize;
         let len = self.send.len().min(credit).min(room).min(MAX_PAYLOAD);
         if len > 0 {
-            return Some(Outgoing { op: Op::Payload, flags: 0, len });
+            return Some(Outgoing { op: Op::Rw, flags: 0, len });
         }
         if self.owes_credit {
             return bare(Op::CreditUpdate);
@@ -277,7 +277,7 @@ impl Connection {
     }
 
     /// The guest has `outgoing`.
-    pub fn told(&mut self, outgoing: &Outgoing) {
+    pub fn on_sent(&mut self, outgoing: &Outgoing) {
         // Every packet carries credit.
         self.advertised = self.forwarded;
         self.owes_credit = false;
@@ -286,12 +286,12 @@ impl Connection {
             Op::Response => self.owes_response = false,
             Op::CreditRequest => self.asked_credit = true,
             Op::Shutdown => self.shutdown_told = outgoing.flags,
-            Op::Payload => {
+            Op::Rw => {
                 let count = outgoing.len.min(self.send.len());
                 self.send.drain(..count);
                 self.sent = self.sent.wrapping_add(count as u32);
             }
-            Op::Reset | Op::CreditUpdate => {}
+            Op::Rst | Op::CreditUpdate => {}
         }
     }
 }

@@ -105,7 +105,7 @@ impl VirtioDevice for VsockDevice {
     fn reset(&mut self) {
         self.shared.with(|core| {
             core.active = None;
-            core.muxer.forget_guest(&mut core.registry);
+            core.muxer.forget_guest(&mut core.host);
         });
     }
 }

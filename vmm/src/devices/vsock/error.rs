@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use super::limits::MAX_CONNECTIONS;
+
 /// Why a host-side vsock operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum VsockError {
@@ -30,7 +32,7 @@ pub enum VsockError {
     #[error("host port {0} already has a listener; drop it first")]
     PortInUse(u32),
     /// The machine holds as many connections as it may.
-    #[error("the machine has {limit} connections already; drop some first", limit = super::MAX_CONNECTIONS)]
+    #[error("the machine has {limit} connections already; drop some first", limit = MAX_CONNECTIONS)]
     TooMany,
     /// A state with queues was given to a device whose driver has not started.
     #[error("the vsock device is not active; activate it before restoring its state")]

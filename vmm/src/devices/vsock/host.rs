@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::connection::{Ending, Phase, Ports};
 use super::counters::VsockCounters;
+use super::endpoints::Listening;
 use super::error::VsockError;
 use super::listener::VsockListener;
-use super::registry::Listening;
 use super::shared::Shared;
 use super::state::VsockState;
 use super::stream::VsockStream;
@@ -29,15 +29,15 @@ impl VsockHost {
     pub fn connect(&self, guest_port: u32, timeout: Duration) -> Result<VsockStream, VsockError> {
         let stream = self.shared.with(|core| {
             core.check()?;
-            let (id, ports) = core.muxer.connect(guest_port, &mut core.registry)?;
-            let bell = core.registry.open(id);
-            Ok(VsockStream::new(Arc::clone(&self.shared), id, ports, bell))
+            let (id, ports) = core.muxer.connect(guest_port, &mut core.host)?;
+            let wait_queue = core.host.open(id);
+            Ok(VsockStream::new(Arc::clone(&self.shared), id, ports, wait_queue))
         })?;
         // On every error below, dropping the stream takes the request back.
         let id = stream.id();
         self.shared
             .block(
-                stream.bell(),
+                stream.wait_queue(),
                 |_| Some(timeout),
                 |core| {
                     if let Err(error) = core.check() {
@@ -63,15 +63,15 @@ impl VsockHost {
     pub fn listen(&self, host_port: u32) -> Result<VsockListener, VsockError> {
         self.shared.with(|core| {
             core.check()?;
-            if core.registry.listeners.contains_key(&host_port) {
+            if core.host.listeners.contains_key(&host_port) {
                 return Err(VsockError::PortInUse(host_port));
             }
-            let id = core.registry.fresh_id();
-            let bell = Arc::default();
-            let listening = Listening { id, bell: Arc::clone(&bell) };
-            core.registry.listeners.insert(host_port, listening);
+            let id = core.host.fresh_id();
+            let wait_queue = Arc::default();
+            let listening = Listening { id, wait_queue: Arc::clone(&wait_queue) };
+            core.host.listeners.insert(host_port, listening);
             let shared = Arc::clone(&self.shared);
-            Ok(VsockListener::new(shared, host_port, id, bell))
+            Ok(VsockListener::new(shared, host_port, id, wait_queue))
         })
     }
 
@@ -82,8 +82,8 @@ impl VsockHost {
         self.shared.with(|core| {
             core.check()?;
             let id = core.muxer.find(ports).ok_or(VsockError::Gone)?;
-            let bell = core.registry.open(id);
-            Ok(VsockStream::new(Arc::clone(&self.shared), id, ports, bell))
+            let wait_queue = core.host.open(id);
+            Ok(VsockStream::new(Arc::clone(&self.shared), id, ports, wait_queue))
         })
     }
 
@@ -121,7 +121,7 @@ impl VsockHost {
     /// half of them. For a guest whose other half came from somewhere else.
     pub fn send_transport_reset(&self) {
         self.shared.with_guest(|core| {
-            core.muxer.forget_guest(&mut core.registry);
+            core.muxer.forget_guest(&mut core.host);
             core.muxer.reset_event_due = true;
             // The guest's packets before the event still have to be taken off the queue.
             core.muxer.transmit_waiting = true;
@@ -140,7 +140,7 @@ impl VsockHost {
 
     /// What the guest has done so far.
     pub fn counters(&self) -> VsockCounters {
-        self.shared.with(|core| core.registry.counters)
+        self.shared.with(|core| core.host.counters)
     }
 }
 

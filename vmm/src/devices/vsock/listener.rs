@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::VsockError;
-use super::registry::Bell;
 use super::shared::Shared;
 use super::stream::VsockStream;
+use super::wait_queue::WaitQueue;
 
 /// A host port that is listened on until this is dropped; connections nobody has accepted are
 /// reset then.
@@ -15,12 +15,12 @@ pub struct VsockListener {
     shared: Arc<Shared>,
     port: u32,
     id: u64,
-    bell: Arc<Bell>,
+    wait_queue: Arc<WaitQueue>,
 }
 
 impl VsockListener {
-    pub(super) fn new(shared: Arc<Shared>, port: u32, id: u64, bell: Arc<Bell>) -> Self {
-        Self { shared, port, id, bell }
+    pub(super) fn new(shared: Arc<Shared>, port: u32, id: u64, wait_queue: Arc<WaitQueue>) -> Self {
+        Self { shared, port, id, wait_queue }
     }
 
     /// The port.
@@ -33,16 +33,16 @@ impl VsockListener {
     pub fn accept(&self, timeout: Option<Duration>) -> Result<VsockStream, VsockError> {
         self.shared
             .block(
-                &self.bell,
+                &self.wait_queue,
                 |_| timeout,
                 |core| {
                     if let Err(error) = core.check() {
                         return Some(Err(error));
                     }
                     let (id, ports) = core.muxer.next_accepted(self.port)?;
-                    let bell = core.registry.open(id);
+                    let wait_queue = core.host.open(id);
                     let shared = Arc::clone(&self.shared);
-                    Some(Ok(VsockStream::new(shared, id, ports, bell)))
+                    Some(Ok(VsockStream::new(shared, id, ports, wait_queue)))
                 },
             )
             .unwrap_or(Err(VsockError::TimedOut))
@@ -52,10 +52,10 @@ impl VsockListener {
 impl Drop for VsockListener {
     fn drop(&mut self) {
         self.shared.with_guest(|core| {
-            let ours = |listening: &super::registry::Listening| listening.id == self.id;
-            if core.registry.listeners.get(&self.port).is_some_and(ours) {
-                core.registry.listeners.remove(&self.port);
-                core.muxer.drop_backlog(self.port, &mut core.registry);
+            let ours = |listening: &super::endpoints::Listening| listening.id == self.id;
+            if core.host.listeners.get(&self.port).is_some_and(ours) {
+                core.host.listeners.remove(&self.port);
+                core.muxer.drop_backlog(self.port, &mut core.host);
             }
         });
     }

@@ -12,20 +12,13 @@ use std::task::Poll;
 use serde::{Deserialize, Serialize};
 
 use super::connection::{Connection, ConnectionId, Ending, Phase, Ports};
+use super::endpoints::HostEndpoints;
 use super::error::VsockError;
+use super::limits::{MAX_CONNECTIONS, MAX_LINGERING, MAX_PENDING_RST};
 use super::packet::{HOST_CID, Header, Op, SHUTDOWN_BOTH, TYPE_STREAM};
-use super::registry::Registry;
 
 pub use send::Source;
 
-/// Most connections of one machine, closed ones included that a handle still holds.
-pub const MAX_CONNECTIONS: usize = 1024;
-/// Most connections the guest may open on one host port before they are accepted.
-pub const BACKLOG: usize = 64;
-/// Most connections without a handle that wait for the guest to take their last bytes and let go.
-pub const MAX_LINGERING: usize = 256;
-/// Answers that may wait for guest buffers before the device stops taking packets.
-pub const MAX_ANSWERS: usize = 256;
 /// First host port of connections the host opens.
 const FIRST_EPHEMERAL: u32 = 1 << 30;
 /// Last host port of such connections: the number after it means "any".
@@ -45,8 +38,8 @@ pub struct Muxer {
     /// Connections with something to send, in turn.
     ready: VecDeque<ConnectionId>,
     /// Resets that belong to no connection any more.
-    answers: VecDeque<Header>,
-    answers_turn: bool,
+    pending_rst: VecDeque<Header>,
+    rst_first: bool,
     next_port: u32,
     /// Packets from the guest may be waiting in the transmit queue.
     pub transmit_waiting: bool,
@@ -73,8 +66,8 @@ impl Muxer {
             backlogs: BTreeMap::new(),
             lingering: VecDeque::new(),
             ready: VecDeque::new(),
-            answers: VecDeque::new(),
-            answers_turn: false,
+            pending_rst: VecDeque::new(),
+            rst_first: false,
             next_port: FIRST_EPHEMERAL,
             transmit_waiting: false,
             reset_event_due: false,
@@ -83,7 +76,7 @@ impl Muxer {
 
     /// True while another packet from the guest can be answered.
     pub fn can_receive(&self) -> bool {
-        self.answers.len() < MAX_ANSWERS
+        self.pending_rst.len() < MAX_PENDING_RST
     }
 
     /// A connection.
@@ -118,7 +111,7 @@ impl Muxer {
     }
 
     /// Resets what nobody will accept.
-    pub fn drop_backlog(&mut self, port: u32, host: &mut Registry) {
+    pub fn drop_backlog(&mut self, port: u32, host: &mut HostEndpoints) {
         for id in self.backlogs.remove(&port).into_iter().flatten() {
             if host.handles.contains_key(&id) {
                 continue;
@@ -137,7 +130,7 @@ impl Muxer {
     pub fn connect(
         &mut self,
         guest_port: u32,
-        host: &mut Registry,
+        host: &mut HostEndpoints,
     ) -> Result<(ConnectionId, Ports), VsockError> {
         if !self.make_room(host) {
             return Err(VsockError::TooMany);
@@ -184,7 +177,7 @@ impl Muxer {
         &mut self,
         id: ConnectionId,
         flags: u32,
-        host: &mut Registry,
+        host: &mut HostEndpoints,
     ) -> Result<(), VsockError> {
         let connection = self.connections.get_mut(&id).ok_or(VsockError::Gone)?;
         connection.close(flags);
@@ -194,7 +187,7 @@ impl Muxer {
     }
 
     /// The last handle is gone: what was written is still delivered, then the connection ends.
-    pub fn release(&mut self, id: ConnectionId, host: &mut Registry) {
+    pub fn release(&mut self, id: ConnectionId, host: &mut HostEndpoints) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
@@ -221,7 +214,7 @@ impl Muxer {
 
     /// The guest's driver has forgotten everything: so does the host, except for what the guest
     /// has not heard of yet.
-    pub fn forget_guest(&mut self, host: &mut Registry) {
+    pub fn forget_guest(&mut self, host: &mut HostEndpoints) {
         let known: Vec<ConnectionId> = self
             .connections
             .iter()
@@ -240,7 +233,7 @@ impl Muxer {
                 self.remove(id);
             }
         }
-        self.answers.clear();
+        self.pending_rst.clear();
         self.transmit_waiting = false;
         self.reset_event_due = false;
     }
@@ -257,7 +250,7 @@ impl Muxer {
     }
 
     /// Breaks a connection off, for both sides.
-    fn abort(&mut self, id: ConnectionId, host: &mut Registry) {
+    fn abort(&mut self, id: ConnectionId, host: &mut HostEndpoints) {
         self.reset_peer(id);
         self.end(id, Ending::Reset, host);
     }
@@ -273,15 +266,15 @@ impl Muxer {
                 src_port: connection.ports.host,
                 dst_port: connection.ports.guest,
                 kind: TYPE_STREAM,
-                op: Op::Reset as u16,
+                op: Op::Rst as u16,
                 ..Header::default()
             };
-            self.push_answer(header);
+            self.queue_rst(header);
         }
     }
 
     /// The guest does not know `id` any more. It goes, unless the host may still want to read it.
-    fn end(&mut self, id: ConnectionId, ending: Ending, host: &mut Registry) {
+    fn end(&mut self, id: ConnectionId, ending: Ending, host: &mut HostEndpoints) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
@@ -315,14 +308,14 @@ impl Muxer {
     }
 
     /// Makes room for one connection, at the cost of one that only waits for the guest.
-    fn make_room(&mut self, host: &mut Registry) -> bool {
+    fn make_room(&mut self, host: &mut HostEndpoints) -> bool {
         if self.connections.len() >= MAX_CONNECTIONS {
             self.evict(host);
         }
         self.connections.len() < MAX_CONNECTIONS
     }
 
-    fn evict(&mut self, host: &mut Registry) {
+    fn evict(&mut self, host: &mut HostEndpoints) {
         if let Some(oldest) = self.lingering.front().copied() {
             host.counters.linger_evictions += 1;
             self.abort(oldest, host);

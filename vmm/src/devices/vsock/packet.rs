@@ -24,11 +24,11 @@ pub enum Op {
     /// Accept it.
     Response = 2,
     /// Refuse or end it at once.
-    Reset = 3,
+    Rst = 3,
     /// One or both directions are over.
     Shutdown = 4,
     /// Carries payload.
-    Payload = 5,
+    Rw = 5,
     /// Tells how much the sender can buffer.
     CreditUpdate = 6,
     /// Asks for a `CreditUpdate`.
@@ -41,9 +41,9 @@ impl Op {
         Some(match raw {
             1 => Self::Request,
             2 => Self::Response,
-            3 => Self::Reset,
+            3 => Self::Rst,
             4 => Self::Shutdown,
-            5 => Self::Payload,
+            5 => Self::Rw,
             6 => Self::CreditUpdate,
             7 => Self::CreditRequest,
             _ => return None,
@@ -122,7 +122,7 @@ impl Header {
             src_port: self.dst_port,
             dst_port: self.src_port,
             kind: self.kind,
-            op: Op::Reset as u16,
+            op: Op::Rst as u16,
             ..Self::default()
         }
     }

@@ -8,9 +8,9 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::connection::ConnectionId;
+use super::endpoints::HostEndpoints;
 use super::muxer::{Muxer, Source};
 use super::packet::{HEADER_BYTES, Header};
-use super::registry::Registry;
 use crate::devices::virtio::chain::{Buffers, Direction};
 use crate::devices::virtio::{DeviceFault, FaultLatch, Interrupt};
 use crate::memory::GuestRam;
@@ -47,7 +47,7 @@ pub struct Active {
 pub fn service(
     active: &mut Active,
     muxer: &mut Muxer,
-    host: &mut Registry,
+    host: &mut HostEndpoints,
 ) -> Result<(), DeviceFault> {
     service_within(BUDGET, active, muxer, host)
 }
@@ -57,7 +57,7 @@ pub fn service_within(
     budget: u32,
     active: &mut Active,
     muxer: &mut Muxer,
-    host: &mut Registry,
+    host: &mut HostEndpoints,
 ) -> Result<(), DeviceFault> {
     let mut pass = Pass {
         memory: Arc::clone(&active.memory),
@@ -97,7 +97,7 @@ struct Pass<'a> {
     memory: Arc<GuestRam>,
     active: &'a mut Active,
     muxer: &'a mut Muxer,
-    host: &'a mut Registry,
+    host: &'a mut HostEndpoints,
     budget: u32,
     used: Used,
 }
@@ -243,7 +243,7 @@ impl Pass<'_> {
             buffers.write(memory, HEADER_BYTES, front).map_err(bad)?;
             buffers.write(memory, middle, back).map_err(bad)?;
         }
-        self.muxer.told(source, outgoing.as_ref(), self.host);
+        self.muxer.on_sent(source, outgoing.as_ref(), self.host);
         Ok((HEADER_BYTES + length) as u32)
     }
 

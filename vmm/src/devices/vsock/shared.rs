@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 
 use virtio_queue::{Queue, QueueState};
 
+use super::endpoints::HostEndpoints;
 use super::error::VsockError;
 use super::muxer::Muxer;
 use super::queue::{self, Active};
-use super::registry::{Bell, Registry};
+use super::wait_queue::WaitQueue;
 use crate::devices::virtio::{DeviceFault, FaultLatch};
 
 /// Everything about one machine's vsock device.
 pub struct Core {
     pub muxer: Muxer,
-    pub registry: Registry,
+    pub host: HostEndpoints,
     pub active: Option<Active>,
     /// While set, guest memory is left alone: the machine is paused or being reset.
     pub held: bool,
@@ -42,7 +43,7 @@ impl Core {
         // Also gives back the guest's memory.
         self.active = None;
         self.muxer.clear();
-        self.registry.wake_all();
+        self.host.wake_all();
     }
 
     /// Moves whatever can be moved between the host's buffers and the guest.
@@ -53,7 +54,7 @@ impl Core {
         if self.held || active.faults.is_raised() {
             return Ok(());
         }
-        queue::service(active, &mut self.muxer, &mut self.registry)
+        queue::service(active, &mut self.muxer, &mut self.host)
     }
 
     /// Positions of the receive, transmit and event queue; `None` before activation.
@@ -72,18 +73,18 @@ impl Core {
         }
     }
 
-    fn due(&mut self) -> Due {
-        Due { wakers: std::mem::take(&mut self.registry.due), fault: self.fault.take() }
+    fn wakeups(&mut self) -> Wakeups {
+        Wakeups { wakers: std::mem::take(&mut self.host.due_wakers), fault: self.fault.take() }
     }
 }
 
 /// Calls into code that is not ours, to be made without the lock.
-struct Due {
+struct Wakeups {
     wakers: Vec<Waker>,
     fault: Option<(Arc<FaultLatch>, DeviceFault)>,
 }
 
-impl Due {
+impl Wakeups {
     fn is_empty(&self) -> bool {
         self.wakers.is_empty() && self.fault.is_none()
     }
@@ -109,7 +110,7 @@ impl Shared {
         Self {
             core: Mutex::new(Core {
                 muxer: Muxer::new(guest_cid),
-                registry: Registry::default(),
+                host: HostEndpoints::default(),
                 active: None,
                 held: false,
                 stopped: None,
@@ -128,9 +129,9 @@ impl Shared {
     pub fn with<R>(&self, work: impl FnOnce(&mut Core) -> R) -> R {
         let mut core = self.lock();
         let result = work(&mut core);
-        let due = core.due();
+        let wakeups = core.wakeups();
         drop(core);
-        due.deliver();
+        wakeups.deliver();
         result
     }
 
@@ -143,11 +144,11 @@ impl Shared {
         })
     }
 
-    /// Repeats `attempt` at every ring of `bell` until it has a result. `None` once the limit has
+    /// Repeats `attempt` each time `wait_queue` is woken, until it has a result. `None` once the limit has
     /// passed. `limit` is only asked for when there is something to wait for.
     pub fn block<R>(
         &self,
-        bell: &Bell,
+        wait_queue: &WaitQueue,
         limit: impl FnOnce(&Core) -> Option<Duration>,
         mut attempt: impl FnMut(&mut Core) -> Option<R>,
     ) -> Option<R> {
@@ -157,10 +158,10 @@ impl Shared {
         loop {
             let outcome = attempt(&mut core);
             core.service_for_host();
-            let due = core.due();
-            if !due.is_empty() {
+            let wakeups = core.wakeups();
+            if !wakeups.is_empty() {
                 drop(core);
-                due.deliver();
+                wakeups.deliver();
                 if outcome.is_some() {
                     return outcome;
                 }
@@ -183,7 +184,7 @@ impl Shared {
                     Some(left)
                 }
             };
-            core = bell.wait(core, left);
+            core = wait_queue.wait(core, left);
         }
     }
 }

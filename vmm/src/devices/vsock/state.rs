@@ -66,14 +66,14 @@ impl VsockState {
         }
         core.muxer.clone_from(&self.muxer);
         if let Some(ConnectionId(id)) = self.muxer.last_id() {
-            core.registry.reserve_id(id);
+            core.host.reserve_id(id);
         }
         for port in core.muxer.backlog_ports() {
-            if !core.registry.listeners.contains_key(&port) {
-                core.muxer.drop_backlog(port, &mut core.registry);
+            if !core.host.listeners.contains_key(&port) {
+                core.muxer.drop_backlog(port, &mut core.host);
             }
         }
-        core.registry.wake_all();
+        core.host.wake_all();
         Ok(())
     }
 }

@@ -8,10 +8,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::connection::{ConnectionId, Ports};
+use super::endpoints::Handle;
 use super::error::VsockError;
 use super::packet::{SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
-use super::registry::{Bell, Handle};
 use super::shared::{Core, Shared};
+use super::wait_queue::WaitQueue;
 
 /// A connection between this process and a guest program.
 ///
@@ -21,7 +22,7 @@ pub struct VsockStream {
     shared: Arc<Shared>,
     id: ConnectionId,
     ports: Ports,
-    bell: Arc<Bell>,
+    wait_queue: Arc<WaitQueue>,
 }
 
 impl VsockStream {
@@ -30,17 +31,17 @@ impl VsockStream {
         shared: Arc<Shared>,
         id: ConnectionId,
         ports: Ports,
-        bell: Arc<Bell>,
+        wait_queue: Arc<WaitQueue>,
     ) -> Self {
-        Self { shared, id, ports, bell }
+        Self { shared, id, ports, wait_queue }
     }
 
     pub(super) fn id(&self) -> ConnectionId {
         self.id
     }
 
-    pub(super) fn bell(&self) -> &Bell {
-        &self.bell
+    pub(super) fn wait_queue(&self) -> &WaitQueue {
+        &self.wait_queue
     }
 
     #[cfg(feature = "tokio")]
@@ -70,11 +71,11 @@ impl VsockStream {
 
     /// Another stream for the same connection.
     pub fn try_clone(&self) -> io::Result<Self> {
-        let bell = self.shared.with(|core| {
+        let wait_queue = self.shared.with(|core| {
             core.check()?;
-            Ok::<_, VsockError>(core.registry.open(self.id))
+            Ok::<_, VsockError>(core.host.open(self.id))
         })?;
-        Ok(Self { shared: Arc::clone(&self.shared), bell, ..*self })
+        Ok(Self { shared: Arc::clone(&self.shared), wait_queue, ..*self })
     }
 
     /// Closes one or both directions for all clones. What was written before is still delivered;
@@ -87,7 +88,7 @@ impl VsockStream {
         };
         self.shared.with_guest(|core| {
             core.check()?;
-            Ok(core.muxer.shutdown(self.id, flags, &mut core.registry)?)
+            Ok(core.muxer.shutdown(self.id, flags, &mut core.host)?)
         })
     }
 
@@ -124,8 +125,8 @@ impl VsockStream {
         mut attempt: impl FnMut(&mut Core) -> Poll<Result<usize, VsockError>>,
     ) -> io::Result<usize> {
         let done = self.shared.block(
-            &self.bell,
-            |core| core.registry.handles.get(&self.id).and_then(limit),
+            &self.wait_queue,
+            |core| core.host.handles.get(&self.id).and_then(limit),
             |core| match attempt(core) {
                 Poll::Ready(result) => Some(result),
                 Poll::Pending => None,
@@ -136,7 +137,7 @@ impl VsockStream {
 
     fn with_handle(&self, change: impl FnOnce(&mut Handle)) {
         self.shared.with(|core| {
-            if let Some(handle) = core.registry.handles.get_mut(&self.id) {
+            if let Some(handle) = core.host.handles.get_mut(&self.id) {
                 change(handle);
             }
         });
@@ -179,8 +180,8 @@ impl Write for VsockStream {
 impl Drop for VsockStream {
     fn drop(&mut self) {
         self.shared.with_guest(|core| {
-            if core.registry.close(self.id) {
-                core.muxer.release(self.id, &mut core.registry);
+            if core.host.close(self.id) {
+                core.muxer.release(self.id, &mut core.host);
             }
         });
     }

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::endpoints::Interest;
 use super::error::VsockError;
-use super::registry::Interest;
 use super::shared::Core;
 use super::stream::VsockStream;
 
@@ -51,7 +51,7 @@ impl AsyncVsockStream {
         let outcome = self.stream.shared().with_guest(|core| {
             let outcome = attempt(core);
             if outcome.is_pending()
-                && let Some(handle) = core.registry.handles.get_mut(&self.stream.id())
+                && let Some(handle) = core.host.handles.get_mut(&self.stream.id())
             {
                 handle.register(interest, context.waker());
             }

@@ -25,7 +25,7 @@ impl Busy {
 
     fn work(&mut self) -> Result<(), DeviceFault> {
         let Self { queue, refills, cost, answered } = self;
-        queue.as_mut().unwrap().answer_all(|memory, _| {
+        queue.as_mut().unwrap().process(|memory, _| {
             *answered += 1;
             if *refills > 0 {
                 *refills -= 1;
@@ -33,7 +33,7 @@ impl Busy {
                 let available: u16 = memory.read_obj(index).unwrap();
                 memory.write_obj(available.wrapping_add(1), index).unwrap();
             }
-            Ok(Answer { written: 0, moved: *cost })
+            Ok(Completion { written: 0, copied: *cost })
         })
     }
 }
@@ -138,7 +138,7 @@ fn a_stopped_device_does_not_go_on() {
 
 #[test]
 fn costly_requests_give_the_processor_back_sooner() {
-    let device = Busy::new(0, MOST_BYTES_AT_ONCE / 2);
+    let device = Busy::new(0, MAX_BYTES_AT_ONCE / 2);
     let mut driver = driver_of(&device, 0);
     for _ in 0..4 {
         driver.add(0);

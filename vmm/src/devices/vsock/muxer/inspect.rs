@@ -14,7 +14,7 @@ impl Muxer {
             self.backlogs.values().map(VecDeque::len).sum(),
             self.lingering.len(),
             self.ready.len(),
-            self.answers.len(),
+            self.pending_rst.len(),
         ]
     }
 

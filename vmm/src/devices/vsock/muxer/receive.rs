@@ -3,17 +3,18 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{BACKLOG, Muxer};
+use super::Muxer;
 use crate::devices::vsock::connection::{Connection, ConnectionId, Ending, Phase, Ports};
+use crate::devices::vsock::endpoints::HostEndpoints;
+use crate::devices::vsock::limits::BACKLOG;
 use crate::devices::vsock::packet::{
     HOST_CID, Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM,
 };
-use crate::devices::vsock::registry::Registry;
 
 impl Muxer {
     /// Takes a packet from the guest. Returns the connection that its payload belongs to; the
     /// payload has been checked to fit.
-    pub fn receive(&mut self, header: &Header, host: &mut Registry) -> Option<ConnectionId> {
+    pub fn receive(&mut self, header: &Header, host: &mut HostEndpoints) -> Option<ConnectionId> {
         host.counters.packets_from_guest += 1;
         if header.src_cid != self.guest_cid {
             host.counters.spoofed_source += 1;
@@ -21,12 +22,12 @@ impl Muxer {
         }
         if header.dst_cid != HOST_CID {
             host.counters.wrong_destination += 1;
-            self.answer(header);
+            self.reply_rst(header);
             return None;
         }
         if header.kind != TYPE_STREAM {
             host.counters.unknown_type += 1;
-            self.answer(header);
+            self.reply_rst(header);
             return None;
         }
         let ports = Ports { guest: header.src_port, host: header.dst_port };
@@ -34,7 +35,7 @@ impl Muxer {
             host.counters.unknown_operation += 1;
             match self.find(ports) {
                 Some(id) => self.abort(id, host),
-                None => self.answer(header),
+                None => self.reply_rst(header),
             }
             return None;
         };
@@ -45,10 +46,10 @@ impl Muxer {
                 None
             }
             // A reset is never answered, or two sides could go on for ever.
-            (None, Op::Reset) => None,
+            (None, Op::Rst) => None,
             (None, _) => {
                 host.counters.unknown_connection += 1;
-                self.answer(header);
+                self.reply_rst(header);
                 None
             }
         }
@@ -59,13 +60,13 @@ impl Muxer {
         id: ConnectionId,
         op: Op,
         header: &Header,
-        host: &mut Registry,
+        host: &mut HostEndpoints,
     ) -> Option<ConnectionId> {
         let connection = self.connections.get_mut(&id)?;
-        connection.hear_credit(header);
+        connection.update_peer_credit(header);
         let established = connection.phase == Phase::Established;
         match op {
-            Op::Reset => {
+            Op::Rst => {
                 let ending = connection.ending_by_reset();
                 self.end(id, ending, host);
                 return None;
@@ -74,18 +75,18 @@ impl Muxer {
                 connection.phase = Phase::Established;
                 host.wake(id);
             }
-            Op::Payload
+            Op::Rw
                 if established
                     && !connection.owes_response
                     && connection.peer_shutdown & SHUTDOWN_SEND == 0 =>
             {
                 let length = header.len as usize;
-                if length > connection.room() {
+                if length > connection.recv_window() {
                     host.counters.credit_violations += 1;
                     self.abort(id, host);
                     return None;
                 }
-                if !connection.deaf() {
+                if !connection.recv_closed() {
                     self.queue(id);
                     return Some(id);
                 }
@@ -117,27 +118,27 @@ impl Muxer {
     }
 
     /// The guest wants to connect.
-    fn accept(&mut self, ports: Ports, header: &Header, host: &mut Registry) {
+    fn accept(&mut self, ports: Ports, header: &Header, host: &mut HostEndpoints) {
         let Some(listener) = host.listeners.get(&ports.host) else {
             host.counters.refused_no_listener += 1;
-            self.answer(header);
+            self.reply_rst(header);
             return;
         };
         let waiting = self.backlogs.get(&ports.host).map_or(0, VecDeque::len);
         if waiting >= BACKLOG {
             host.counters.refused_backlog_full += 1;
-            self.answer(header);
+            self.reply_rst(header);
             return;
         }
-        let bell = Arc::clone(&listener.bell);
+        let wait_queue = Arc::clone(&listener.wait_queue);
         if !self.make_room(host) {
             host.counters.refused_limit += 1;
-            self.answer(header);
+            self.reply_rst(header);
             return;
         }
         let id = ConnectionId(host.fresh_id());
         self.insert(id, Connection::accepted(ports, header));
         self.backlogs.entry(ports.host).or_default().push_back(id);
-        bell.ring();
+        wait_queue.wake_all();
     }
 }

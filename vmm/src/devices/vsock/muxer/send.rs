@@ -1,21 +1,22 @@
-//! Packets for the guest: whose turn it is, and what it says.
+//! Packets for the guest: which source is next, and what the packet holds.
 
-use super::{MAX_ANSWERS, MAX_CONNECTIONS, Muxer};
+use super::Muxer;
 use crate::devices::vsock::connection::{BUFFER_BYTES, ConnectionId, Outgoing};
+use crate::devices::vsock::endpoints::HostEndpoints;
+use crate::devices::vsock::limits::{MAX_CONNECTIONS, MAX_PENDING_RST};
 use crate::devices::vsock::packet::{HOST_CID, Header, Op, TYPE_STREAM};
-use crate::devices::vsock::registry::Registry;
 
 /// Where the next packet for the guest comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// The queue of answers.
-    Answer,
+    /// The queue of RST packets that belong to no connection.
+    Rst,
     /// A connection.
     Connection(ConnectionId),
 }
 
 impl Muxer {
-    /// Where the next packet comes from. Answers and connections take turns, so that a guest
+    /// Where the next packet comes from. RST packets and connections take turns, so that a guest
     /// process that asks for resets cannot silence the rest.
     pub fn next_source(&mut self) -> Option<Source> {
         let connection = loop {
@@ -31,14 +32,14 @@ impl Muxer {
             }
             self.ready.pop_front();
         };
-        let answer = (!self.answers.is_empty()).then_some(Source::Answer);
-        if self.answers_turn { answer.or(connection) } else { connection.or(answer) }
+        let rst = (!self.pending_rst.is_empty()).then_some(Source::Rst);
+        if self.rst_first { rst.or(connection) } else { connection.or(rst) }
     }
 
     /// The packet from `source`, with at most `room` bytes of payload.
     pub fn packet(&self, source: Source, room: usize) -> Option<(Header, Option<Outgoing>)> {
         match source {
-            Source::Answer => Some((*self.answers.front()?, None)),
+            Source::Rst => Some((*self.pending_rst.front()?, None)),
             Source::Connection(id) => {
                 let connection = self.connections.get(&id)?;
                 let outgoing = connection.next(room)?;
@@ -60,22 +61,27 @@ impl Muxer {
     }
 
     /// The guest has the packet from `source`.
-    pub fn told(&mut self, source: Source, outgoing: Option<&Outgoing>, host: &mut Registry) {
+    pub fn on_sent(
+        &mut self,
+        source: Source,
+        outgoing: Option<&Outgoing>,
+        host: &mut HostEndpoints,
+    ) {
         host.counters.packets_to_guest += 1;
         match source {
-            Source::Answer => {
-                self.answers.pop_front();
-                self.answers_turn = false;
+            Source::Rst => {
+                self.pending_rst.pop_front();
+                self.rst_first = false;
             }
             Source::Connection(id) => {
-                self.answers_turn = true;
+                self.rst_first = true;
                 self.ready.pop_front();
                 let Some(connection) = self.connections.get_mut(&id) else {
                     return;
                 };
                 connection.queued = false;
                 if let Some(outgoing) = outgoing {
-                    connection.told(outgoing);
+                    connection.on_sent(outgoing);
                     if outgoing.len > 0 {
                         host.counters.bytes_to_guest += outgoing.len as u64;
                         host.wake(id);
@@ -106,17 +112,17 @@ impl Muxer {
         }
     }
 
-    pub(super) fn answer(&mut self, header: &Header) {
-        if header.op != Op::Reset as u16 {
-            self.push_answer(header.reset());
+    pub(super) fn reply_rst(&mut self, header: &Header) {
+        if header.op != Op::Rst as u16 {
+            self.queue_rst(header.reset());
         }
     }
 
-    /// The guest cannot get past [`MAX_ANSWERS`], the host cannot get past one reset for each of
+    /// The guest cannot get past [`MAX_PENDING_RST`], the host cannot get past one reset for each of
     /// its connections on top.
-    pub(super) fn push_answer(&mut self, header: Header) {
-        if self.answers.len() < MAX_ANSWERS + MAX_CONNECTIONS {
-            self.answers.push_back(header);
+    pub(super) fn queue_rst(&mut self, header: Header) {
+        if self.pending_rst.len() < MAX_PENDING_RST + MAX_CONNECTIONS {
+            self.pending_rst.push_back(header);
         }
     }
 }

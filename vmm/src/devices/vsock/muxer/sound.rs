@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{BACKLOG, MAX_ANSWERS, MAX_CONNECTIONS, MAX_LINGERING, Muxer, Phase};
+use super::{Muxer, Phase};
 use crate::devices::vsock::connection::{BUFFER_BYTES, ConnectionId};
+use crate::devices::vsock::limits::{BACKLOG, MAX_CONNECTIONS, MAX_LINGERING, MAX_PENDING_RST};
 
 /// Numbers of connections go up by one each; nobody gets this far.
 const LAST_ID: u64 = u64::MAX / 2;
@@ -14,7 +15,7 @@ impl Muxer {
         self.guest_cid == guest_cid
             && self.connections.len() <= MAX_CONNECTIONS
             && self.lingering.len() <= MAX_LINGERING
-            && self.answers.len() <= MAX_ANSWERS + MAX_CONNECTIONS
+            && self.pending_rst.len() <= MAX_PENDING_RST + MAX_CONNECTIONS
             && self.backlogs.values().all(|backlog| backlog.len() <= BACKLOG)
             && self.connections_are_sound()
             && self.is_list_of(&self.ready, |connection| connection.queued)

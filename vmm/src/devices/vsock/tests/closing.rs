@@ -119,7 +119,7 @@ fn a_reset_by_the_guest_is_an_error_after_the_data() {
     let mut guest = Guest::start(Behaviour::default());
     let mut stream = accepted(&mut guest);
     guest.send_payload(PORTS, b"x");
-    guest.send(PORTS, Op::Reset);
+    guest.send(PORTS, Op::Rst);
     assert_eq!(stream.read(&mut [0; 8]).unwrap(), 1);
     assert_eq!(kind(stream.read(&mut [0; 8])), Some(ErrorKind::ConnectionReset));
     assert_eq!(kind(stream.write(b"x")), Some(ErrorKind::ConnectionReset));

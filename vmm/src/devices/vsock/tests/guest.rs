@@ -245,7 +245,7 @@ impl Guest {
     }
 
     pub fn send_payload(&mut self, ports: Ports, payload: &[u8]) {
-        let header = Header { len: payload.len() as u32, ..self.header(ports, Op::Payload) };
+        let header = Header { len: payload.len() as u32, ..self.header(ports, Op::Rw) };
         if let Some(peer) = self.peers.get_mut(&ports) {
             peer.sent = peer.sent.wrapping_add(payload.len() as u32);
         }
@@ -337,24 +337,24 @@ impl Guest {
                 self.peers.insert(ports, peer);
                 self.send(ports, Op::Response);
             } else {
-                self.send(ports, Op::Reset);
+                self.send(ports, Op::Rst);
             }
             return;
         }
         let buffer = self.behaviour.buffer;
         let Some(peer) = self.peers.get_mut(&ports) else {
-            if op != Op::Reset {
-                self.send(ports, Op::Reset);
+            if op != Op::Rst {
+                self.send(ports, Op::Rst);
             }
             return;
         };
-        if op != Op::Reset {
+        if op != Op::Rst {
             peer.credit_limit = header.buf_alloc;
             peer.host_forwarded = header.fwd_cnt;
         }
         match op {
             Op::Response => peer.established = true,
-            Op::Reset => peer.reset = true,
+            Op::Rst => peer.reset = true,
             Op::CreditRequest => {
                 peer.advertised = peer.forwarded;
                 self.send(ports, Op::CreditUpdate);
@@ -363,10 +363,10 @@ impl Guest {
                 peer.shutdown |= header.flags;
                 if peer.shutdown == SHUTDOWN_BOTH {
                     peer.reset = true;
-                    self.send(ports, Op::Reset);
+                    self.send(ports, Op::Rst);
                 }
             }
-            Op::Payload => {
+            Op::Rw => {
                 peer.received.extend(payload);
                 let hoarded = !peer.hoard || peer.received.len() <= buffer as usize;
                 assert!(hoarded, "the host broke its credit");

@@ -67,7 +67,7 @@ fn a_payload_longer_than_its_chain_is_a_fault() {
     for (claimed, present) in [(1, 0), (101, 100), (u32::MAX, 100)] {
         let mut guest = guest();
         let _stream = accepted(&mut guest);
-        let header = Header { len: claimed, ..guest.header(PORTS, Op::Payload) };
+        let header = Header { len: claimed, ..guest.header(PORTS, Op::Rw) };
         guest.send_raw(header, &vec![0; present]);
         assert_bad_chain(&guest, TRANSMIT);
     }
@@ -77,7 +77,7 @@ fn a_payload_longer_than_its_chain_is_a_fault() {
 fn a_payload_may_end_where_memory_ends_but_not_after() {
     let mut guest = guest();
     let mut stream = accepted(&mut guest);
-    let header = Header { len: 8, ..guest.header(PORTS, Op::Payload) };
+    let header = Header { len: 8, ..guest.header(PORTS, Op::Rw) };
     let end = RAM_BYTES - 8;
     guest.memory.write_slice(&header.to_bytes(), GuestAddress(BUFFER)).unwrap();
     guest.memory.write_slice(b"the end!", GuestAddress(end)).unwrap();
@@ -261,7 +261,7 @@ fn unknown_socket_types_are_reset_in_kind() {
 fn unknown_operations_are_reset_with_or_without_a_connection() {
     let mut guest = guest();
     let mut stream = accepted(&mut guest);
-    let header = Header { op: 99, ..guest.header(PORTS, Op::Payload) };
+    let header = Header { op: 99, ..guest.header(PORTS, Op::Rw) };
     for op in [0, 8, u16::MAX] {
         let elsewhere = Header { op, dst_port: 1, ..header };
         assert_eq!(answers(&mut guest, elsewhere, &[]), [elsewhere.reset()]);
@@ -275,11 +275,11 @@ fn unknown_operations_are_reset_with_or_without_a_connection() {
 #[test]
 fn packets_for_no_connection_are_reset_but_resets_are_not() {
     let mut guest = guest();
-    for op in [Op::Response, Op::Shutdown, Op::Payload, Op::CreditUpdate, Op::CreditRequest] {
+    for op in [Op::Response, Op::Shutdown, Op::Rw, Op::CreditUpdate, Op::CreditRequest] {
         let header = guest.header(PORTS, op);
         assert_eq!(answers(&mut guest, header, &[]), [header.reset()]);
     }
-    let reset = guest.header(PORTS, Op::Reset);
+    let reset = guest.header(PORTS, Op::Rst);
     assert_eq!(answers(&mut guest, reset, &[]), []);
     assert_eq!(offences(&guest).unknown_connection, 5);
 }
@@ -331,7 +331,7 @@ fn packets_that_do_not_fit_the_state_reset_the_connection() {
 
 #[test]
 fn nothing_but_an_answer_is_taken_before_the_answer() {
-    for op in [Op::Payload, Op::Shutdown, Op::CreditUpdate, Op::Request] {
+    for op in [Op::Rw, Op::Shutdown, Op::CreditUpdate, Op::Request] {
         let mut guest = guest();
         let host = guest.host.clone();
         let caller = std::thread::spawn(move || host.connect(GUEST_PORT, LIMIT));

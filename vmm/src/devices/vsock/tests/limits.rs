@@ -6,7 +6,7 @@ use super::guest::{Behaviour, Guest};
 use super::streams::{PORTS, accepted, with_host};
 use super::{GUEST_PORT, HOST_PORT, LIMIT};
 use crate::devices::vsock::connection::Ports;
-use crate::devices::vsock::muxer::MAX_ANSWERS;
+use crate::devices::vsock::limits::MAX_PENDING_RST;
 use crate::devices::vsock::packet::Op;
 use crate::devices::vsock::queue::{self, RECEIVE, TRANSMIT};
 use crate::devices::vsock::{BACKLOG, MAX_CONNECTIONS, MAX_LINGERING, VsockError};
@@ -106,7 +106,7 @@ fn a_call_that_timed_out_after_its_request_is_taken_back() {
     let nobody = guest.host.connect(GUEST_PORT, std::time::Duration::ZERO);
     assert_eq!(nobody.unwrap_err(), VsockError::TimedOut);
     let ops: Vec<u16> = guest.receive().iter().map(|(h, _)| h.op).collect();
-    assert_eq!(ops, [Op::Request as u16, Op::Reset as u16]);
+    assert_eq!(ops, [Op::Request as u16, Op::Rst as u16]);
 }
 
 #[test]
@@ -120,11 +120,11 @@ fn a_guest_that_takes_no_answers_is_not_listened_to_until_it_does() {
             guest.send(from(sent), Op::Request);
             sent += 1;
         }
-        assert!(sent > MAX_ANSWERS);
-        assert_eq!(guest.host.counters().packets_from_guest, MAX_ANSWERS as u64);
-        assert_eq!(guest.host.capture().muxer.counts()[5], MAX_ANSWERS);
+        assert!(sent > MAX_PENDING_RST);
+        assert_eq!(guest.host.counters().packets_from_guest, MAX_PENDING_RST as u64);
+        assert_eq!(guest.host.capture().muxer.counts()[5], MAX_PENDING_RST);
         guest.force_kick(TRANSMIT);
-        assert_eq!(guest.host.counters().packets_from_guest, MAX_ANSWERS as u64);
+        assert_eq!(guest.host.counters().packets_from_guest, MAX_PENDING_RST as u64);
         // Buffers bring everything back, without another kick of the transmit queue.
         let mut answers = 0;
         while answers < sent {
@@ -132,7 +132,7 @@ fn a_guest_that_takes_no_answers_is_not_listened_to_until_it_does() {
             guest.kick(RECEIVE);
             let packets = guest.collect();
             assert_eq!(packets.len(), 1, "after {answers} of {sent} answers");
-            assert_eq!(packets[0].0.op, Op::Reset as u16);
+            assert_eq!(packets[0].0.op, Op::Rst as u16);
             answers += 1;
         }
         assert_eq!(guest.host.counters().packets_from_guest, sent as u64);
@@ -176,7 +176,7 @@ fn work_left_over_is_done_at_the_next_kick() {
         guest.host.shared_for_test().with(|core| {
             core.muxer.transmit_waiting = true;
             let active = core.active.as_mut().unwrap();
-            queue::service_within(4, active, &mut core.muxer, &mut core.registry).unwrap();
+            queue::service_within(4, active, &mut core.muxer, &mut core.host).unwrap();
             core.held = false;
         });
         assert_eq!(guest.host.counters().packets_from_guest, before + 4);
@@ -205,7 +205,7 @@ fn work_left_over_is_done_when_the_driver_acknowledges_the_interrupt() {
     guest.host.shared_for_test().with(|core| {
         core.muxer.transmit_waiting = true;
         let active = core.active.as_mut().unwrap();
-        queue::service_within(4, active, &mut core.muxer, &mut core.registry).unwrap();
+        queue::service_within(4, active, &mut core.muxer, &mut core.host).unwrap();
         core.held = false;
     });
     assert!(guest.interrupts() > interrupts);
@@ -225,7 +225,7 @@ fn packets_left_over_go_out_with_the_next_buffer() {
         guest.kick(RECEIVE);
         guest.host.shared_for_test().with(|core| {
             let active = core.active.as_mut().unwrap();
-            queue::service_within(4, active, &mut core.muxer, &mut core.registry).unwrap();
+            queue::service_within(4, active, &mut core.muxer, &mut core.host).unwrap();
             core.held = false;
         });
         assert_eq!(guest.collect().len(), 4);
@@ -244,7 +244,7 @@ fn an_endless_supply_of_packets_does_not_keep_the_thread() {
     let mut guest = Guest::start(Behaviour::default());
     let done = AtomicBool::new(false);
     let mut ring = guest.transmit.clone();
-    guest.transmit_bytes(&guest.header(PORTS, Op::Reset).to_bytes(), &[]);
+    guest.transmit_bytes(&guest.header(PORTS, Op::Rst).to_bytes(), &[]);
     ring.clone_from(&guest.transmit);
     std::thread::scope(|scope| {
         scope.spawn(|| {

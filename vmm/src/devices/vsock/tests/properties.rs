@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::guest::{Behaviour, CID, Guest, pattern};
 use super::streams::{PORTS, accepted, with_host};
 use crate::devices::vsock::connection::Ports;
-use crate::devices::vsock::muxer::MAX_ANSWERS;
+use crate::devices::vsock::limits::MAX_PENDING_RST;
 use crate::devices::vsock::packet::Header;
 use crate::devices::vsock::queue::{RECEIVE, TRANSMIT};
 use crate::devices::vsock::{BUFFER_BYTES, MAX_CONNECTIONS, VsockListener, VsockStream};
@@ -149,7 +149,7 @@ impl World {
         muxer.check();
         let [connections, _, _, _, _, answers] = muxer.counts();
         assert!(connections <= MAX_CONNECTIONS);
-        assert!(answers <= MAX_ANSWERS + MAX_CONNECTIONS);
+        assert!(answers <= MAX_PENDING_RST + MAX_CONNECTIONS);
         assert!(muxer.buffered() <= connections * 2 * BUFFER_BYTES as usize);
         assert!(!self.guest.latch.is_raised());
     }
@@ -173,7 +173,7 @@ proptest! {
         for guest in 5..8 {
             for host in (1..4).chain(1 << 30..(1 << 30) + 200) {
                 let ports = Ports { guest, host };
-                let reset = world.guest.header(ports, crate::devices::vsock::packet::Op::Reset);
+                let reset = world.guest.header(ports, crate::devices::vsock::packet::Op::Rst);
                 world.guest.send_raw(reset, &[]);
             }
         }

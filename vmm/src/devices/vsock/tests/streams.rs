@@ -277,7 +277,7 @@ fn header_and_payload_can_be_cut_anywhere() {
     let payload = pattern(100);
     for sizes in [&[][..], &[1], &[43], &[44, 1], &[45], &[10, 20, 30], &[0, 44, 0], &[143]] {
         let header =
-            crate::devices::vsock::packet::Header { len: 100, ..guest.header(PORTS, Op::Payload) };
+            crate::devices::vsock::packet::Header { len: 100, ..guest.header(PORTS, Op::Rw) };
         let bytes = [&header.to_bytes()[..], &payload].concat();
         guest.transmit_bytes(&bytes, sizes);
         guest.kick(crate::devices::vsock::queue::TRANSMIT);

@@ -1,49 +1,14 @@
-//! Who on the host waits for what: handles of streams, listeners, wakers. None of it is part of
+//! The host's endpoints: handles of streams, listeners, wakers. None of it is part of
 //! the guest's state, so none of it is captured or restored.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use super::connection::ConnectionId;
 use super::counters::VsockCounters;
-use super::shared::Core;
-
-/// A condition variable that costs nothing to ring when nobody waits.
-#[derive(Debug, Default)]
-pub struct Bell {
-    condvar: Condvar,
-    waiting: AtomicUsize,
-}
-
-impl Bell {
-    /// Waits to be rung, or for `limit`.
-    pub fn wait<'a>(
-        &self,
-        core: MutexGuard<'a, Core>,
-        limit: Option<Duration>,
-    ) -> MutexGuard<'a, Core> {
-        // The core's lock orders these; the counter is only ever touched under it.
-        self.waiting.fetch_add(1, Ordering::Relaxed);
-        let core = match limit {
-            None => self.condvar.wait(core).unwrap_or_else(PoisonError::into_inner),
-            Some(limit) => {
-                self.condvar.wait_timeout(core, limit).unwrap_or_else(PoisonError::into_inner).0
-            }
-        };
-        self.waiting.fetch_sub(1, Ordering::Relaxed);
-        core
-    }
-
-    /// Wakes everybody who waits. Called under the core's lock.
-    pub fn ring(&self) {
-        if self.waiting.load(Ordering::Relaxed) > 0 {
-            self.condvar.notify_all();
-        }
-    }
-}
+use super::wait_queue::WaitQueue;
 
 /// Which direction of a stream a waker waits for.
 #[cfg(feature = "tokio")]
@@ -60,8 +25,8 @@ pub enum Interest {
 pub struct Handle {
     /// Number of streams.
     pub streams: usize,
-    /// Rung at every change of the connection.
-    pub bell: Arc<Bell>,
+    /// Woken at every change of the connection.
+    pub wait_queue: Arc<WaitQueue>,
     /// Limit of one blocking read.
     pub read_timeout: Option<Duration>,
     /// Limit of one blocking write.
@@ -84,18 +49,18 @@ impl Handle {
     }
 }
 
-/// A host port somebody listens on.
+/// A host port with a listener.
 #[derive(Debug)]
 pub struct Listening {
     /// Tells this listener from an earlier one on the same port.
     pub id: u64,
-    /// Rung at every new connection.
-    pub bell: Arc<Bell>,
+    /// Woken at every new connection.
+    pub wait_queue: Arc<WaitQueue>,
 }
 
 /// The host side of one machine, and what is counted about the guest.
 #[derive(Debug, Default)]
-pub struct Registry {
+pub struct HostEndpoints {
     /// Live handles.
     pub handles: BTreeMap<ConnectionId, Handle>,
     /// Live listeners by port.
@@ -103,11 +68,11 @@ pub struct Registry {
     /// Counters.
     pub counters: VsockCounters,
     /// Wakers to call once the lock is released.
-    pub due: Vec<Waker>,
+    pub due_wakers: Vec<Waker>,
     last_id: u64,
 }
 
-impl Registry {
+impl HostEndpoints {
     /// A number that was never given before in this machine's life, not even before a restore.
     pub fn fresh_id(&mut self) -> u64 {
         self.last_id = self.last_id.wrapping_add(1);
@@ -120,10 +85,10 @@ impl Registry {
     }
 
     /// One more stream for `id`.
-    pub fn open(&mut self, id: ConnectionId) -> Arc<Bell> {
+    pub fn open(&mut self, id: ConnectionId) -> Arc<WaitQueue> {
         let handle = self.handles.entry(id).or_default();
         handle.streams = handle.streams.saturating_add(1);
-        Arc::clone(&handle.bell)
+        Arc::clone(&handle.wait_queue)
     }
 
     /// One stream less. True when it was the last.
@@ -139,24 +104,24 @@ impl Registry {
         last
     }
 
-    /// Wakes everybody who waits for `id`.
+    /// Wakes every thread and task that waits for `id`.
     pub fn wake(&mut self, id: ConnectionId) {
         if let Some(handle) = self.handles.get_mut(&id) {
-            handle.bell.ring();
-            self.due.append(&mut handle.readers);
-            self.due.append(&mut handle.writers);
+            handle.wait_queue.wake_all();
+            self.due_wakers.append(&mut handle.readers);
+            self.due_wakers.append(&mut handle.writers);
         }
     }
 
-    /// Wakes everybody.
+    /// Wakes every thread and task that waits.
     pub fn wake_all(&mut self) {
         for handle in self.handles.values_mut() {
-            handle.bell.ring();
-            self.due.append(&mut handle.readers);
-            self.due.append(&mut handle.writers);
+            handle.wait_queue.wake_all();
+            self.due_wakers.append(&mut handle.readers);
+            self.due_wakers.append(&mut handle.writers);
         }
         for listener in self.listeners.values() {
-            listener.bell.ring();
+            listener.wait_queue.wake_all();
         }
     }
 }
