@@ -1,6 +1,7 @@
 //! The kernel's side of a machine, as far as it is the same on every architecture: VM and memory
 //! slots, vCPU threads, exits, dirty pages.
 
+mod call;
 mod dirty_ring;
 mod exit;
 pub(crate) mod raw;
@@ -9,6 +10,7 @@ mod vcpu;
 mod vcpu_thread;
 mod vm;
 
+pub(crate) use call::{CallError, VcpuCall};
 pub(crate) use dirty_ring::{Entry as DirtyEntry, reset_rings};
 pub(crate) use exit::{ExitOutcome, GuestBus, run_once};
 pub use thread_start::at_vcpu_thread_start;

@@ -5,7 +5,6 @@ mod checks;
 mod tamper;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,9 @@ use crate::devices::DeviceSet;
 use crate::devices::block::{DiskError, DiskImage};
 use crate::integrity::Checker;
 use crate::kernel_call::{self, KernelCall};
-use crate::kvm::{DirtyTracking, ExitOutcome, Next, Vcpu, VcpuControl, VcpuThread, Vm, run_once};
+use crate::kvm::{
+    CallError, DirtyTracking, ExitOutcome, Next, Vcpu, VcpuControl, VcpuThread, Vm, run_once,
+};
 use crate::snapshot::reset::{Parts, Request};
 use crate::snapshot::{Difference, Differences, Golden, Origin, ResetReport, Resetter, Strategy};
 
@@ -162,29 +163,23 @@ impl RunningMachine {
             self.core.devices.vsock.quiesce();
             return Err(e);
         }
-        let (result, done) = mpsc::sync_channel(1);
         let core = Arc::clone(&self.core);
-        first.post(Box::new(move || {
-            let (report, calls) = if records {
-                kernel_call::recorded(|| core.reset(request))
+        let call = first.call(move || {
+            if records {
+                let (report, calls) = kernel_call::recorded(|| core.reset(request));
+                Ok((report?, calls))
             } else {
-                (core.reset(request), Vec::new())
-            };
-            // Nobody waits any more when the machine is going down.
-            let _ = result.send(report.map(|report| (report, calls)));
-        }));
-        loop {
-            match done.recv_timeout(PARK_LIMIT) {
-                Ok(outcome) => return outcome,
-                Err(RecvTimeoutError::Timeout) if first.withdraw() => {
-                    self.core.devices.vsock.quiesce();
-                    return Err(MachineError::VcpuStuck { index: 0, limit: PARK_LIMIT });
-                }
-                // It has begun: a large memory takes its time.
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    return Err(MachineError::WrongState { operation: "reset", state: "stopped" });
-                }
+                Ok((core.reset(request)?, Vec::new()))
+            }
+        });
+        match call.wait(PARK_LIMIT) {
+            Ok(outcome) => outcome,
+            Err(CallError::Stuck) => {
+                self.core.devices.vsock.quiesce();
+                Err(MachineError::VcpuStuck { index: 0, limit: PARK_LIMIT })
+            }
+            Err(CallError::Ended) => {
+                Err(MachineError::WrongState { operation: "reset", state: "stopped" })
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Checks of a machine, most of them of one that is parked.
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::mpsc;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::elapsed::ResetWindow;
 use crate::integrity::{
     Checker, Finding, FindingSource, IntegrityPlan, IntegrityReport, MemoryFound, Place,
 };
-use crate::kvm::VcpuControl;
+use crate::kvm::{CallError, VcpuCall, VcpuControl};
 use crate::machine::MachineError;
 use crate::memory::PAGE_BYTES;
 use crate::snapshot::registers::{self, Register};
@@ -39,16 +39,16 @@ impl RunningMachine {
         };
         let restored = self.restored()?;
         let others = read(others, 1, &golden, window)?;
-        let answer = {
+        let call = {
             let (core, golden) = (Arc::clone(&self.core), Arc::clone(&golden));
-            ask(first, move || {
+            first.call(move || {
                 let begun = Instant::now();
                 let found = core.check_state(&golden, window, others);
                 (found, begun.elapsed())
             })
         };
         let content = self.core.check_content(&golden, &restored, plan, plan.memory_steps());
-        let (state, took) = wait(first, 0, &answer)?;
+        let (state, took) = wait(call, 0)?;
         let mut report = content?;
         report.took.state = took;
         report.findings.splice(0..0, state?);
@@ -86,7 +86,7 @@ impl RunningMachine {
                 let _ = state_read.send((sample, core.check_own_state(), begun.elapsed()));
             }
         }));
-        let reset = wait(only, 0, &reset).and_then(|report| report);
+        let reset = wait(only.awaiting(reset), 0).and_then(|report| report);
         if reset.is_err() {
             self.core.devices.vsock.quiesce();
             return (reset, Err(unchecked()));
@@ -94,7 +94,7 @@ impl RunningMachine {
         let check = self.golden_and_when().and_then(|(golden, _)| {
             let steps = plan.memory_steps() - sample;
             let content = self.core.check_content(&golden, &self.restored()?, plan, steps);
-            let (sampled, state, took) = wait(only, 0, &state)?;
+            let (sampled, state, took) = wait(only.awaiting(state), 0)?;
             let (mut report, (sampled, sampling)) = (content?, sampled?);
             report.pages += sampled.pages;
             let new = |finding: &Finding| report.findings.iter().all(|f| f.place != finding.place);
@@ -173,12 +173,12 @@ impl RunningMachine {
                     Some(image) => registers::read(index, &mut vcpu.vcpu(), image, now),
                     None => Ok(Vec::new()),
                 };
-                (index, control, ask(control, read))
+                (index, control.call(read))
             })
             .collect();
         let mut all = Vec::new();
-        for (index, control, answer) in asked {
-            all.extend(wait(control, index, &answer)??);
+        for (index, call) in asked {
+            all.extend(wait(call, index)??);
         }
         Ok(all)
     }
@@ -204,8 +204,8 @@ impl RunningMachine {
     pub fn settle(&self, index: usize) -> Result<(), MachineError> {
         let Some(control) = self.core.vcpus.get(index) else { return Ok(()) };
         let vcpu = Arc::clone(control);
-        let answer = ask(control, move || vcpu.vcpu().apply_staged_regs());
-        Ok(wait(control, index, &answer)??)
+        let call = control.call(move || vcpu.vcpu().apply_staged_regs());
+        Ok(wait(call, index)??)
     }
 
     pub fn golden_and_when(&self) -> Result<(Arc<Golden>, ResetWindow), MachineError> {
@@ -338,39 +338,17 @@ fn read(
         .map(|(index, control)| {
             let (vcpu, golden) = (Arc::clone(control), Arc::clone(golden));
             let read = move || state::vcpu(&golden, index, &mut vcpu.vcpu(), window);
-            (index, control, ask(control, read))
+            (index, control.call(read))
         })
         .collect();
-    asked.into_iter().map(|(index, control, answer)| Ok(wait(control, index, &answer)??)).collect()
+    asked.into_iter().map(|(index, call)| Ok(wait(call, index)??)).collect()
 }
 
-/// Does `job` on a vCPU's thread.
-fn ask<T: Send + 'static>(
-    vcpu: &VcpuControl,
-    job: impl FnOnce() -> T + Send + 'static,
-) -> Receiver<T> {
-    let (result, answer) = mpsc::sync_channel(1);
-    vcpu.post(Box::new(move || {
-        // Nobody waits any more when the machine is going down.
-        let _ = result.send(job());
-    }));
-    answer
-}
-
-fn wait<T>(vcpu: &VcpuControl, index: usize, answer: &Receiver<T>) -> Result<T, MachineError> {
-    loop {
-        match answer.recv_timeout(PARK_LIMIT) {
-            Ok(answer) => return Ok(answer),
-            Err(RecvTimeoutError::Timeout) if vcpu.withdraw() => {
-                return Err(MachineError::VcpuStuck { index, limit: PARK_LIMIT });
-            }
-            // It has begun: a large memory takes its time.
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(MachineError::WrongState { operation: "check", state: "stopped" });
-            }
-        }
-    }
+fn wait<T>(call: VcpuCall<T>, index: usize) -> Result<T, MachineError> {
+    call.wait(PARK_LIMIT).map_err(|error| match error {
+        CallError::Stuck => MachineError::VcpuStuck { index, limit: PARK_LIMIT },
+        CallError::Ended => MachineError::WrongState { operation: "check", state: "stopped" },
+    })
 }
 
 fn unchecked() -> MachineError {
