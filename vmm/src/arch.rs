@@ -19,6 +19,7 @@
 //! | `KeyboardController` | The platform device with which a guest resets the machine. |
 //! | `copy_streaming` | A copy that passes by the caches. |
 //! | `CAPABILITIES`, `counting_loop`, `page_writer`, `small_elf` | What a probe asks KVM for, and guests without a kernel. |
+//! | `flip_interrupt_controller`, `ArchVcpu::flip_register`, `ArchVcpu::flip_msr` | Changes that no guest made, with feature `testing` only. |
 //!
 //! Nothing here uses a VM, a vCPU thread or a device: functions take the descriptors of
 //! `kvm_ioctls` and guest memory.
@@ -34,6 +35,9 @@ pub use x86_64::{
     create_interrupt_controllers, host_tsc, install_msr_filter, layout, msr_list, page_writer,
     reserve_pages, small_elf, write_boot_data, write_tables,
 };
+
+#[cfg(all(target_arch = "x86_64", any(test, feature = "testing")))]
+pub use x86_64::flip_interrupt_controller;
 
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("vmm runs on x86-64 only: another architecture needs a folder in vmm/src/arch");

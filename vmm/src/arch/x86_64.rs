@@ -10,6 +10,8 @@ mod lapic;
 pub mod layout;
 mod msrs;
 mod probe;
+#[cfg(any(test, feature = "testing"))]
+mod tamper;
 mod tsc;
 mod vcpu;
 mod vcpu_state;
@@ -27,6 +29,8 @@ pub use i8042::KeyboardController;
 pub use irq::VmIrqLine;
 pub use msrs::{install_filter as install_msr_filter, list as msr_list};
 pub use probe::CAPABILITIES;
+#[cfg(any(test, feature = "testing"))]
+pub use tamper::flip_interrupt_controller;
 pub use tsc::host_tsc;
 pub use vcpu::{ArchVcpu, MpState, VcpuRole, VcpuStatus};
 pub use vcpu_state::{RestoreKind, VcpuImage, VcpuState};

@@ -124,23 +124,6 @@ impl ArchVcpu {
         })
     }
 
-    /// Changes one bit of RBX, for tests of what notices. The vCPU must have settled.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn flip_register(&self) -> Result<(), KvmError> {
-        let mut regs = self.fd.get_regs().map_err(KvmError::ioctl("KVM_GET_REGS"))?;
-        regs.rbx ^= 1;
-        self.fd.set_regs(&regs).map_err(KvmError::ioctl("KVM_SET_REGS"))
-    }
-
-    /// Changes one bit of an MSR, for tests of what notices.
-    #[cfg(any(test, feature = "testing"))]
-    pub fn flip_msr(&self, msr: kvm_msr_entry) -> Result<(), KvmError> {
-        for found in msrs::read(&self.fd, &[msr.index])? {
-            self.set_msrs(&[(found.index, found.data ^ 1)])?;
-        }
-        Ok(())
-    }
-
     fn set_msrs(&self, values: &[(u32, u64)]) -> Result<(), KvmError> {
         let entries: Vec<kvm_msr_entry> = values
             .iter()

@@ -2,21 +2,15 @@
 
 use std::fmt::Display;
 
-use kvm_bindings::{KVM_IRQCHIP_IOAPIC, kvm_irqchip, kvm_msr_entry};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::RunningMachine;
+use crate::arch;
 use crate::devices::block::{BLOCK_BYTES, Overlay};
 use crate::integrity::Tamper;
-use crate::kvm::KvmError;
 use crate::machine::MachineError;
 use crate::memory::PAGE_BYTES;
 use crate::snapshot::ResetError;
-
-/// `KERNEL_GS_BASE`: any canonical address will do.
-const MSR: u32 = 0xc000_0102;
-/// An I/O APIC entry that nobody uses: the keyboard's.
-const REDIRECTION: usize = 1;
 
 fn refused(reason: &str) -> MachineError {
     MachineError::Tamper(reason.to_owned())
@@ -108,18 +102,12 @@ impl RunningMachine {
 
     fn change_msr(&self) -> Result<(), MachineError> {
         for vcpu in self.core.parked().iter().take(1) {
-            vcpu.flip_msr(kvm_msr_entry { index: MSR, ..Default::default() })?;
+            vcpu.flip_msr()?;
         }
         Ok(())
     }
 
     fn change_redirection(&self) -> Result<(), MachineError> {
-        let fd = self.core.vm.fd();
-        let mut chip = kvm_irqchip { chip_id: KVM_IRQCHIP_IOAPIC, ..Default::default() };
-        fd.get_irqchip(&mut chip).map_err(KvmError::ioctl("KVM_GET_IRQCHIP"))?;
-        // SAFETY: both members of the union are plain integers, and KVM filled in this one. Its
-        // entries are, too.
-        unsafe { chip.chip.ioapic.redirtbl[REDIRECTION].bits ^= 1 };
-        Ok(fd.set_irqchip(&chip).map_err(KvmError::ioctl("KVM_SET_IRQCHIP"))?)
+        Ok(arch::flip_interrupt_controller(self.core.vm.fd())?)
     }
 }
