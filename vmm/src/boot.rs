@@ -1,8 +1,5 @@
-//! Getting a kernel to its first instruction: image, boot parameters, MP table, CPU entry state.
-//!
-//! Both image forms enter through the 64-bit Linux boot protocol: long mode, an identity map of
-//! the first GiB, `boot_params` in RSI. An ELF `vmlinux` needs no decompression and starts
-//! fastest.
+//! Kernel image and command line of a guest. What else the kernel finds at its first instruction is
+//! the architecture's.
 
 mod command_line;
 mod kernel;

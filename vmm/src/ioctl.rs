@@ -7,16 +7,16 @@ use thiserror::Error;
 /// `KVM_API_VERSION` (api.rst 4.1). A kernel that returns another number is older than 2.6.22.
 pub(crate) const API_VERSION: i32 = 12;
 
-/// What KVM refused.
+/// Why a call of KVM failed.
 #[derive(Debug, Error)]
 pub enum KvmError {
-    /// There is no KVM here.
+    /// This host has no `/dev/kvm`.
     #[error(
         "/dev/kvm does not exist: switch on VT-x or AMD-V in the firmware and load kvm_intel or \
          kvm_amd; in a virtual machine, enable nested virtualisation"
     )]
     Missing,
-    /// KVM is there but not for this user.
+    /// This user may not open `/dev/kvm`.
     #[error(
         "no permission for /dev/kvm: add this user to the group that owns it (usually `kvm`) \
          and log in again"
@@ -25,7 +25,7 @@ pub enum KvmError {
     /// `/dev/kvm` could not be opened for another reason.
     #[error("cannot open /dev/kvm: {0}")]
     Open(io::Error),
-    /// An unusable API version.
+    /// KVM has an API version that this crate cannot use.
     #[error("KVM speaks API version {0}, this program needs {API_VERSION}: update the kernel")]
     ApiVersion(i32),
     /// An ioctl failed.
@@ -33,10 +33,10 @@ pub enum KvmError {
     Ioctl {
         /// Name of the ioctl.
         ioctl: &'static str,
-        /// The system's answer.
+        /// The error that the kernel returned.
         source: io::Error,
     },
-    /// More pages were written than a dirty ring holds, and KVM did not stop the vCPU in time.
+    /// The guest wrote more pages than a dirty ring holds, and KVM did not stop the vCPU in time.
     #[error(
         "a dirty ring was written on after it was full, so dirty pages are unknown: use the dirty \
          log on this host, and end this machine"
@@ -48,7 +48,7 @@ pub enum KvmError {
 }
 
 impl KvmError {
-    /// For `map_err`: names the ioctl that failed.
+    /// Names the ioctl that failed. Serves `map_err`.
     pub(crate) fn ioctl(ioctl: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
         move |e| Self::Ioctl { ioctl, source: io::Error::from_raw_os_error(e.errno()) }
     }

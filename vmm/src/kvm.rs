@@ -28,6 +28,10 @@ use kvm_ioctls::Kvm;
 use crate::ioctl::API_VERSION;
 
 /// Opens `/dev/kvm` and checks its API version.
+///
+/// # Errors
+///
+/// There is no KVM, this user may not use it, or it has another version.
 pub(crate) fn open() -> Result<Kvm, KvmError> {
     let kvm = Kvm::new().map_err(|e| match e.errno() {
         libc::ENOENT | libc::ENXIO | libc::ENODEV => KvmError::Missing,

@@ -12,18 +12,18 @@ use crate::memory;
 
 /// Iterations of the counting loop: hardware needs about 5 ms, software KVM about 11 s.
 const LOOP_COUNT: u32 = 10_000_000;
-/// Longer than any hardware needs, emulated hardware on a busy host included (75 ms when idle), and
-/// far shorter than an interpreter.
+/// Longest time of the loop on hardware. Emulated hardware needs 75 ms on an idle host; an interpreter
+/// needs far longer than this limit.
 const LOOP_LIMIT: Duration = Duration::from_millis(500);
-/// Where the loop is placed.
+/// Guest-physical address of the loop.
 const LOOP_ADDRESS: u64 = layout::HIGH_MEMORY;
 
 /// What executes guest kernel code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KvmKind {
-    /// The processor. Linux guests run.
+    /// The processor executes it. Linux guests run.
     Hardware,
-    /// An interpreter: KVM's ioctls work at native speed, but a Linux kernel does not boot.
+    /// An interpreter executes it. KVM's ioctls work at native speed, but a Linux kernel does not boot.
     Software,
 }
 
@@ -34,16 +34,16 @@ pub struct Capability {
     pub name: &'static str,
     /// Value of `KVM_CHECK_EXTENSION`: 0 means absent.
     pub value: i32,
-    /// Machines cannot run without it.
+    /// Whether machines cannot run without it.
     pub required: bool,
 }
 
 /// What [`probe`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostProbe {
-    /// `KVM_GET_API_VERSION`.
+    /// What `KVM_GET_API_VERSION` returns.
     pub api_version: i32,
-    /// What executes guest kernel code, told apart by behaviour: a counting loop in long mode.
+    /// What executes guest kernel code, as the time of a counting loop in long mode shows.
     pub kind: KvmKind,
     /// How long the counting loop took, in microseconds; at the limit for software.
     pub loop_us: u64,
@@ -58,7 +58,11 @@ impl HostProbe {
     }
 }
 
-/// Asks KVM what it can do and times a counting loop of 10 million iterations.
+/// Asks KVM what it can do and times a counting loop of 10 million iterations, for at most 500 ms.
+///
+/// # Errors
+///
+/// There is no usable KVM, or it refuses the guest that runs the loop.
 pub fn probe() -> Result<HostProbe, KvmError> {
     let kvm = kvm::open()?;
     let (kind, took) = time_loop(&kvm)?;

@@ -9,23 +9,27 @@ use crate::arch::layout;
 /// Why a command line was refused.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum CommandLineError {
-    /// Longer than the kernel keeps: it would be cut silently.
+    /// The line is longer than the kernel keeps. The kernel would cut it without a word.
     #[error(
         "kernel command line of {0} bytes; the kernel keeps {max}: shorten it",
         max = layout::COMMAND_LINE_MAX - 1
     )]
     TooLong(usize),
-    /// Not printable ASCII.
+    /// The line holds a byte that is not printable ASCII.
     #[error("kernel command line holds byte {byte:#04x} at {at}; use printable ASCII")]
     NotAscii {
         /// The byte.
         byte: u8,
-        /// Its position.
+        /// Position of the byte, from 0.
         at: usize,
     },
 }
 
 /// Appends one `virtio_mmio.device=` parameter for each of `devices` virtio-mmio devices.
+///
+/// # Errors
+///
+/// The line holds other bytes than printable ASCII, or is longer than the kernel keeps.
 pub fn with_devices(base: &str, devices: u32) -> Result<String, CommandLineError> {
     if let Some((at, byte)) = base.bytes().enumerate().find(|(_, b)| !(0x20..0x7f).contains(b)) {
         return Err(CommandLineError::NotAscii { byte, at });

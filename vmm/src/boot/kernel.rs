@@ -11,7 +11,7 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use crate::arch::{CheckedImage, ImageError, LoadedKernel, SetupHeader, layout};
 use crate::memory::{GuestRam, PAGE_BYTES, SealedMemory};
 
-/// Larger files are not kernels; refusing them bounds what a wrong path can make us read.
+/// Most bytes of a kernel image. The limit bounds what a wrong path can make this program read.
 const MAX_KERNEL_BYTES: u64 = 256 << 20;
 
 /// Why a kernel image was refused.
@@ -54,9 +54,9 @@ pub enum KernelError {
     Load(String),
 }
 
-/// A checked kernel image, laid out as the guest will see it and sealed: what was hashed is what
-/// boots. Machines map it privately, so a boot copies nothing and machines share what they do not
-/// write.
+/// A checked kernel image, laid out as the guest will see it and sealed. What was hashed is what
+/// boots. Machines map the image privately, so a boot copies nothing and machines share the pages they
+/// do not write.
 pub struct KernelImage {
     memory: SealedMemory,
     /// Guest-physical address of the first byte of `memory`.

@@ -1,4 +1,4 @@
-//! One entry into the guest and what came of it.
+//! One entry of a vCPU into the guest, and the exit that ended it.
 
 use kvm_bindings::KVM_EXIT_DIRTY_RING_FULL;
 use kvm_ioctls::VcpuExit;
@@ -10,7 +10,7 @@ use super::Vcpu;
 pub enum ExitOutcome {
     /// The access was handled; enter again.
     Continue,
-    /// A signal or `immediate_exit`.
+    /// A signal or `immediate_exit` ended the entry.
     Kicked,
     /// The guest asked for a reset through the keyboard controller.
     GuestReset,
@@ -38,7 +38,7 @@ pub trait GuestBus {
     fn reset_line_pulled(&self) -> bool;
 }
 
-/// Enters the guest once and handles the exit on `bus`.
+/// Enters the guest once and lets `bus` handle the exit.
 pub fn run_once(vcpu: &mut Vcpu, bus: &impl GuestBus) -> ExitOutcome {
     let outcome = match vcpu.arch.fd.run() {
         Ok(VcpuExit::MmioRead(address, data)) => {
@@ -89,7 +89,7 @@ pub fn run_once(vcpu: &mut Vcpu, bus: &impl GuestBus) -> ExitOutcome {
     }
 }
 
-/// `KVM_EXIT_INTERNAL_ERROR` (api.rst 5): names the sub-error.
+/// Names the sub-error of a `KVM_EXIT_INTERNAL_ERROR` (api.rst 5).
 fn internal_error(vcpu: &mut Vcpu) -> String {
     let run = vcpu.arch.fd.get_kvm_run();
     // SAFETY: KVM has just filled this member of the union: the exit reason is

@@ -1,19 +1,19 @@
-//! What the embedding program wants done on the threads that run guests.
+//! A task of the embedding program that every thread that runs a guest does first.
 
 use std::sync::OnceLock;
 
 static AT_START: OnceLock<fn()> = OnceLock::new();
 
-/// Has `task` run on every vCPU thread that starts from now on, before it does anything else: to
-/// put the thread under a seccomp filter, for instance. The thread then works with files that are
-/// open already, opens `/proc/self/pagemap` for reading, and calls KVM; it starts no thread.
+/// Makes every vCPU thread that starts from now on run `task` before it does anything else. A program
+/// can put these threads under a seccomp filter with it: afterwards the thread works with files that
+/// are open already, opens `/proc/self/pagemap` for reading, and calls KVM. It starts no thread.
 ///
-/// The first task stays; false when there was one already.
+/// Returns false when there is a task already, which stays.
 pub fn at_vcpu_thread_start(task: fn()) -> bool {
     AT_START.set(task).is_ok()
 }
 
-/// Runs what was asked for.
+/// Runs the task, if there is one.
 pub fn run() {
     if let Some(task) = AT_START.get() {
         task();

@@ -1,9 +1,9 @@
-//! Threads that run vCPUs, and how others make them stop.
+//! Threads that run vCPUs, and how other threads make them stop.
 //!
 //! A kick must not be lost between the moment a thread decides to enter the guest and the moment
-//! it has entered. Two things together see to that: the request is written before
-//! `kvm_run.immediate_exit` is set, and the thread clears `immediate_exit` before it reads the
-//! request (api.rst 5, `immediate_exit`). The signal only interrupts a vCPU that is in the guest.
+//! it has entered. The kicking thread writes its request before it sets
+//! `kvm_run.immediate_exit`, and the vCPU thread clears `immediate_exit` before it reads the request
+//! (api.rst 5, `immediate_exit`). The signal only interrupts a vCPU that is in the guest.
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -28,18 +28,18 @@ pub type Job = Box<dyn FnOnce() + Send>;
 
 struct Inner {
     request: Request,
-    /// To be done before anything else, with the vCPU out of the guest.
+    /// A job that the thread does before anything else, with the vCPU out of the guest.
     job: Option<Job>,
     ended: bool,
     parked: bool,
-    /// When it was last let run.
+    /// When the vCPU was last let run.
     entered: Option<Instant>,
-    /// Kernel id of the thread while it exists: cleared before the thread ends, under the lock
-    /// that kicks hold, so that a kick never hits a stranger.
+    /// Kernel id of the thread while it exists. The thread clears it before it ends, under the lock
+    /// that a kick holds, so that a kick never hits another thread with the same id.
     thread: Option<libc::pid_t>,
 }
 
-/// The remote control of one vCPU thread.
+/// How other threads control one vCPU thread.
 pub struct VcpuControl {
     inner: Mutex<Inner>,
     changed: Condvar,
@@ -68,7 +68,7 @@ impl ImmediateExit {
 }
 
 impl VcpuControl {
-    /// Takes over `vcpu`, which starts parked.
+    /// A control for `vcpu`, whose thread starts parked ([`VcpuThread::spawn`]).
     pub fn new(mut vcpu: Vcpu) -> Arc<Self> {
         let immediate_exit = ImmediateExit::of(&mut vcpu);
         Arc::new(Self {
@@ -86,7 +86,7 @@ impl VcpuControl {
         })
     }
 
-    /// Lets the vCPU run.
+    /// Asks the thread to let the vCPU run. Returns at once.
     pub fn run(&self) {
         self.ask(Request::Run);
     }
@@ -96,14 +96,15 @@ impl VcpuControl {
         self.ask(Request::Park);
     }
 
-    /// Asks the thread to end. Returns at once; there is no way back.
+    /// Asks the thread to end. Returns at once. A thread that was asked to end
+    /// takes no other request.
     pub fn exit(&self) {
         self.ask(Request::Exit);
     }
 
-    /// Takes the vCPU out of the guest and does `job` on its thread, which is where its state and
-    /// the pages it has written are in the caches. Afterwards it is parked, unless the job itself
-    /// lets it run. Returns at once; a job that will not be done is dropped.
+    /// Asks the thread to take the vCPU out of the guest and to do `job`. That thread's processor has
+    /// the vCPU's state and the pages it has written in its caches. Afterwards the vCPU is parked,
+    /// unless the job itself lets it run. Returns at once. A thread that has ended drops the job.
     pub fn post(&self, job: Job) {
         let mut inner = self.lock();
         if inner.request == Request::Exit || inner.ended {
@@ -139,7 +140,7 @@ impl VcpuControl {
         self.lock().entered
     }
 
-    /// The vCPU. Its thread holds this lock while it runs, so callers park it first.
+    /// Locks the vCPU. Its thread holds this lock while the vCPU runs, so callers park it first.
     pub fn vcpu(&self) -> MutexGuard<'_, Vcpu> {
         self.vcpu.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -203,7 +204,7 @@ impl VcpuControl {
 pub enum Next {
     /// Enter the guest again.
     Enter,
-    /// The vCPU was kicked out: look at the request.
+    /// Look at the request: a kick took the vCPU out of the guest.
     Kicked,
     /// The machine is over.
     Stop,
@@ -218,6 +219,10 @@ pub struct VcpuThread {
 impl VcpuThread {
     /// Starts a parked thread. `step` enters the guest once and handles the exit; `at_end` runs
     /// when the thread is about to end, with no lock held.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses the signal handler for kicks, or the thread.
     pub fn spawn(
         name: String,
         control: Arc<VcpuControl>,
@@ -255,7 +260,7 @@ impl VcpuThread {
         Ok(Self { control, thread: Some(thread) })
     }
 
-    /// The thread's remote control.
+    /// How other threads control this one.
     pub fn control(&self) -> &Arc<VcpuControl> {
         &self.control
     }
@@ -282,7 +287,7 @@ fn thread_error(source: io::Error) -> KvmError {
 
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
-/// The handler does nothing: arriving is all the signal has to do.
+/// Installs a signal handler that does nothing: the signal only has to interrupt `KVM_RUN`.
 fn install_kick_handler() -> Result<(), KvmError> {
     static ONCE: Once = Once::new();
     let mut result = Ok(());

@@ -1,4 +1,4 @@
-//! The VM descriptor: interrupt controllers, timer and memory slots.
+//! The VM: its descriptor, its memory slots and the state beside its vCPUs.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::memory::{self, GuestRam};
 /// A KVM virtual machine with in-kernel interrupt controllers and its RAM attached.
 pub struct Vm {
     fd: Arc<VmFd>,
-    /// KVM reads and writes this mapping for as long as the VM exists.
+    /// The mapping that KVM reads and writes for as long as the VM exists.
     ram: Arc<GuestRam>,
     tracking: DirtyTracking,
 }
@@ -33,13 +33,18 @@ pub enum DirtyTracking {
 pub struct VmOptions {
     /// How dirty pages will be found.
     pub tracking: DirtyTracking,
-    /// Finds them from the start, and installs the MSR filter, instead of with [`Vm::track_writes`] and
-    /// [`Vm::install_msr_filter`] later.
+    /// The VM begins in a golden state. KVM logs dirty pages and filters MSRs from the start, and
+    /// [`Vm::track_writes`] and [`Vm::install_msr_filter`] are not called later.
     pub in_golden_state: bool,
 }
 
 impl Vm {
-    /// Creates the VM, its PIC, I/O APIC, local APICs and PIT, and maps `ram` into it.
+    /// Creates the VM, its interrupt controllers and timer, and maps `ram` into it.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses the VM, the way dirty pages are found, the MSR filter, a memory slot or an
+    /// interrupt controller.
     pub fn create(kvm: &Kvm, ram: Arc<GuestRam>, options: VmOptions) -> Result<Self, KvmError> {
         let fd = kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
         arch::reserve_pages(&fd)?;
@@ -112,6 +117,10 @@ impl Vm {
     }
 
     /// Lets KVM log which pages the guest writes, beginning with none.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses a memory slot.
     pub fn track_writes(&self) -> Result<(), KvmError> {
         self.map_memory(true)
     }

@@ -1,4 +1,7 @@
 //! What the guest's first instruction finds: boot parameters, MP table, page tables, entry state.
+//!
+//! Both image forms enter through the 64-bit Linux boot protocol: long mode, an identity map of the
+//! first GiB, `boot_params` in RSI. An ELF `vmlinux` needs no decompression and starts fastest.
 
 mod image;
 mod long_mode;

@@ -1,7 +1,7 @@
 //! The CPUID template: what the guest may know of, and therefore use.
 //!
-//! Everything hidden here is state that a reset would have to restore or that would let the guest
-//! see more of the host than it needs: nested virtualisation, performance counters, processor
+//! The template hides what a reset would have to restore, and what would let the guest see more of
+//! the host than it needs: nested virtualisation, performance counters, processor
 //! trace, SGX, AMX, CET, key locker, user-mode wait, and the paravirtual features through which
 //! KVM writes into guest memory by itself (steal time, asynchronous page faults, PV EOI).
 
@@ -69,10 +69,10 @@ const EMPTIED: [u32; 13] = [
 ];
 
 /// Leaves that describe caches. On a processor with two kinds of cores they depend on the core that
-/// answers, so two templates may differ in them: nothing a guest has in memory depends on them.
+/// answers. Nothing a guest has in memory depends on them, so two templates may differ in them.
 const CACHES: [u32; 2] = [2, 4];
 
-/// What this host supports, reduced to what a guest gets.
+/// The CPUID leaves that a guest gets: what this host supports, reduced.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CpuidTemplate {
     entries: Vec<kvm_cpuid_entry2>,
@@ -81,16 +81,20 @@ pub struct CpuidTemplate {
 
 impl CpuidTemplate {
     /// The template for a guest with `vcpus` processors.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses to tell which leaves it supports.
     pub fn for_host(kvm: &Kvm, vcpus: u8) -> Result<Self, KvmError> {
         Ok(Self { entries: entries_of_host(kvm)?, vcpus })
     }
 
-    /// Number of processors of its guests.
+    /// Number of processors of a guest with this template.
     pub fn vcpus(&self) -> u8 {
         self.vcpus
     }
 
-    /// Vendor, family and model of the processor.
+    /// Vendor, family and model of the processor that the template names.
     pub fn processor(&self) -> (String, u32, u32) {
         let leaf = |function| self.entries.iter().find(|entry| entry.function == function);
         let vendor = leaf(0).map_or([0; 3], |leaf| [leaf.ebx, leaf.edx, leaf.ecx]);
@@ -138,7 +142,7 @@ impl CpuidTemplate {
         }
     }
 
-    /// The same with other registers, EAX to EDX, in one leaf.
+    /// A copy of the template with other registers, EAX to EDX, in one leaf.
     #[cfg(test)]
     pub fn with_leaf(&self, function: u32, change: impl Fn(&mut [u32; 4])) -> Self {
         let mut changed = self.clone();
@@ -168,8 +172,8 @@ impl CpuidTemplate {
     }
 }
 
-/// What every guest of this host gets. KVM is asked once: it asks the processor for every leaf, and
-/// where KVM is software or the host a guest itself each of them takes long.
+/// The leaves that every guest of this host gets. KVM is asked once: it asks the processor for every
+/// leaf, and each takes long where KVM is software or the host is a guest itself.
 fn entries_of_host(kvm: &Kvm) -> Result<Vec<kvm_cpuid_entry2>, KvmError> {
     static ENTRIES: OnceLock<Vec<kvm_cpuid_entry2>> = OnceLock::new();
     if let Some(known) = ENTRIES.get() {
@@ -273,7 +277,7 @@ fn personalise(entry: &mut kvm_cpuid_entry2, id: u8, vcpus: u8) {
     }
 }
 
-/// Leaf 0xb: one thread a core, all cores in one package.
+/// Entries of leaf 0xb, for one thread a core and all cores in one package.
 fn topology(id: u8, vcpus: u8) -> [kvm_cpuid_entry2; 3] {
     let level = |index: u32, eax: u32, ebx: u32, kind: u32| kvm_cpuid_entry2 {
         function: 0xb,
@@ -288,7 +292,7 @@ fn topology(id: u8, vcpus: u8) -> [kvm_cpuid_entry2; 3] {
     [level(0, 0, 1, 1), level(1, id_width(vcpus), u32::from(vcpus), 2), level(2, 0, 0, 0)]
 }
 
-/// Bits needed to number `vcpus` processors.
+/// Number of bits that number `vcpus` processors.
 fn id_width(vcpus: u8) -> u32 {
     u32::from(vcpus).next_power_of_two().trailing_zeros()
 }

@@ -19,13 +19,13 @@ impl KeyboardController {
         Self { reset }
     }
 
-    /// True when `port` is one of this device's registers. They read as zero: buffers empty, so
-    /// that no driver waits for them.
+    /// True when `port` is one of this device's registers. They read as zero, which says that the
+    /// buffers are empty, so that no driver waits for them.
     pub fn owns(port: u16) -> bool {
         matches!(port, 0x60 | COMMAND_PORT)
     }
 
-    /// Looks at a port write.
+    /// Handles a write of `value` to `port`. Only the reset command has an effect.
     pub fn write(&self, port: u16, value: u8) {
         if port == COMMAND_PORT && value == RESET {
             self.reset.store(true, Ordering::Release);

@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
 
-/// One input of the in-kernel I/O APIC, driven with `KVM_IRQ_LINE`: unlike an irqfd, which may go
-/// through a work queue, the interrupt is in the controller when the call returns, so stopping the
-/// vCPUs leaves nothing in flight.
+/// One input of the in-kernel I/O APIC, driven with `KVM_IRQ_LINE`. The interrupt is in the controller
+/// when the call returns, so stopping the vCPUs leaves none on its way. An irqfd may go through a work
+/// queue and does not promise that.
 pub struct VmIrqLine {
     vm: Arc<VmFd>,
     gsi: u32,
 }
 
 impl VmIrqLine {
-    /// Line `gsi` of `vm`.
+    /// The line `gsi` of `vm`.
     pub fn new(vm: Arc<VmFd>, gsi: u32) -> Self {
         Self { vm, gsi }
     }

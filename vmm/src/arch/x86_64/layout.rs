@@ -19,7 +19,7 @@ pub const BOOT_GDT: u64 = 0x500;
 pub const BOOT_IDT: u64 = 0x520;
 /// `boot_params`, handed to the kernel in RSI.
 pub const ZERO_PAGE: u64 = 0x7000;
-/// Stack pointer at entry; the kernel switches away at once.
+/// Stack pointer at entry. The kernel switches to a stack of its own at once.
 pub const BOOT_STACK: u64 = 0x8ff0;
 /// Top-level page table; the PDPT and PD follow in the next two pages.
 pub const PML4: u64 = 0x9000;
@@ -45,11 +45,11 @@ pub const HOLE_END: u64 = 0x1_0000_0000;
 pub const VIRTIO_MMIO: u64 = 0xd000_0000;
 /// Size of one virtio-mmio register window.
 pub const VIRTIO_MMIO_STRIDE: u64 = 0x1000;
-/// Interrupt of the first virtio-mmio device; the following devices use the following lines.
+/// Interrupt line of the first virtio-mmio device. The following devices use the following lines.
 pub const VIRTIO_MMIO_IRQ: u32 = 5;
-/// I/O APIC registers.
+/// Address of the I/O APIC's registers.
 pub const IO_APIC: u32 = 0xfec0_0000;
-/// Local APIC registers.
+/// Address of the local APIC's registers.
 pub const LOCAL_APIC: u32 = 0xfee0_0000;
 /// One page KVM uses for real-mode emulation on some processors.
 pub const KVM_IDENTITY_MAP: u64 = 0xfffb_c000;

@@ -1,4 +1,4 @@
-//! One vCPU: creation, state at entry, inspection.
+//! A vCPU: creation, state at the first instruction, status.
 
 use std::sync::OnceLock;
 
@@ -20,7 +20,7 @@ const MTRR_ENABLE_WRITE_BACK: u64 = (1 << 11) | 6;
 /// Reserved bit 1 of RFLAGS is always set; interrupts are off at entry.
 const RFLAGS_AT_ENTRY: u64 = 2;
 
-/// How a vCPU comes to life.
+/// How a vCPU starts.
 #[derive(Debug, Clone, Copy)]
 pub enum VcpuRole {
     /// The bootstrap processor: starts at `entry` with `boot_params` in RSI.
@@ -28,11 +28,11 @@ pub enum VcpuRole {
         /// Guest-physical address of the 64-bit entry point.
         entry: u64,
     },
-    /// Waits for the kernel's start-up interrupt.
+    /// An application processor: waits for the kernel's start-up interrupt.
     Application,
 }
 
-/// `KVM_GET_MP_STATE` (api.rst 4.38).
+/// What a vCPU is doing, as `KVM_GET_MP_STATE` says (api.rst 4.38).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MpState {
     /// Executing guest code, or ready to.
@@ -50,7 +50,7 @@ pub enum MpState {
 /// What KVM says about one vCPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VcpuStatus {
-    /// Index, equal to the APIC id.
+    /// Index of the vCPU, equal to its APIC id.
     pub index: u8,
     /// Multiprocessing state.
     pub mp_state: MpState,
@@ -84,6 +84,10 @@ impl ArchVcpu {
     }
 
     /// Sets MSRs, local APIC and, on the bootstrap processor, the registers for entry.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses a register.
     pub fn prepare(&self, role: VcpuRole) -> Result<(), KvmError> {
         self.set_msrs(&[
             (MSR_MISC_ENABLE, MISC_ENABLE_FAST_STRING),
@@ -95,7 +99,12 @@ impl ArchVcpu {
         self.wire_local_interrupts()
     }
 
-    /// Starts this vCPU in long mode at `entry` with `rsi` in RSI.
+    /// Sets the registers with which the vCPU starts: in long mode at the guest-physical address
+    /// `entry`, with `rsi` in RSI.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses to read or to write registers.
     pub fn enter_at(&self, entry: u64, rsi: u64) -> Result<(), KvmError> {
         let mut sregs = self.fd.get_sregs().map_err(KvmError::ioctl("KVM_GET_SREGS"))?;
         boot::enter_long_mode(&mut sregs);

@@ -115,7 +115,7 @@ fn load<L: KernelLoader>(
     L::load(memory, None, &mut Cursor::new(bytes), high_memory).map_err(|e| e.to_string())
 }
 
-/// System V ABI, chapter 4: every loadable segment must lie within the file.
+/// Checks that every loadable segment lies within the file (System V ABI, chapters 4 and 5).
 fn check_elf(bytes: &[u8]) -> Result<Extent, ImageError> {
     let found = bytes.len() as u64;
     if bytes.len() < ELF_HEADER_BYTES {
@@ -155,7 +155,7 @@ fn check_elf(bytes: &[u8]) -> Result<Extent, ImageError> {
     Ok(extent)
 }
 
-/// Linux boot protocol, "the real-mode kernel header".
+/// Checks the header of a bzImage (Linux boot protocol, "the real-mode kernel header").
 fn check_bzimage(bytes: &[u8]) -> Result<Extent, ImageError> {
     let setup_sectors = match bytes.get(0x1f1) {
         Some(0) | None => 4,

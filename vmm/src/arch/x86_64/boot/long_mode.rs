@@ -17,9 +17,9 @@ const CODE_SELECTOR: u16 = 0x10;
 const DATA_SELECTOR: u16 = 0x18;
 const TASK_SELECTOR: u16 = 0x20;
 
-/// Present and writable.
+/// Flags of a page table's entry: present and writable.
 const TABLE_FLAGS: u64 = 0x3;
-/// Present, writable, 2 MiB page.
+/// Flags of an entry for a 2 MiB page: present, writable, large.
 const LARGE_PAGE_FLAGS: u64 = 0x83;
 
 const CR0_PE: u64 = 1;
@@ -30,6 +30,10 @@ const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
 
 /// Writes the descriptor table and page tables that [`enter_long_mode`] points at.
+///
+/// # Errors
+///
+/// They do not lie in guest memory.
 pub fn write_tables(ram: &GuestRam) -> Result<(), BootDataError> {
     for (index, descriptor) in
         [0, 0, CODE_DESCRIPTOR, DATA_DESCRIPTOR, TASK_DESCRIPTOR, 0].into_iter().enumerate()
@@ -49,7 +53,7 @@ fn write(ram: &GuestRam, address: u64, value: u64) -> Result<(), BootDataError> 
         .map_err(BootDataError::on("boot page tables"))
 }
 
-/// Puts the special registers into long mode over the tables [`write_tables`] wrote.
+/// Sets special registers to long mode over the tables that [`write_tables`] wrote.
 pub fn enter_long_mode(sregs: &mut kvm_sregs) {
     let data = segment(DATA_SELECTOR, 3, false);
     sregs.cs = segment(CODE_SELECTOR, 11, true);

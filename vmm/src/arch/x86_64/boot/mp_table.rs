@@ -1,5 +1,5 @@
-//! The MultiProcessor Specification 1.4 table: how a guest without ACPI finds its processors and
-//! interrupt routing.
+//! The table of the MultiProcessor Specification 1.4, in which a guest without ACPI finds its
+//! processors and its interrupt routing.
 
 use vm_memory::{Bytes, GuestAddress};
 
@@ -7,7 +7,7 @@ use super::super::layout;
 use super::BootDataError;
 use crate::memory::GuestRam;
 
-/// Interrupt lines of the I/O APIC.
+/// Number of interrupt lines of the I/O APIC.
 const IO_APIC_PINS: u8 = 24;
 const ISA_BUS: u8 = 0;
 const SPEC_REVISION: u8 = 4;

@@ -11,7 +11,7 @@ use crate::memory::GuestRam;
 
 const BOOT_FLAG: u16 = 0xaa55;
 const HEADER_MAGIC: u32 = u32::from_le_bytes(*b"HdrS");
-/// "Undefined" in the kernel's list of boot loaders.
+/// Type of a boot loader that is not in the kernel's list ("undefined").
 const LOADER_TYPE: u8 = 0xff;
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;

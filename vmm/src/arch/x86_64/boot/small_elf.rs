@@ -1,4 +1,4 @@
-//! Images of a few bytes.
+//! Kernel images of a few bytes, for guests without a kernel.
 
 const HEADER_BYTES: usize = 64;
 const PROGRAM_HEADER_BYTES: usize = 56;
