@@ -8,6 +8,7 @@
 //! built for tests does not count.
 
 mod crates;
+mod document;
 mod graph;
 mod module;
 mod references;
@@ -29,9 +30,9 @@ use crate::metadata::{self, Package};
 /// Arguments of `cargo xtask layers`.
 #[derive(Debug, Default, clap::Args)]
 pub struct LayersArgs {
-    /// Print the declared rows as docs/architecture.md shows them, and check nothing
+    /// Write the declared rows into docs/architecture.md, and check nothing
     #[arg(long)]
-    print: bool,
+    write: bool,
     /// Print every edge between modules of this package
     #[arg(long, value_name = "PACKAGE")]
     edges: Option<String>,
@@ -41,9 +42,8 @@ pub struct LayersArgs {
 pub fn run(arguments: &LayersArgs) -> Result<()> {
     let workspace = crate::workspace::root()?;
     let table = Table::read(&workspace)?;
-    if arguments.print {
-        print!("{}", table.document());
-        return Ok(());
+    if arguments.write {
+        return document::write(&workspace, &table);
     }
     if let Some(package) = &arguments.edges {
         return print_edges(&workspace, package);
@@ -83,6 +83,7 @@ fn check(workspace: &Path, table: &Table) -> Result<(Vec<String>, usize)> {
     for package in table.modules.keys().filter(|name| !names.contains(&name.as_str())) {
         findings.push(format!("{TABLE}: there is no crate {package}"));
     }
+    findings.extend(document::check(workspace, table));
     let mut occurred = Vec::new();
     let mut modules = 0;
     for package in &packages {

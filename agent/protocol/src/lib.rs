@@ -11,6 +11,7 @@
 
 pub mod canonical;
 pub mod code;
+mod domain;
 pub mod envelope;
 pub mod keyring;
 pub mod message;

@@ -6,47 +6,11 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::canonical::{CanonicalError, canonical_bytes};
+pub use super::domain::Domain;
 use super::shape::hex_of_bytes;
 
 /// Field `signature_algo` of everything signed this way.
 pub const ALGORITHM: &str = "ed25519-jcs-sha256-v1";
-
-/// What a signature, or a hash, is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Domain {
-    /// A command from the relay.
-    CommandEnvelope,
-    /// Proof of the endpoint's key on a connection.
-    ConnectionProof,
-    /// A one-time token for enrolment.
-    BootstrapToken,
-    /// A message of an operator, authenticated by HMAC.
-    OperatorHmac,
-    /// A link of the evidence chain.
-    EvidenceChunk,
-    /// Everything known of one command, for others to check.
-    EvidenceBundle,
-    /// What the key of the baselines is derived from. Nobody ever sees such a signature.
-    BaselineKey,
-    /// The store of baselines, authenticated by HMAC.
-    BaselineStore,
-}
-
-impl Domain {
-    /// The bytes in front of what is hashed, ending in one NUL.
-    pub fn prefix(self) -> &'static [u8] {
-        match self {
-            Self::CommandEnvelope => b"brainstorm-cmd-envelope-v1\0",
-            Self::ConnectionProof => b"brainstorm-conn-proof-v1\0",
-            Self::BootstrapToken => b"brainstorm-bootstrap-token-v1\0",
-            Self::OperatorHmac => b"brainstorm-operator-hmac-v1\0",
-            Self::EvidenceChunk => b"brainstorm-evidence-chunk-v1\0",
-            Self::EvidenceBundle => b"brainstorm-evidence-bundle-v1\0",
-            Self::BaselineKey => b"brainstorm-baseline-key-v1\0",
-            Self::BaselineStore => b"brainstorm-baseline-store-v1\0",
-        }
-    }
-}
 
 /// SHA-256 of the domain's prefix and the canonical bytes.
 pub fn digest(domain: Domain, canonical: &[u8]) -> [u8; 32] {

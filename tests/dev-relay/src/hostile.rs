@@ -5,11 +5,12 @@ use protocol::signing::Domain;
 use protocol::timestamp::Timestamp;
 use serde_json::{Value, json};
 
+use crate::dispatch::DispatchError;
 use crate::endpoint::inbound::NO_COMMAND;
 use crate::envelope::{Envelope, EnvelopeBuilder};
 use crate::frame::ReceivedFrame;
 use crate::random;
-use crate::relay::{DevRelay, DispatchError, Raw};
+use crate::relay::{DevRelay, Raw};
 
 const SIGNATURE: &str = "ENDPOINT_SIGNATURE_INVALID";
 const AUDIENCE: &str = "ENDPOINT_WRONG_AUDIENCE";

@@ -15,6 +15,7 @@
 mod command;
 mod config;
 mod connection;
+mod dispatch;
 mod endpoint;
 mod enrolment;
 mod envelope;
@@ -32,11 +33,12 @@ mod violation;
 
 pub use command::{CommandEvent, CommandHandle, Happening, NoEvent, Outcome, Timings};
 pub use config::{Config, Faults, HelloAnswer};
+pub use dispatch::{DispatchError, DispatchOptions};
 pub use enrolment::BootstrapToken;
 pub use envelope::{Envelope, EnvelopeBuilder, EnvelopeError};
 pub use frame::{FrameBody, ReceivedFrame};
 pub use hostile::Hostile;
-pub use relay::{DevRelay, DispatchError, DispatchOptions, Farewell, Raw, StartError};
+pub use relay::{DevRelay, Farewell, Raw, StartError};
 pub use shared::{Refused, SessionInfo};
 pub use violation::{Late, Violation, ViolationKind};
 

@@ -20,8 +20,6 @@ use crate::violation::{Late, Violation};
 
 pub use faults::{Farewell, Raw};
 use listen::Listeners;
-pub use send::{DispatchError, DispatchOptions};
-pub(crate) use send::{builder, send};
 
 /// Why a relay does not start.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,6 @@
 //! The declared direction of dependencies, `layers.toml`.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -61,25 +60,6 @@ impl Table {
         let text = fs::read_to_string(&path).with_context(|| format!("reading {TABLE}"))?;
         toml::from_str(&text).with_context(|| format!("parsing {TABLE}"))
     }
-
-    /// The rows as a document shows them: one line a row, from the top down.
-    pub fn document(&self) -> String {
-        let mut text = String::new();
-        write_rows(&mut text, "crates", &self.crates);
-        for (package, rows) in &self.modules {
-            text.push('\n');
-            write_rows(&mut text, &format!("modules of {package}"), rows);
-        }
-        text
-    }
-}
-
-/// Writing to a string cannot fail, so results of that are ignored.
-fn write_rows(text: &mut String, title: &str, rows: &Rows) {
-    let _ = writeln!(text, "{title}");
-    for row in rows {
-        let _ = writeln!(text, "    {}", row.join("  "));
-    }
 }
 
 /// The number of the row that holds `name`, from the top.
@@ -124,11 +104,5 @@ mod tests {
             assert!(findings.contains(part), "{findings}");
         }
         assert!(unlisted(&rows(&[&["top"], &["a"]]), &["a", "top"], "crate").is_empty());
-    }
-
-    #[test]
-    fn the_document_shows_every_row() {
-        let table = Table { crates: rows(&[&["top"], &["a", "b"]]), ..Table::default() };
-        assert_eq!(table.document(), "crates\n    top\n    a  b\n");
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use sha2::{Digest, Sha256};
 
 use super::{Json, write};
-use crate::signing::Domain;
+use crate::domain::Domain;
 
 /// Canonical bytes of an object, and where in them its signature is: what was signed has an empty
 /// text there.

@@ -10,8 +10,8 @@ use super::auth::{OperatorKey, ProofError};
 use super::preview;
 use crate::command::{CommandHandle, Happening, Outcome};
 use crate::connection::{End, Line, Reader};
+use crate::dispatch::{DispatchOptions, builder, send};
 use crate::random;
-use crate::relay::{DispatchOptions, builder, send};
 use crate::shared::Shared;
 
 /// Requests an operator may leave unconfirmed.

@@ -10,9 +10,10 @@ use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::listen::Listeners;
-use super::{DevRelay, DispatchError, StartError};
+use super::{DevRelay, StartError};
 use crate::config::Faults;
 use crate::connection::{Line, Order, Outgoing};
+use crate::dispatch::DispatchError;
 use crate::random;
 
 /// Longest wait for connections to end when the relay goes down.
