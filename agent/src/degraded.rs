@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use tracing::{error, warn};
 
 use crate::store::{StoreError, remove_durably, replace_durably};
-use sandbox::{Guard, Incident};
+use sandbox::{Incident, IncidentHandler};
 
 pub use forensics::{MAX_BUNDLES, MAX_BYTES};
 pub use record::{MAX_RECORD_BYTES, Record};
@@ -80,7 +80,7 @@ impl DegradedMode {
     pub fn trip(&self, incident: &Incident) {
         let Some(mut record) = self.enter(incident) else { return };
         let named = self.current().and_then(|current| current.bundle.clone());
-        match forensics::save(&self.state_dir, &record, &incident.remains, named.as_deref()) {
+        match forensics::save(&self.state_dir, &record, &incident.dump, named.as_deref()) {
             Ok(bundle) => record.bundle = Some(bundle),
             Err(error) => error!(%error, "what is left of the machine could not be saved"),
         }
@@ -162,8 +162,8 @@ impl DegradedMode {
     }
 }
 
-impl Guard for DegradedMode {
-    fn tripped(&self, incident: Incident) {
+impl IncidentHandler for DegradedMode {
+    fn on_incident(&self, incident: Incident) {
         self.trip(&incident);
     }
 }

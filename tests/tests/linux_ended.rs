@@ -43,7 +43,7 @@ fn another_machine_takes_the_place_of_one_that_has_nothing_to_hide() {
     let (arena, state) = (arena(), tempfile::tempdir().unwrap());
     let sandbox = arena.sandbox(Guest::Bare).unwrap();
     let degraded = Arc::new(DegradedMode::open(state.path()));
-    sandbox.guard_with(Arc::clone(&degraded) as _);
+    sandbox.set_incident_handler(Arc::clone(&degraded) as _);
     for _ in 0..3 {
         // What its guest wrote may go with it.
         let reset = end(&arena, &sandbox, |machine| machine.write_disk(8192, &[7; 4096]).unwrap());
@@ -68,7 +68,7 @@ fn no_machine_takes_the_place_of_one_whose_disk_somebody_has_changed() {
         let sandbox = KvmSandbox::fork_of(&first).unwrap();
         let state = tempfile::tempdir().unwrap();
         let degraded = Arc::new(DegradedMode::open(state.path()));
-        sandbox.guard_with(Arc::clone(&degraded) as _);
+        sandbox.set_incident_handler(Arc::clone(&degraded) as _);
         sandbox.boot().unwrap();
         let VerifiedReset { outcome, verification } = end(&arena, &sandbox, deed);
         assert!(outcome.is_none());

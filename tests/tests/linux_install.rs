@@ -10,7 +10,8 @@ use dev_relay::{Config, DevRelay, DispatchOptions};
 use guest::evidence::format_sha256;
 use integration_tests::{LIMIT, ServedAgent, damage, image_dir};
 use rustix::process::Signal;
-use sandbox::pool::{KvmSource, SandboxSource};
+use sandbox::KvmSource;
+use sandbox::pool::SandboxSource;
 use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig};
 use serde_json::{Value, json};
 

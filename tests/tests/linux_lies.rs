@@ -17,10 +17,11 @@ use std::time::{Duration, Instant};
 use brainstorm_agent::degraded::DegradedMode;
 use brainstorm_agent::degraded::explain::explain;
 use integration_tests::{RawConnection, Received, dispatch};
-use sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
+use sandbox::KvmSource;
+use sandbox::pool::{OnFault, Pool, PoolConfig};
 use sandbox::verify::{Place, Source};
 use sandbox::{
-    ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState, ToolCall, Verdict,
+    FaultPoint, ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxState, ToolCall, Verdict,
     Verification, VerifiedReset,
 };
 use serde_json::json;
@@ -42,7 +43,7 @@ type Deed = fn(&Machine);
 /// One lie, and who has to tell of it.
 struct Lie {
     name: &'static str,
-    when: Moment,
+    when: FaultPoint,
     deed: Deed,
     source: Source,
     /// Part of the place's name.
@@ -85,7 +86,7 @@ impl Watched {
     fn of(sandbox: KvmSandbox) -> Self {
         let state_dir = tempfile::tempdir().unwrap();
         let degraded = Arc::new(DegradedMode::open(state_dir.path()));
-        sandbox.guard_with(Arc::clone(&degraded) as _);
+        sandbox.set_incident_handler(Arc::clone(&degraded) as _);
         sandbox.boot().unwrap();
         Self { sandbox, degraded, state_dir }
     }
@@ -104,9 +105,9 @@ impl Watched {
     }
 
     /// Does `deed` at the first such moment of the next verified reset.
-    fn meddle(&self, when: Moment, mut deed: impl FnMut(&Machine) + Send + 'static) {
+    fn meddle(&self, when: FaultPoint, mut deed: impl FnMut(&Machine) + Send + 'static) {
         let mut done = false;
-        self.sandbox.let_meddle(Box::new(move |moment, machine| {
+        self.sandbox.inject_faults(Box::new(move |moment, machine| {
             if moment == when && !done {
                 done = true;
                 deed(machine);
@@ -193,14 +194,14 @@ fn on_the_disk() {
     assert_all_caught(&[
         Lie {
             name: "a block that was written, before the reset",
-            when: Moment::Held,
+            when: FaultPoint::Held,
             deed: flip_dirty,
             source: Source::Disk,
             place: "block ",
         },
         Lie {
             name: "a block of the base as the guest reads it, before the reset",
-            when: Moment::Held,
+            when: FaultPoint::Held,
             deed: flip_clean,
             source: Source::Disk,
             place: "block ",
@@ -213,35 +214,35 @@ fn in_memory() {
     assert_all_caught(&[
         Lie {
             name: "a clean page, before the reset",
-            when: Moment::Held,
+            when: FaultPoint::Held,
             deed: |machine| tamper(machine, Tamper::CleanPage { address: FAR + 5 }),
             source: Source::Memory,
             place: "page 0x6400000",
         },
         Lie {
             name: "a clean page, after the reset",
-            when: Moment::PutBack,
+            when: FaultPoint::Reset,
             deed: |machine| tamper(machine, Tamper::CleanPage { address: FAR + 5 }),
             source: Source::Memory,
             place: "page 0x6400000",
         },
         Lie {
             name: "a clean page of the kernel",
-            when: Moment::PutBack,
+            when: FaultPoint::Reset,
             deed: |machine| tamper(machine, Tamper::CleanPage { address: KERNEL }),
             source: Source::Memory,
             place: "page 0x1000000",
         },
         Lie {
             name: "a dirty page after it was copied back",
-            when: Moment::PutBack,
+            when: FaultPoint::Reset,
             deed: |machine| tamper(machine, Tamper::RestoredPage),
             source: Source::Memory,
             place: "page 0x",
         },
         Lie {
             name: "a page the log was made to miss",
-            when: Moment::Held,
+            when: FaultPoint::Held,
             deed: |machine| tamper(machine, Tamper::HideDirtyPage { address: FAR + 0x1007 }),
             source: Source::Memory,
             place: "page 0x6401000",
@@ -252,7 +253,7 @@ fn in_memory() {
 #[test]
 fn in_the_state_of_processors_and_devices() {
     let state =
-        |name, deed, place| Lie { name, when: Moment::PutBack, deed, source: Source::Vmm, place };
+        |name, deed, place| Lie { name, when: FaultPoint::Reset, deed, source: Source::Vmm, place };
     assert_all_caught(&[
         state("a register", |machine| tamper(machine, Tamper::Register), "vCPU 0: registers"),
         state("an MSR", |machine| tamper(machine, Tamper::Msr), "MSR 0xc0000102"),
@@ -282,7 +283,7 @@ fn to_a_machine_that_is_put_back_and_checked_in_one() {
 #[test]
 fn what_is_saved_shows_every_register_as_it_was_found() {
     let watched = Watched::fork();
-    watched.meddle(Moment::PutBack, |machine| tamper(machine, Tamper::Register));
+    watched.meddle(FaultPoint::Reset, |machine| tamper(machine, Tamper::Register));
     assert!(!watched.cycle().passed());
     let bundle = watched.degraded.current().unwrap().bundle.clone().unwrap();
     let state =
@@ -340,7 +341,7 @@ fn in_golden_memory() {
         &watched,
         &Lie {
             name: "golden memory",
-            when: Moment::PutBack,
+            when: FaultPoint::Reset,
             deed: |machine| tamper(machine, Tamper::Golden { address: KERNEL }),
             source: Source::Memory,
             place: "golden page 0x1000000",
@@ -358,12 +359,12 @@ fn by_somebody_who_holds_or_ends_the_machine() {
         place: "run state",
     };
     assert_all_caught(&[
-        hold("paused when it runs again", Moment::Running),
-        hold("paused when it is asked", Moment::Asking),
-        hold("paused when it has answered", Moment::Asked),
+        hold("paused when it runs again", FaultPoint::Running),
+        hold("paused when it is asked", FaultPoint::Asking),
+        hold("paused when it has answered", FaultPoint::Asked),
         Lie {
             name: "ended",
-            when: Moment::Running,
+            when: FaultPoint::Running,
             deed: Machine::shutdown,
             source: Source::Vmm,
             place: "run state",
@@ -391,21 +392,21 @@ fn in_the_guest() {
     assert_all_caught(&[
         Lie {
             name: "a descriptor left open",
-            when: Moment::Running,
+            when: FaultPoint::Running,
             deed: |machine| start(machine, "exec 7< /etc/passwd; echo open; sleep 1000"),
             source: Source::Guest,
             place: "open descriptors",
         },
         Lie {
             name: "a process left running",
-            when: Moment::Running,
+            when: FaultPoint::Running,
             deed: |machine| start(machine, "sleep 1000 & echo running; wait"),
             source: Source::Guest,
             place: "process ",
         },
         Lie {
             name: "a guest program that is not the one that was measured",
-            when: Moment::Running,
+            when: FaultPoint::Running,
             deed: change_guest_program,
             source: Source::Guest,
             place: "open descriptors",
@@ -440,14 +441,14 @@ fn change_guest_program(machine: &Machine) {
 /// The guest does not run while it is asked, and nobody can tell: this many questions long.
 fn be_slow(watched: &Watched, questions: usize) {
     let mut asked = 0;
-    watched.sandbox.let_meddle(Box::new(move |moment, machine| match moment {
-        Moment::Asking => {
+    watched.sandbox.inject_faults(Box::new(move |moment, machine| match moment {
+        FaultPoint::Asking => {
             asked += 1;
             if asked <= questions {
                 machine.pause().unwrap();
             }
         }
-        Moment::Asked if machine.is_paused() => machine.resume().unwrap(),
+        FaultPoint::Asked if machine.is_paused() => machine.resume().unwrap(),
         _ => {}
     }));
 }

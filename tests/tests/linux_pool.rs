@@ -10,8 +10,9 @@ use std::collections::HashSet;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
+use sandbox::KvmSource;
 use sandbox::pool::{
-    CallOptions, KvmSource, MachineCounts, Pool, PoolConfig, PoolError, PoolMetrics, PressureLevel,
+    CallOptions, MachineCounts, Pool, PoolConfig, PoolError, PoolMetrics, PressureLevel,
 };
 use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxError, ToolCall};
 use serde_json::json;

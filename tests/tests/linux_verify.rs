@@ -12,10 +12,11 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sandbox::pool::{CallOptions, KvmSource, OnFault, Pool, PoolConfig, PressureLevel};
+use sandbox::KvmSource;
+use sandbox::pool::{CallOptions, OnFault, Pool, PoolConfig, PressureLevel};
 use sandbox::{
-    Guard, ImageSource, Incident, KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState,
-    ToolCall, Verdict, VerifiedReset,
+    FaultPoint, ImageSource, Incident, IncidentHandler, KvmSandbox, Sandbox, SandboxConfig,
+    SandboxState, ToolCall, Verdict, VerifiedReset,
 };
 use serde_json::{Map, json};
 use vmm::{IntegrityPlan, Tamper};
@@ -55,8 +56,12 @@ fn cycle(sandbox: &KvmSandbox) -> VerifiedReset {
 }
 
 /// Does something to the machine at one moment of the next verified reset.
-fn meddle(sandbox: &KvmSandbox, when: Moment, mut how: impl FnMut(&vmm::Machine) + Send + 'static) {
-    sandbox.let_meddle(Box::new(move |moment, machine| {
+fn meddle(
+    sandbox: &KvmSandbox,
+    when: FaultPoint,
+    mut how: impl FnMut(&vmm::Machine) + Send + 'static,
+) {
+    sandbox.inject_faults(Box::new(move |moment, machine| {
         if moment == when {
             how(machine);
         }
@@ -168,8 +173,8 @@ fn booted_deep() -> KvmSandbox {
 #[derive(Default)]
 struct Told(Mutex<Vec<Incident>>);
 
-impl Guard for Told {
-    fn tripped(&self, incident: Incident) {
+impl IncidentHandler for Told {
+    fn on_incident(&self, incident: Incident) {
         self.0.lock().unwrap().push(incident);
     }
 }
@@ -184,7 +189,7 @@ impl Told {
 
 fn guarded(sandbox: &KvmSandbox) -> Arc<Told> {
     let told = Arc::new(Told::default());
-    sandbox.guard_with(Arc::clone(&told) as _);
+    sandbox.set_incident_handler(Arc::clone(&told) as _);
     told
 }
 
@@ -201,11 +206,11 @@ fn a_bit_flipped_on_the_disk_between_commands_is_caught() {
     assert_ended(&sandbox, "disk: block 0 ");
     let incident = told.only();
     assert!(incident.command_id.is_some());
-    let exhibit = &incident.remains.blocks[0];
+    let exhibit = &incident.dump.blocks[0];
     assert_eq!(exhibit.place, 0);
     let differing = exhibit.found.iter().zip(exhibit.golden.as_ref().unwrap());
     assert_eq!(differing.filter(|(found, golden)| found != golden).count(), 1);
-    assert!(!incident.remains.state.is_empty());
+    assert!(!incident.dump.state.is_empty());
     // The golden disk was out of reach: a new machine is as it should be.
     sandbox.boot().unwrap();
     assert!(cycle(&sandbox).verification.passed());
@@ -237,7 +242,7 @@ fn a_deadline_does_not_wipe_what_somebody_changed() {
     assert_eq!(sandbox.execute_tool(late).unwrap_err().code(), "SANDBOX_TOOL_TIMEOUT");
     meddling.join().unwrap();
     // It was found when the host took the machine away, and is told to the one who asks.
-    assert_eq!(told.only().remains.blocks.len(), 1);
+    assert_eq!(told.only().dump.blocks.len(), 1);
     let verification = sandbox.reset_and_verify().unwrap().verification;
     assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:?}");
     assert_ended(&sandbox, "disk: block ");
@@ -247,7 +252,7 @@ fn a_deadline_does_not_wipe_what_somebody_changed() {
 fn a_verification_that_does_not_come_to_its_end_ends_the_machine() {
     let _alone = alone();
     let sandbox = booted();
-    meddle(&sandbox, Moment::Running, |_| panic!("as the test wanted"));
+    meddle(&sandbox, FaultPoint::Running, |_| panic!("as the test wanted"));
     let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cycle(&sandbox)));
     assert!(unwound.is_err());
     assert_ended(&sandbox, "not finished");

@@ -121,7 +121,7 @@ impl Channel {
         if let Some(reader) = table.reader.take() {
             drop(table);
             let now = Instant::now();
-            table = self.lead(reader, None, now, now + CATCH_UP_LIMIT);
+            table = self.read_as_leader(reader, None, now, now + CATCH_UP_LIMIT);
         }
         table.failure().cloned()
     }
@@ -197,7 +197,7 @@ impl Channel {
             }
             table = if let Some(reader) = table.reader.take() {
                 drop(table);
-                self.lead(reader, Some(id), until, until)
+                self.read_as_leader(reader, Some(id), until, until)
             } else {
                 let wake = table.wake_of(id);
                 wake.wait_timeout(table, left).unwrap_or_else(PoisonError::into_inner).0
@@ -207,7 +207,7 @@ impl Channel {
 
     /// Reads for everybody: until the request `id` is done, nothing more came by `until`, or
     /// `limit` is over while more and more comes.
-    fn lead(
+    fn read_as_leader(
         &self,
         mut reader: FrameReader,
         id: Option<&str>,

@@ -14,7 +14,7 @@ pub struct Incident {
     /// What is wrong with it.
     pub cause: Cause,
     /// What was saved of it.
-    pub remains: Remains,
+    pub dump: ForensicDump,
 }
 
 /// What is wrong with a machine.
@@ -41,11 +41,11 @@ impl Cause {
 
 /// What was saved of a machine before it was ended.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Remains {
+pub struct ForensicDump {
     /// Blocks of its disk that are not as they were.
-    pub blocks: Vec<Exhibit>,
+    pub blocks: Vec<MismatchedBlock>,
     /// Pages of its RAM that are not as they were.
-    pub pages: Vec<Exhibit>,
+    pub pages: Vec<MismatchedBlock>,
     /// What the guest wrote to its console, the end of it.
     pub console: String,
     /// Processors with all their registers, and devices, in words.
@@ -54,7 +54,7 @@ pub struct Remains {
 
 /// 4096 bytes as they were found, and as they were in the golden state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exhibit {
+pub struct MismatchedBlock {
     /// Number of the block, or guest-physical address of the page.
     pub place: u64,
     /// What was found.
@@ -65,8 +65,8 @@ pub struct Exhibit {
 
 /// Told of every incident of a sandbox, before its machine is ended and before the one who asked
 /// for the reset hears of it.
-pub trait Guard: Send + Sync {
+pub trait IncidentHandler: Send + Sync {
     /// Blocks the reset until it returns: when it has written something to disk, that is there
     /// before anything else happens.
-    fn tripped(&self, incident: Incident);
+    fn on_incident(&self, incident: Incident);
 }

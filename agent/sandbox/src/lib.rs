@@ -1,5 +1,6 @@
 //! A place to run tools in: booted once, used many times, and honest about its state.
 
+pub mod backends;
 mod call;
 mod channel;
 mod chunks;
@@ -9,22 +10,21 @@ mod executed;
 pub mod fuzzing;
 mod image;
 mod incident;
-mod kvm;
 pub mod pool;
 mod query;
 mod state;
 pub mod verify;
 
+#[doc(hidden)]
+pub use backends::kvm::{FaultInjector, FaultPoint};
+pub use backends::kvm::{KvmSandbox, KvmSource, SandboxConfig};
 pub use call::{Process, QueryAnswer, ToolCall, ToolOutcome};
 pub use channel::{ChannelCounters, ChannelError, EvidenceFault};
 pub use chunks::Chunks;
 pub use error::{PartialOutput, SandboxError, StoppedBy};
 pub use executed::{Executed, Failure};
 pub use image::{Artifact, Image, ImageError, ImageSource};
-pub use incident::{Cause, Exhibit, Guard, Incident, Remains};
-pub use kvm::{KvmSandbox, SandboxConfig};
-#[doc(hidden)]
-pub use kvm::{Meddler, Moment};
+pub use incident::{Cause, ForensicDump, Incident, IncidentHandler, MismatchedBlock};
 pub use state::{BootPath, BootReport, ResetOutcome, SandboxState};
 
 pub use verify::{Baseline, Verdict, Verification, VerificationParts, VerifiedReset};

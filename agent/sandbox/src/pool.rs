@@ -4,7 +4,6 @@
 //! so a call waits for one only when no other machine is clean.
 
 mod error;
-mod kvm_source;
 mod limits;
 mod metrics;
 mod pressure;
@@ -26,7 +25,6 @@ use state::State;
 use worker::Shared;
 
 pub use error::PoolError;
-pub use kvm_source::KvmSource;
 pub use limits::{LimitError, MAX_MACHINES, OnFault, PoolConfig};
 pub use metrics::{MachineCounts, PoolCounters, PoolMetrics, WaitMetrics};
 pub use pressure::{MemoryPressure, Pressure, PressureLevel};

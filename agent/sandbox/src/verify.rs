@@ -4,19 +4,19 @@
 //! The sources do not know of each other: the disk's content, the guest's own count of what it has
 //! open, and KVM. All have to agree; none outweighs another.
 
-mod account;
 mod baseline;
 mod evidence;
 mod finding;
+mod inventory;
 
 use std::time::{Duration, SystemTime};
 
 use super::ResetOutcome;
 
-pub use account::Account;
 pub use baseline::{Baseline, BaselineError, GoldenFacts};
 pub use evidence::{Descriptors, Evidence, RunState, sha256_text};
 pub use finding::{Finding, MAX_FINDINGS, Place, Source};
+pub use inventory::GuestInventory;
 
 /// In place of a number of descriptors that nobody was told.
 pub const UNKNOWN_COUNT: i64 = -1;

@@ -9,7 +9,7 @@ use vmm::snapshot::file::Info;
 use super::record::{Record, VERSION, check};
 use super::start::StartError;
 use protocol::Timestamp;
-use sandbox::{Guard, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
+use sandbox::{IncidentHandler, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
 
 /// Restores a machine from a snapshot, lets its baseline be measured, and puts it through a first
 /// verified reset. Gives what was measured, bound to what the snapshot is made of. `guard` is told
@@ -17,12 +17,12 @@ use sandbox::{Guard, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
 pub fn restore(
     config: &SandboxConfig,
     snapshot: &Path,
-    guard: Option<Arc<dyn Guard>>,
+    guard: Option<Arc<dyn IncidentHandler>>,
 ) -> Result<(KvmSandbox, Record), StartError> {
     let config = SandboxConfig { verify: true, ..config.clone() };
     let sandbox = KvmSandbox::from_snapshot(config, snapshot)?;
     if let Some(guard) = guard {
-        sandbox.guard_with(guard);
+        sandbox.set_incident_handler(guard);
     }
     sandbox.boot()?;
     let record = measured(&sandbox, snapshot)?;
@@ -37,7 +37,7 @@ pub fn restore(
 pub fn restore_installed(
     config: &SandboxConfig,
     installed: &Record,
-    guard: Option<Arc<dyn Guard>>,
+    guard: Option<Arc<dyn IncidentHandler>>,
 ) -> Result<KvmSandbox, StartError> {
     same_settings(config, installed)?;
     let (sandbox, found) = restore(config, &installed.snapshot, guard)?;

@@ -18,9 +18,11 @@ use crate::dispatch::executor::{PoolExecutor, Tools};
 use crate::service::{Groundwork, ServiceError};
 use crate::store::note::{note_in_audit, note_with_code};
 use guest::registry::RegistryError;
-use sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig, PoolError};
+use sandbox::KvmSource;
+use sandbox::pool::{OnFault, Pool, PoolConfig, PoolError};
 use sandbox::{
-    Cause, Guard, ImageError, Incident, KvmSandbox, Remains, Sandbox, SandboxConfig, SandboxError,
+    Cause, ForensicDump, ImageError, Incident, IncidentHandler, KvmSandbox, Sandbox, SandboxConfig,
+    SandboxError,
 };
 use serde_json::json;
 use vmm::IntegrityPlan;
@@ -99,20 +101,20 @@ fn machines(groundwork: &Groundwork, config: SandboxConfig) -> Result<KvmSource,
     let started = baselines::start(&store, |record, otherwise| {
         // Where there is something to go back to, that is what follows.
         let nowhere = otherwise == OtherwiseGo::Nowhere;
-        let guard = nowhere.then(|| Arc::clone(guard) as Arc<dyn Guard>);
+        let guard = nowhere.then(|| Arc::clone(guard) as Arc<dyn IncidentHandler>);
         Ok((restore_installed(&config, record, guard)?, record.clone()))
     })?;
     let Some(Started { made: (sandbox, record), slot, rolled_back }) = started else {
         info!("nothing is installed: resets are compared with what is measured now");
         // A result is only worth something with a verified reset.
         let sandbox = KvmSandbox::new(SandboxConfig { verify: true, ..config });
-        sandbox.guard_with(Arc::clone(guard) as _);
+        sandbox.set_incident_handler(Arc::clone(guard) as _);
         let boot = sandbox.boot().map_err(RunError::Boot)?;
         info!(took_ms = boot.total.as_millis(), "the first machine is ready");
         tell_rounds(&sandbox, integrity);
         return KvmSource::new(sandbox).map_err(RunError::Boot);
     };
-    sandbox.guard_with(Arc::clone(guard) as _);
+    sandbox.set_incident_handler(Arc::clone(guard) as _);
     if let Some(reason) = rolled_back {
         let payload = json!({"slot": slot.name(), "reason": reason});
         if let Err(error) = note_in_audit(&groundwork.state_dir, "BaselinesRolledBack", &payload) {
@@ -141,7 +143,7 @@ fn sound_alarm(groundwork: &Groundwork, error: &RunError) {
         && news.is_empty()
     {
         let (at, cause) = (SystemTime::now(), Cause::NotAsInstalled(reason));
-        degraded.trip(&Incident { at, command_id: None, cause, remains: Remains::default() });
+        degraded.trip(&Incident { at, command_id: None, cause, dump: ForensicDump::default() });
         news = degraded.take_news();
     }
     for record in news {

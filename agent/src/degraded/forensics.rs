@@ -18,7 +18,7 @@ use std::path::Path;
 use tracing::warn;
 
 use super::record::Record;
-use sandbox::{Exhibit, Remains};
+use sandbox::{ForensicDump, MismatchedBlock};
 
 /// Most bundles that are kept, the latest included.
 pub const MAX_BUNDLES: usize = 16;
@@ -37,7 +37,7 @@ const UNFINISHED: &str = ".new";
 pub fn save(
     state_dir: &Path,
     record: &Record,
-    remains: &Remains,
+    remains: &ForensicDump,
     named: Option<&str>,
 ) -> io::Result<String> {
     let all = state_dir.join(DIRECTORY);
@@ -80,7 +80,11 @@ fn name(record: &Record, taken: impl Fn(&str) -> bool) -> String {
     std::iter::once(name.clone()).chain(free).find(|name| !taken(name)).unwrap_or(name)
 }
 
-fn exhibit(directory: &Path, exhibits: &[Exhibit], name: impl Fn(u64) -> String) -> io::Result<()> {
+fn exhibit(
+    directory: &Path,
+    exhibits: &[MismatchedBlock],
+    name: impl Fn(u64) -> String,
+) -> io::Result<()> {
     if exhibits.is_empty() {
         return Ok(());
     }

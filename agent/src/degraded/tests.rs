@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::*;
 use crate::store::testing::mode;
 use sandbox::verify::{Finding, Place, Source, Verification, VerificationParts};
-use sandbox::{Cause, Exhibit, Remains};
+use sandbox::{Cause, ForensicDump, MismatchedBlock};
 
 const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
 
@@ -34,9 +34,13 @@ fn incident(second: u64, command_id: Option<&str>) -> Incident {
         at: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
         command_id: command_id.map(str::to_owned),
         cause: Cause::Verification(Box::new(verification())),
-        remains: Remains {
-            blocks: vec![Exhibit { place: 17, found: vec![2; 4096], golden: Some(vec![1; 4096]) }],
-            pages: vec![Exhibit { place: 0x2000, found: vec![3; 4096], golden: None }],
+        dump: ForensicDump {
+            blocks: vec![MismatchedBlock {
+                place: 17,
+                found: vec![2; 4096],
+                golden: Some(vec![1; 4096]),
+            }],
+            pages: vec![MismatchedBlock { place: 0x2000, found: vec![3; 4096], golden: None }],
             console: "last words".into(),
             state: "vCPU 0".into(),
         },
@@ -154,7 +158,7 @@ fn a_page_that_is_named_twice_is_saved_once() {
     let dir = tempfile::tempdir().unwrap();
     let degraded = DegradedMode::open(dir.path());
     let mut twice = incident(7, Some(ID));
-    twice.remains.pages.extend(twice.remains.pages.clone());
+    twice.dump.pages.extend(twice.dump.pages.clone());
     degraded.trip(&twice);
     let bundle = dir.path().join(degraded.current().unwrap().bundle.clone().unwrap());
     assert_eq!(names(&bundle.join("pages")), ["0x2000.found"]);

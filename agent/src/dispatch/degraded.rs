@@ -13,7 +13,7 @@ use super::executor::Executor;
 use crate::degraded::{ClearError, DegradedMode, Record};
 use crate::store::{AuditEntry, Channel, StoreError};
 use protocol::code::ErrorCode;
-use sandbox::{Cause, Incident, PartialOutput, Remains, SandboxError};
+use sandbox::{Cause, ForensicDump, Incident, PartialOutput, SandboxError};
 use sandbox::{Executed, Failure};
 
 /// Why the agent stays degraded.
@@ -189,6 +189,6 @@ fn incident(command_id: &str, executed: &Executed) -> Option<Incident> {
         at: std::time::SystemTime::now(),
         command_id: Some(command_id.to_owned()),
         cause,
-        remains: Remains::default(),
+        dump: ForensicDump::default(),
     })
 }

@@ -17,8 +17,9 @@ use brainstorm_agent::config::Config;
 use brainstorm_agent::dispatch::executor::{PoolExecutor, Tools};
 use brainstorm_agent::service::ServiceError;
 use integration_tests::agent_process::{begin, give_up, lay_groundwork};
-use sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
-use sandbox::{ImageSource, KvmSandbox, Moment, Sandbox, SandboxConfig};
+use sandbox::KvmSource;
+use sandbox::pool::{OnFault, Pool, PoolConfig};
+use sandbox::{FaultPoint, ImageSource, KvmSandbox, Sandbox, SandboxConfig};
 use vmm::{Machine, Tamper};
 
 /// RAM that the guest has no use for.
@@ -28,29 +29,29 @@ const FAR: u64 = 100 << 20;
 type Deed = fn(&Machine);
 
 /// What a file may ask for: a name, when it is done, and what.
-const DEEDS: &[(&str, Moment, Deed)] = &[
-    ("overlay", Moment::Held, |machine| {
+const DEEDS: &[(&str, FaultPoint, Deed)] = &[
+    ("overlay", FaultPoint::Held, |machine| {
         let block = clean_block(machine);
         machine.write_disk(block * 4096, &[7; 4096]).unwrap();
         machine.tamper(Tamper::Overlay { block }).unwrap();
     }),
-    ("base", Moment::Held, |machine| {
+    ("base", FaultPoint::Held, |machine| {
         machine.tamper(Tamper::Base { block: clean_block(machine) }).unwrap();
     }),
-    ("clean-page", Moment::PutBack, |machine| {
+    ("clean-page", FaultPoint::Reset, |machine| {
         machine.tamper(Tamper::CleanPage { address: FAR }).unwrap();
     }),
-    ("restored-page", Moment::PutBack, |machine| machine.tamper(Tamper::RestoredPage).unwrap()),
-    ("hide-dirty-page", Moment::Held, |machine| {
+    ("restored-page", FaultPoint::Reset, |machine| machine.tamper(Tamper::RestoredPage).unwrap()),
+    ("hide-dirty-page", FaultPoint::Held, |machine| {
         machine.tamper(Tamper::HideDirtyPage { address: FAR }).unwrap();
     }),
-    ("register", Moment::PutBack, |machine| machine.tamper(Tamper::Register).unwrap()),
-    ("msr", Moment::PutBack, |machine| machine.tamper(Tamper::Msr).unwrap()),
-    ("interrupt-controller", Moment::PutBack, |machine| {
+    ("register", FaultPoint::Reset, |machine| machine.tamper(Tamper::Register).unwrap()),
+    ("msr", FaultPoint::Reset, |machine| machine.tamper(Tamper::Msr).unwrap()),
+    ("interrupt-controller", FaultPoint::Reset, |machine| {
         machine.tamper(Tamper::InterruptController).unwrap();
     }),
-    ("queue-index", Moment::PutBack, |machine| machine.tamper(Tamper::QueueIndex).unwrap()),
-    ("pause", Moment::Running, |machine| machine.pause().unwrap()),
+    ("queue-index", FaultPoint::Reset, |machine| machine.tamper(Tamper::QueueIndex).unwrap()),
+    ("pause", FaultPoint::Running, |machine| machine.pause().unwrap()),
 ];
 
 fn clean_block(machine: &Machine) -> u64 {
@@ -74,10 +75,10 @@ fn serve(config: Config, dir: &Path) -> Result<(), ServiceError> {
     let manifest = sandbox.image.manifest().unwrap().expect("the image has no manifest");
     let tools = Tools::new(&manifest, &sandbox.enable_tools).unwrap();
     let sandbox = KvmSandbox::new(sandbox);
-    sandbox.guard_with(Arc::clone(&groundwork.degraded) as _);
+    sandbox.set_incident_handler(Arc::clone(&groundwork.degraded) as _);
     sandbox.boot().unwrap();
     let mut attack = Attack { order: dir.join("tamper"), pending: None };
-    sandbox.let_meddle(Box::new(move |moment, machine| attack.meddle(moment, machine)));
+    sandbox.inject_faults(Box::new(move |moment, machine| attack.meddle(moment, machine)));
     // The one that was booted becomes the only machine, until it is replaced.
     let source = KvmSource::new(sandbox).unwrap();
     let config = PoolConfig { on_fault: OnFault::Halt, ..PoolConfig::new(1) };
@@ -87,12 +88,12 @@ fn serve(config: Config, dir: &Path) -> Result<(), ServiceError> {
 
 struct Attack {
     order: PathBuf,
-    pending: Option<(Moment, Deed)>,
+    pending: Option<(FaultPoint, Deed)>,
 }
 
 impl Attack {
-    fn meddle(&mut self, moment: Moment, machine: &Machine) {
-        if moment == Moment::Held
+    fn meddle(&mut self, moment: FaultPoint, machine: &Machine) {
+        if moment == FaultPoint::Held
             && let Ok(name) = fs::read_to_string(&self.order)
         {
             fs::remove_file(&self.order).unwrap();

@@ -44,7 +44,7 @@ pub fn recognise(path: &Path) -> Result<(), ImageError> {
     }
 }
 
-/// Size of the file system by its own account; `None` when there is none.
+/// Size of the file system by its own inventory; `None` when there is none.
 fn bytes_used(head: &[u8]) -> Option<u64> {
     if field(head, EXT4_SUPERBLOCK + 0x38, 2) == Some(EXT4_MAGIC) {
         let at = |offset, width| field(head, EXT4_SUPERBLOCK + offset, width);

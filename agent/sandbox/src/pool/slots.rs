@@ -104,7 +104,7 @@ impl<S> Slots<S> {
 
     /// Takes an idle machine out of use to look at it: the next one behind `after`, round and round.
     /// It comes back like one that was reset.
-    pub fn look(&mut self, after: usize) -> Option<(usize, Arc<S>)> {
+    pub fn take_for_scrub(&mut self, after: usize) -> Option<(usize, Arc<S>)> {
         let count = self.places.len();
         let index = (1..=count)
             .map(|step| after.wrapping_add(step) % count)

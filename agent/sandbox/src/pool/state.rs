@@ -171,7 +171,7 @@ impl<S> State<S> {
         if self.halted.is_some() || self.is_wanted() {
             return Scrub::At(Some(next));
         }
-        let Some((index, machine)) = self.slots.look(self.scrubbed) else {
+        let Some((index, machine)) = self.slots.take_for_scrub(self.scrubbed) else {
             return Scrub::At(Some(next));
         };
         self.scrubbed = index;

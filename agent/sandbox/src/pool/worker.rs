@@ -143,7 +143,7 @@ impl<S: Sandbox> Shared<S> {
             }
             Err(error) => {
                 warn!(code = error.code(), %error, "a machine of the pool could not be reset");
-                self.give_up(index, &error.to_string(), |counters| counters.failed_resets += 1);
+                self.evict(index, &error.to_string(), |counters| counters.failed_resets += 1);
             }
         }
         result
@@ -167,11 +167,11 @@ impl<S: Sandbox> Shared<S> {
             }
             Ok(verified) => {
                 let reason = verified.verification.failure().unwrap_or_default();
-                self.give_up(index, &reason, |counters| counters.failed_verifications += 1);
+                self.evict(index, &reason, |counters| counters.failed_verifications += 1);
             }
             Err(error) => {
                 warn!(code = error.code(), %error, "a machine of the pool could not be verified");
-                self.give_up(index, &error.to_string(), |counters| counters.failed_resets += 1);
+                self.evict(index, &error.to_string(), |counters| counters.failed_resets += 1);
             }
         }
         self.unless_taken_away(result)
@@ -189,7 +189,7 @@ impl<S: Sandbox> Shared<S> {
 
     /// Ends a machine that was being reset. Whoever sees it counted sees what follows from it, a
     /// halted pool above all.
-    fn give_up(&self, index: usize, reason: &str, count: fn(&mut PoolCounters)) {
+    fn evict(&self, index: usize, reason: &str, count: fn(&mut PoolCounters)) {
         let mut state = self.lock();
         count(&mut state.counters);
         let lost = state.fail_reset(index, reason);
@@ -202,7 +202,7 @@ impl<S: Sandbox> Shared<S> {
         }
     }
 
-    /// Ends a machine that nobody uses any more; its place is free then.
+    /// Ends a machine that nobody uses any more; its slot is free then.
     fn end_at(&self, index: usize, machine: Arc<S>) {
         end(&*machine);
         drop(machine);
@@ -296,9 +296,9 @@ impl<S: Sandbox> Shared<S> {
             }
             Ok(Some(verification)) => {
                 let reason = verification.failure().unwrap_or_default();
-                self.give_up(index, &reason, |counters| counters.failed_verifications += 1);
+                self.evict(index, &reason, |counters| counters.failed_verifications += 1);
             }
-            Err(reason) => self.give_up(index, &reason, |_| ()),
+            Err(reason) => self.evict(index, &reason, |_| ()),
         }
     }
 
@@ -395,23 +395,23 @@ impl<S: Sandbox> Shared<S> {
 
 /// A machine that belongs to one call.
 pub struct Lease<'a, S: Sandbox> {
-    // Dropped in this order: who gives the place back must not have the machine any more.
+    // Dropped in this order: who gives the slot back must not have the machine any more.
     machine: Arc<S>,
-    place: Place<'a, S>,
+    slot: SlotGuard<'a, S>,
 }
 
 impl<'a, S: Sandbox> Lease<'a, S> {
     fn new(shared: &'a Shared<S>, (index, machine): (usize, Arc<S>)) -> Self {
-        Self { machine, place: Place { shared, index, given_back: false } }
+        Self { machine, slot: SlotGuard { shared, index, given_back: false } }
     }
 
     pub fn machine(&self) -> &S {
         &self.machine
     }
 
-    /// Which of the pool's places the machine is in.
+    /// Which slot of the pool the machine is in.
     pub fn index(&self) -> usize {
-        self.place.index
+        self.slot.index
     }
 
     /// Resets the machine on this thread. A lease that is dropped leaves that to a worker.
@@ -428,25 +428,25 @@ impl<'a, S: Sandbox> Lease<'a, S> {
 
     /// Gives the machine back as one that this thread is about to reset.
     fn give_back(self) -> Result<(&'a Shared<S>, usize), SandboxError> {
-        let Self { machine, mut place } = self;
+        let Self { machine, mut slot } = self;
         drop(machine);
-        place.given_back = true;
-        if place.shared.begin_reset(place.index, false) {
-            Ok((place.shared, place.index))
+        slot.given_back = true;
+        if slot.shared.begin_reset(slot.index, false) {
+            Ok((slot.shared, slot.index))
         } else {
             Err(taken_away())
         }
     }
 }
 
-/// A call's place in the pool.
-struct Place<'a, S: Sandbox> {
+/// Gives the slot of a call's machine back when it is dropped.
+struct SlotGuard<'a, S: Sandbox> {
     shared: &'a Shared<S>,
     index: usize,
     given_back: bool,
 }
 
-impl<S: Sandbox> Drop for Place<'_, S> {
+impl<S: Sandbox> Drop for SlotGuard<'_, S> {
     fn drop(&mut self) {
         if !self.given_back {
             self.shared.begin_reset(self.index, true);

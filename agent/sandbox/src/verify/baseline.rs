@@ -3,9 +3,9 @@
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::account::Account;
 use super::evidence::{Descriptors, Evidence, RunState, sha256_text};
 use super::finding::{self, Finding, Place, Source};
+use super::inventory::GuestInventory;
 use super::{NO_HASH, UNKNOWN_COUNT, Verification};
 
 /// More descriptors than any guest can have open, and few enough to be exact in JSON (RFC 7493 2.2).
@@ -20,7 +20,7 @@ pub struct Baseline {
     golden: [u8; 32],
     disk: [u8; 32],
     descriptors: i64,
-    account: Account,
+    inventory: GuestInventory,
 }
 
 /// Why nothing can be compared with what was measured.
@@ -96,7 +96,7 @@ impl Baseline {
                 return Err(BaselineError::NoDescriptors("nobody asked it".to_owned()));
             }
         };
-        Ok(Self { golden: golden.hash, disk, descriptors, account: evidence.account.clone() })
+        Ok(Self { golden: golden.hash, disk, descriptors, inventory: evidence.inventory.clone() })
     }
 
     /// SHA-256 of the golden state.
@@ -115,15 +115,15 @@ impl Baseline {
     }
 
     /// What its guest says of its processes and its memory.
-    pub fn account(&self) -> &Account {
-        &self.account
+    pub fn inventory(&self) -> &GuestInventory {
+        &self.inventory
     }
 
-    /// The same baseline with another account, for tests that want to see one caught.
+    /// The same baseline with another inventory, for tests that want to see one caught.
     #[doc(hidden)]
     #[must_use]
-    pub fn with_account(self, account: Account) -> Self {
-        Self { account, ..self }
+    pub fn with_account(self, inventory: GuestInventory) -> Self {
+        Self { inventory, ..self }
     }
 
     /// The same baseline with another number of descriptors, for tests that want to see one caught.
@@ -134,20 +134,20 @@ impl Baseline {
     }
 
     /// Puts what the sources said beside what they should have said.
-    pub fn judge(&self, evidence: Evidence) -> Verification {
+    pub fn verify(&self, evidence: Evidence) -> Verification {
         let Evidence {
-            reset_at, disk, descriptors, account, run_state, differences, parts, ..
+            reset_at, disk, descriptors, inventory, run_state, differences, parts, ..
         } = evidence;
         // Anything but the disk speaks of the machine: one that runs on from another state than the
         // golden one is no running machine.
         let machine_differs =
             differences.iter().any(|f| matches!(f.source, Source::Vmm | Source::Memory));
         let mut findings = Vec::new();
-        let (fs_hash, of_disk) = self.judge_disk(disk, &differences);
+        let (fs_hash, of_disk) = self.verify_disk(disk, &differences);
         findings.extend(of_disk);
-        let (open_fd_count, silent, of_guest) = self.judge_descriptors(descriptors);
+        let (open_fd_count, silent, of_guest) = self.verify_descriptors(descriptors);
         findings.extend(of_guest);
-        let (of_account, odd) = account.compare(&self.account);
+        let (of_account, odd) = inventory.compare(&self.inventory);
         // The count alone is told to others: it must not agree when its source does not.
         let open_fd_count = if of_account.is_empty() { open_fd_count } else { UNKNOWN_COUNT };
         findings.extend(of_account);
@@ -182,7 +182,7 @@ impl Baseline {
 
     /// The hash to tell, and what is wrong with it. Blocks that were found say more than a root
     /// that differs.
-    fn judge_disk(
+    fn verify_disk(
         &self,
         disk: Result<[u8; 32], String>,
         differences: &[Finding],
@@ -205,7 +205,7 @@ impl Baseline {
     }
 
     /// The count to tell, whether the guest was silent, and what is wrong with its answer.
-    fn judge_descriptors(&self, descriptors: Descriptors) -> (i64, bool, Option<Finding>) {
+    fn verify_descriptors(&self, descriptors: Descriptors) -> (i64, bool, Option<Finding>) {
         let then = self.descriptors;
         let finding = |is: &dyn std::fmt::Display| {
             Some(Finding::new(Source::Guest, Place::Descriptors, then, is))

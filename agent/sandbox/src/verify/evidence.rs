@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::SystemTime;
 
-use super::{Account, Finding, VerificationParts};
+use super::{Finding, GuestInventory, VerificationParts};
 
 /// What the sources said about a machine that had been put back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub struct Evidence {
     /// The guest's count.
     pub descriptors: Descriptors,
     /// What the guest says of its processes and its memory.
-    pub account: Account,
+    pub inventory: GuestInventory,
     /// What KVM says the machine is doing.
     pub run_state: RunState,
     /// What was seen of disk, memory, processors and devices that is not as it was.

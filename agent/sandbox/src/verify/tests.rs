@@ -26,26 +26,26 @@ fn good() -> Evidence {
         disk: Ok(of(b"disk")),
         descriptors: Descriptors::Count(7),
         run_state: RunState::Running,
-        account: account(&["init"]),
+        inventory: inventory(&["init"]),
         differences: Vec::new(),
         suspicions: Vec::new(),
         parts: VerificationParts::default(),
     }
 }
 
-fn account(names: &[&str]) -> Account {
+fn inventory(names: &[&str]) -> GuestInventory {
     let processes = names.iter().zip(1..).map(|(name, pid)| Process { name: (*name).into(), pid });
-    Account { processes: Some(processes.collect()), memory_used: Some(1 << 20) }
+    GuestInventory { processes: Some(processes.collect()), memory_used: Some(1 << 20) }
 }
 
 fn difference(source: Source, name: &str) -> Finding {
     Finding::new(source, Place::State { name: name.into() }, "as captured", "something else")
 }
 
-fn judge(change: impl FnOnce(&mut Evidence)) -> Verification {
+fn verify(change: impl FnOnce(&mut Evidence)) -> Verification {
     let mut evidence = good();
     change(&mut evidence);
-    Baseline::measured(golden(), &good()).unwrap().judge(evidence)
+    Baseline::measured(golden(), &good()).unwrap().verify(evidence)
 }
 
 fn refused(change: impl FnOnce(&mut GoldenFacts, &mut Evidence)) -> BaselineError {
@@ -56,7 +56,7 @@ fn refused(change: impl FnOnce(&mut GoldenFacts, &mut Evidence)) -> BaselineErro
 
 #[test]
 fn three_sources_that_agree_pass() {
-    let found = judge(|_| ());
+    let found = verify(|_| ());
     assert!(found.passed());
     assert_eq!((found.verdict(), found.divergence_action()), (Verdict::Passed, "none"));
     assert_eq!((found.findings.len(), found.failure()), (0, None));
@@ -75,7 +75,7 @@ fn any_one_source_that_disagrees_is_enough() {
         (|e| e.descriptors = Descriptors::Count(6), Source::Guest, "descriptors is 6, was 7"),
         (|e| e.descriptors = Descriptors::Count(u64::MAX), Source::Guest, "9007199254740991"),
         (|e| e.descriptors = Descriptors::Unusable("lies".into()), Source::Guest, "(lies)"),
-        (|e| e.account = account(&["init", "sleep"]), Source::Guest, "process 2 (sleep)"),
+        (|e| e.inventory = inventory(&["init", "sleep"]), Source::Guest, "process 2 (sleep)"),
         (|e| e.run_state = RunState::Paused, Source::Vmm, "run state is paused"),
         (|e| e.run_state = RunState::Stopped, Source::Vmm, "run state is stopped"),
         (|e| e.run_state = RunState::Error, Source::Vmm, "run state is error"),
@@ -84,31 +84,31 @@ fn any_one_source_that_disagrees_is_enough() {
         (|e| e.differences = vec![difference(Source::Disk, "block")], Source::Disk, "block is"),
     ];
     for (change, source, says) in disagreements {
-        let found = judge(change);
+        let found = verify(change);
         assert_eq!((found.verdict(), found.divergence_action()), (Verdict::Diverged, "halt"));
         assert!(!found.passed() && !found.silent);
         assert_eq!(found.findings.len(), 1, "{:?}", found.findings);
         assert_eq!(found.findings[0].source, source, "{says}");
         assert!(found.failure().unwrap().contains(says), "{:?}", found.failure());
     }
-    assert_eq!(judge(|e| e.disk = Err(String::new())).fs_hash, NO_HASH);
-    assert_eq!(judge(|e| e.run_state = RunState::Paused).vmm_state, "paused");
-    assert_eq!(judge(|e| e.run_state = RunState::Stopped).vmm_state, "stopped");
+    assert_eq!(verify(|e| e.disk = Err(String::new())).fs_hash, NO_HASH);
+    assert_eq!(verify(|e| e.run_state = RunState::Paused).vmm_state, "paused");
+    assert_eq!(verify(|e| e.run_state = RunState::Stopped).vmm_state, "stopped");
     for source in [Source::Vmm, Source::Memory] {
-        assert_eq!(judge(|e| e.differences = vec![difference(source, "")]).vmm_state, "error");
+        assert_eq!(verify(|e| e.differences = vec![difference(source, "")]).vmm_state, "error");
     }
     // What is told of the guest must not agree when the guest does not.
-    let process = judge(|e| e.account = account(&["init", "sleep"]));
+    let process = verify(|e| e.inventory = inventory(&["init", "sleep"]));
     assert_eq!(process.open_fd_count, UNKNOWN_COUNT);
-    let disk = judge(|e| e.differences = vec![difference(Source::Disk, "")]);
+    let disk = verify(|e| e.differences = vec![difference(Source::Disk, "")]);
     assert_eq!(disk.vmm_state, "running");
-    let unusable = judge(|e| e.descriptors = Descriptors::Unusable(String::new()));
+    let unusable = verify(|e| e.descriptors = Descriptors::Unusable(String::new()));
     assert_eq!(unusable.open_fd_count, UNKNOWN_COUNT);
 }
 
 #[test]
 fn a_block_that_is_named_says_more_than_the_whole_disk() {
-    let found = judge(|e| {
+    let found = verify(|e| {
         e.disk = Ok(of(b"other"));
         e.differences = vec![difference(Source::Disk, "block 17")];
     });
@@ -118,7 +118,7 @@ fn a_block_that_is_named_says_more_than_the_whole_disk() {
 
 #[test]
 fn a_machine_that_is_held_as_it_was_found_is_blamed_for_nothing_else() {
-    let found = judge(|e| {
+    let found = verify(|e| {
         e.disk = Err("the machine was not put back".into());
         e.descriptors = Descriptors::NotAsked;
         e.run_state = RunState::Held;
@@ -128,15 +128,15 @@ fn a_machine_that_is_held_as_it_was_found_is_blamed_for_nothing_else() {
     assert_eq!((found.vmm_state, found.open_fd_count), ("paused", UNKNOWN_COUNT));
     assert_eq!((found.verdict(), &*found.fs_hash), (Verdict::Diverged, NO_HASH));
     // And without any finding it is not golden either: nobody has put it back.
-    let found = judge(|e| e.run_state = RunState::Held);
+    let found = verify(|e| e.run_state = RunState::Held);
     assert_eq!(found.verdict(), Verdict::Diverged);
 }
 
 #[test]
 fn what_is_only_odd_passes_and_is_told() {
-    let found = judge(|e| {
+    let found = verify(|e| {
         e.suspicions = vec![difference(Source::Guest, "late")];
-        e.account = Account { memory_used: Some(1 << 30), ..account(&["init"]) };
+        e.inventory = GuestInventory { memory_used: Some(1 << 30), ..inventory(&["init"]) };
     });
     assert_eq!((found.verdict(), found.failure()), (Verdict::Passed, None));
     assert_eq!(found.suspicions.len(), 2, "{:?}", found.suspicions);
@@ -144,7 +144,7 @@ fn what_is_only_odd_passes_and_is_told() {
 
 #[test]
 fn so_many_findings_are_told_and_the_others_counted() {
-    let found = judge(|e| e.differences = vec![difference(Source::Vmm, "PIT"); 100]);
+    let found = verify(|e| e.differences = vec![difference(Source::Vmm, "PIT"); 100]);
     assert_eq!((found.findings.len(), found.more_findings), (MAX_FINDINGS, 36));
     let failure = found.failure().unwrap();
     assert!(failure.ends_with("; and 92 more") && failure.len() < 1000, "{failure}");
@@ -152,7 +152,7 @@ fn so_many_findings_are_told_and_the_others_counted() {
 
 #[test]
 fn silence_is_neither_agreement_nor_disagreement() {
-    let silent = judge(|e| e.descriptors = Descriptors::Silent);
+    let silent = verify(|e| e.descriptors = Descriptors::Silent);
     assert_eq!(silent.verdict(), Verdict::Silent);
     assert!(silent.silent && !silent.passed() && silent.findings.is_empty());
     assert_eq!((silent.open_fd_count, silent.divergence_action()), (UNKNOWN_COUNT, "halt"));
@@ -167,7 +167,7 @@ fn silence_hides_no_disagreement() {
         |e| e.differences = vec![difference(Source::Vmm, "PIT")],
     ];
     for change in disagreements {
-        let found = judge(|evidence| {
+        let found = verify(|evidence| {
             evidence.descriptors = Descriptors::Silent;
             change(evidence);
         });
@@ -180,7 +180,7 @@ fn silence_hides_no_disagreement() {
 
 #[test]
 fn a_state_that_is_not_running_is_not_called_running_because_of_a_difference() {
-    let found = judge(|e| {
+    let found = verify(|e| {
         e.run_state = RunState::Paused;
         e.differences = vec![difference(Source::Vmm, "PIT")];
     });
@@ -243,7 +243,7 @@ fn a_baseline_of_a_machine_that_is_not_well_is_refused() {
 #[test]
 fn another_baseline_gives_another_verdict() {
     let baseline = Baseline::measured(golden(), &good()).unwrap().with_descriptors(8);
-    let found = baseline.judge(good());
+    let found = baseline.verify(good());
     assert_eq!(found.verdict(), Verdict::Diverged);
     assert_eq!((found.open_fd_count, found.open_fd_count_baseline), (7, 8));
 }

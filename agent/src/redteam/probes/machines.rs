@@ -9,7 +9,8 @@ use super::super::{Arena, Guest, ProbeError};
 use super::signer::failed;
 use crate::dispatch::executor::{Executor, PoolExecutor, ToolFacts, Tools};
 use protocol::message::WireState;
-use sandbox::pool::{KvmSource, OnFault, Pool, PoolConfig};
+use sandbox::KvmSource;
+use sandbox::pool::{OnFault, Pool, PoolConfig};
 use sandbox::{Executed, Failure, KvmSandbox, Sandbox, ToolCall, Verification};
 
 /// One machine, as an agent uses it or without being put back.

@@ -10,7 +10,7 @@ use vmm::Machine;
 use super::super::attack_log::AttackLog;
 use super::super::host::HostState;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
-use sandbox::{Guard, Incident, Sandbox, SandboxError, SandboxState};
+use sandbox::{Incident, IncidentHandler, Sandbox, SandboxError, SandboxState};
 
 /// What a tool can try.
 pub const AS_A_TOOL: Probe = Probe {
@@ -78,7 +78,7 @@ fn as_root(arena: &Arena) -> Result<Verdict, ProbeError> {
     let sandbox = arena.sandbox(Guest::Bare)?;
     // A tool that ends its machine has failed: it is no sign of somebody on the host.
     let alarms = Arc::new(Alarms::default());
-    sandbox.guard_with(Arc::clone(&alarms) as _);
+    sandbox.set_incident_handler(Arc::clone(&alarms) as _);
     let before = HostState::now();
     let mut breaches = Vec::new();
     let mut seen = Vec::new();
@@ -127,8 +127,8 @@ impl Alarms {
     }
 }
 
-impl Guard for Alarms {
-    fn tripped(&self, incident: Incident) {
+impl IncidentHandler for Alarms {
+    fn on_incident(&self, incident: Incident) {
         let mut alarms = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         alarms.push(incident.cause.reason());
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use vmm::{IntegrityPlan, Machine, Tamper};
 
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
-use sandbox::{KvmSandbox, Moment, Sandbox, SandboxConfig, SandboxState};
+use sandbox::{FaultPoint, KvmSandbox, Sandbox, SandboxConfig, SandboxState};
 
 /// Lies about one machine.
 pub const LIES: Probe = Probe {
@@ -48,7 +48,7 @@ pub const GOLDEN: Probe = Probe {
 /// A lie, when it is told, and in how many verified resets it must be noticed.
 struct Lie {
     name: &'static str,
-    when: Moment,
+    when: FaultPoint,
     resets: u32,
     tell: fn(&Machine) -> Result<(), vmm::MachineError>,
 }
@@ -61,41 +61,41 @@ const FAR: u64 = 0x03f0_0000;
 const SOME: u32 = 8;
 
 const LIE_LIST: &[Lie] = &[
-    lie("overlay", Moment::Held, 1, |machine| {
+    lie("overlay", FaultPoint::Held, 1, |machine| {
         let dirty = machine.dirty_blocks()?;
         match dirty.first() {
             Some(block) => machine.tamper(Tamper::Overlay { block: *block }),
             None => Err(vmm::MachineError::NotCaptured),
         }
     }),
-    lie("base", Moment::PutBack, SOME, |machine| machine.tamper(Tamper::Base { block: 3 })),
-    lie("clean-page", Moment::PutBack, SOME, |machine| {
+    lie("base", FaultPoint::Reset, SOME, |machine| machine.tamper(Tamper::Base { block: 3 })),
+    lie("clean-page", FaultPoint::Reset, SOME, |machine| {
         machine.tamper(Tamper::CleanPage { address: TEXT })
     }),
-    lie("restored-page", Moment::PutBack, 1, |machine| machine.tamper(Tamper::RestoredPage)),
-    lie("unlogged-page", Moment::Held, SOME, |machine| {
+    lie("restored-page", FaultPoint::Reset, 1, |machine| machine.tamper(Tamper::RestoredPage)),
+    lie("unlogged-page", FaultPoint::Held, SOME, |machine| {
         machine.tamper(Tamper::HideDirtyPage { address: FAR })
     }),
-    lie("register", Moment::PutBack, 1, |machine| machine.tamper(Tamper::Register)),
-    lie("msr", Moment::PutBack, 1, |machine| machine.tamper(Tamper::Msr)),
-    lie("interrupt-controller", Moment::PutBack, 1, |machine| {
+    lie("register", FaultPoint::Reset, 1, |machine| machine.tamper(Tamper::Register)),
+    lie("msr", FaultPoint::Reset, 1, |machine| machine.tamper(Tamper::Msr)),
+    lie("interrupt-controller", FaultPoint::Reset, 1, |machine| {
         machine.tamper(Tamper::InterruptController)
     }),
-    lie("queue-index", Moment::PutBack, 1, |machine| machine.tamper(Tamper::QueueIndex)),
-    lie("paused", Moment::Running, 1, Machine::pause),
-    lie("gone", Moment::Running, 1, |machine| {
+    lie("queue-index", FaultPoint::Reset, 1, |machine| machine.tamper(Tamper::QueueIndex)),
+    lie("paused", FaultPoint::Running, 1, Machine::pause),
+    lie("gone", FaultPoint::Running, 1, |machine| {
         machine.shutdown();
         Ok(())
     }),
 ];
 
-const GOLDEN_LIST: &[Lie] = &[lie("golden-page", Moment::Held, 1, |machine| {
+const GOLDEN_LIST: &[Lie] = &[lie("golden-page", FaultPoint::Held, 1, |machine| {
     machine.tamper(Tamper::Golden { address: TEXT })
 })];
 
 const fn lie(
     name: &'static str,
-    when: Moment,
+    when: FaultPoint,
     resets: u32,
     tell: fn(&Machine) -> Result<(), vmm::MachineError>,
 ) -> Lie {
@@ -145,7 +145,7 @@ fn tell(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeEr
     }
     let told = Arc::new(Mutex::new(None));
     let (result, when, tell) = (Arc::clone(&told), lie.when, lie.tell);
-    sandbox.let_meddle(Box::new(move |moment, machine| {
+    sandbox.inject_faults(Box::new(move |moment, machine| {
         let mut told = result.lock().unwrap_or_else(PoisonError::into_inner);
         if moment == when && told.is_none() {
             *told = Some(tell(machine).map_err(|e| e.to_string()));
@@ -178,11 +178,11 @@ fn tell(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeEr
 fn believed(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeError> {
     let tell = || arena.held(sandbox, |machine| Ok((lie.tell)(machine)?));
     dirty(arena, sandbox)?;
-    if lie.when == Moment::Held {
+    if lie.when == FaultPoint::Held {
         tell()?;
     }
     sandbox.reset().map_err(ProbeError::at("resetting"))?;
-    if lie.when == Moment::PutBack {
+    if lie.when == FaultPoint::Reset {
         tell()?;
     }
     let goes_on = arena.next_command(sandbox).is_none();

@@ -16,14 +16,14 @@ const SLACK_SHARE: u64 = 8;
 
 /// What the guest says of itself, beside its descriptors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Account {
+pub struct GuestInventory {
     /// Its processes; `None` when it did not say.
     pub processes: Option<Vec<Process>>,
     /// Bytes of memory in use; `None` when it did not say.
     pub memory_used: Option<u64>,
 }
 
-impl Account {
+impl GuestInventory {
     /// What differs from `golden`: what halts, and what is odd. What either of the two does not
     /// say is not compared.
     pub fn compare(&self, golden: &Self) -> (Vec<Finding>, Vec<Finding>) {
@@ -63,10 +63,10 @@ fn of(process: &Process, was: &str, is: &str) -> Finding {
 mod tests {
     use super::*;
 
-    fn account(processes: &[(u32, &str)], memory_used: u64) -> Account {
+    fn inventory(processes: &[(u32, &str)], memory_used: u64) -> GuestInventory {
         let processes =
             processes.iter().map(|(pid, name)| Process { name: (*name).into(), pid: *pid });
-        Account { processes: Some(processes.collect()), memory_used: Some(memory_used) }
+        GuestInventory { processes: Some(processes.collect()), memory_used: Some(memory_used) }
     }
 
     fn lines(findings: &[Finding]) -> Vec<&str> {
@@ -75,46 +75,46 @@ mod tests {
 
     #[test]
     fn a_process_that_was_not_there_halts_and_is_named() {
-        let golden = account(&[(1, "init"), (9, "kthreadd")], 10 << 20);
+        let golden = inventory(&[(1, "init"), (9, "kthreadd")], 10 << 20);
         let (findings, suspicions) = golden.compare(&golden);
         assert!(findings.is_empty() && suspicions.is_empty());
 
-        let now = account(&[(1, "init"), (9, "kthreadd"), (60, "sleep")], 10 << 20);
+        let now = inventory(&[(1, "init"), (9, "kthreadd"), (60, "sleep")], 10 << 20);
         let (findings, suspicions) = now.compare(&golden);
         assert_eq!(lines(&findings), ["guest: process 60 (sleep) is running, was not there"]);
         assert!(suspicions.is_empty());
 
         // The same process under another name, and another one under the same name.
-        let now = account(&[(1, "sh"), (9, "kthreadd"), (61, "init")], 10 << 20);
+        let now = inventory(&[(1, "sh"), (9, "kthreadd"), (61, "init")], 10 << 20);
         assert_eq!(now.compare(&golden).0.len(), 2);
     }
 
     #[test]
     fn the_name_of_a_worker_hides_nobody() {
-        let golden = account(&[(1, "init")], 10 << 20);
-        let now = account(&[(1, "init"), (60, "kworker/0:1")], 10 << 20);
+        let golden = inventory(&[(1, "init")], 10 << 20);
+        let now = inventory(&[(1, "init"), (60, "kworker/0:1")], 10 << 20);
         let (findings, _) = now.compare(&golden);
         assert_eq!(lines(&findings), ["guest: process 60 (kworker/0:1) is running, was not there"]);
     }
 
     #[test]
     fn a_guest_that_lists_workers_is_not_asked_about_them() {
-        let golden = account(&[(1, "init"), (9, "kworker/0:1")], 10 << 20);
-        let now = account(&[(1, "init"), (9, "kworker/0:1-events"), (60, "kworker/u2:0")], 0);
+        let golden = inventory(&[(1, "init"), (9, "kworker/0:1")], 10 << 20);
+        let now = inventory(&[(1, "init"), (9, "kworker/0:1-events"), (60, "kworker/u2:0")], 0);
         assert_eq!(now.compare(&golden), (Vec::new(), Vec::new()));
-        assert_eq!(account(&[(1, "init")], 0).compare(&golden), (Vec::new(), Vec::new()));
-        let now = account(&[(1, "init"), (60, "sleep")], 0);
+        assert_eq!(inventory(&[(1, "init")], 0).compare(&golden), (Vec::new(), Vec::new()));
+        let now = inventory(&[(1, "init"), (60, "sleep")], 0);
         assert_eq!(now.compare(&golden).0.len(), 1);
     }
 
     #[test]
     fn missing_processes_and_much_more_memory_are_only_odd() {
-        let golden = account(&[(1, "init"), (9, "kthreadd")], 16 << 20);
-        let (findings, suspicions) = account(&[(1, "init")], 16 << 20).compare(&golden);
+        let golden = inventory(&[(1, "init"), (9, "kthreadd")], 16 << 20);
+        let (findings, suspicions) = inventory(&[(1, "init")], 16 << 20).compare(&golden);
         assert!(findings.is_empty());
         assert_eq!(lines(&suspicions), ["guest: process 9 (kthreadd) is not there, was running"]);
 
-        let using = |bytes| account(&[(1, "init"), (9, "kthreadd")], bytes).compare(&golden);
+        let using = |bytes| inventory(&[(1, "init"), (9, "kthreadd")], bytes).compare(&golden);
         assert_eq!(using(18 << 20), (Vec::new(), Vec::new()));
         let (findings, suspicions) = using((18 << 20) + 1);
         assert!(findings.is_empty());
@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn what_was_not_said_is_not_compared() {
-        let golden = account(&[(1, "init")], 1);
-        let silent = Account::default();
+        let golden = inventory(&[(1, "init")], 1);
+        let silent = GuestInventory::default();
         assert_eq!(silent.compare(&golden), (Vec::new(), Vec::new()));
         assert_eq!(golden.compare(&silent), (Vec::new(), Vec::new()));
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use guest::wire::{ResultReason, ToolDispatch};
 
 use super::admission::Admitted;
-use super::live::Live;
+use super::connected::Connected;
 use super::{KvmSandbox, freshness};
 use crate::channel::{ChannelError, CommandFailure, Output};
 use crate::error::{PartialOutput, SandboxError, StoppedBy};
@@ -20,13 +20,13 @@ impl KvmSandbox {
     /// Runs a command that was admitted.
     pub(super) fn run(
         &self,
-        live: &Arc<Live>,
+        connected: &Arc<Connected>,
         call: ToolCall,
         admitted: &Admitted,
         begun: Instant,
     ) -> Result<ToolOutcome, SandboxError> {
         let fence = begun + admitted.deadline() + GRACE;
-        live.begins(&call.command_id);
+        connected.begins(&call.command_id);
         let dispatch = ToolDispatch {
             command_id: call.command_id,
             tool: call.tool,
@@ -34,19 +34,19 @@ impl KvmSandbox {
             deadline_ms: admitted.deadline_ms,
             freshness: freshness::draw()?,
         };
-        let call = live.call();
-        let result = live.channel().dispatch(dispatch, admitted.output_bytes, fence);
+        let call = connected.call();
+        let result = connected.channel().dispatch(dispatch, admitted.output_bytes, fence);
         // A reset waits for every call.
         drop(call);
         match result {
             Ok(output) => finished(output, admitted, begun),
-            Err(failure) => Err(self.failed(live, failure, admitted)),
+            Err(failure) => Err(self.failed(connected, failure, admitted)),
         }
     }
 
     fn failed(
         &self,
-        live: &Arc<Live>,
+        connected: &Arc<Connected>,
         failure: CommandFailure,
         admitted: &Admitted,
     ) -> SandboxError {
@@ -58,21 +58,21 @@ impl KvmSandbox {
                     stopped_by: StoppedBy::Host,
                     partial,
                 };
-                self.recover(live, &error.to_string());
+                self.recover(connected, &error.to_string());
                 error
             }
             // The guest is as it was.
             ChannelError::OutboundTooLarge { .. }
             | ChannelError::DuplicateRequest { .. }
             | ChannelError::Refused { .. } => error.into(),
-            error => self.broken(live, error),
+            error => self.broken(connected, error),
         }
     }
 
     /// After an error that leaves no trust in the guest.
-    pub(super) fn broken(&self, live: &Arc<Live>, error: ChannelError) -> SandboxError {
-        let error = live.explain(error);
-        self.recover(live, &error.to_string());
+    pub(super) fn broken(&self, connected: &Arc<Connected>, error: ChannelError) -> SandboxError {
+        let error = connected.explain(error);
+        self.recover(connected, &error.to_string());
         error
     }
 }

@@ -6,37 +6,37 @@ use std::sync::Arc;
 use vmm::{Golden, Machine};
 
 use crate::verify::{Finding, Place};
-use crate::{Exhibit, Remains};
+use crate::{ForensicDump, MismatchedBlock};
 
 /// Lines of the guest's console that are kept.
 const CONSOLE_LINES: usize = 200;
 /// Most blocks and pages that are kept.
-const MAX_EXHIBITS: usize = 64;
+const MAX_MISMATCHED: usize = 64;
 /// Bytes of a block, and of a page.
 const SIZE: usize = 4096;
 
 /// Blocks, pages and registers as they were found, beside the golden ones.
 #[derive(Debug, Default)]
-pub struct Exhibits {
-    blocks: Vec<Exhibit>,
-    pages: Vec<Exhibit>,
+pub struct MismatchedBlocks {
+    blocks: Vec<MismatchedBlock>,
+    pages: Vec<MismatchedBlock>,
     /// In words, a line each; `None` when nothing was found while the machine stood still.
     registers: Option<String>,
 }
 
-impl Exhibits {
+impl MismatchedBlocks {
     /// Copies what findings name, and all registers, from a machine that stands still. Nothing
     /// without a finding.
     pub fn of(machine: &Machine, golden: &Arc<Golden>, findings: &[Finding]) -> Self {
-        let mut exhibits = Self::default();
+        let mut mismatched = Self::default();
         if !findings.is_empty() {
-            exhibits.registers = Some(registers(machine));
+            mismatched.registers = Some(registers(machine));
         }
         let places = findings.iter().map(|finding| &finding.place);
         let mut places: Vec<_> = places.filter(|place| content(machine, place).is_some()).collect();
-        places.truncate(MAX_EXHIBITS);
+        places.truncate(MAX_MISMATCHED);
         if places.is_empty() {
-            return exhibits;
+            return mismatched;
         }
         // It has not run: it reads what every machine begins with.
         let original = Machine::fork(golden).ok();
@@ -45,15 +45,15 @@ impl Exhibits {
             let golden = original.as_ref().and_then(|original| content(original, place));
             match place {
                 Place::Block { number } => {
-                    exhibits.blocks.push(Exhibit { place: *number, found, golden });
+                    mismatched.blocks.push(MismatchedBlock { place: *number, found, golden });
                 }
                 Place::Page { address } | Place::GoldenPage { address } => {
-                    exhibits.pages.push(Exhibit { place: *address, found, golden });
+                    mismatched.pages.push(MismatchedBlock { place: *address, found, golden });
                 }
                 _ => {}
             }
         }
-        exhibits
+        mismatched
     }
 }
 
@@ -73,15 +73,15 @@ fn content(machine: &Machine, place: &Place) -> Option<Vec<u8>> {
 }
 
 /// Everything that is saved of a machine.
-pub fn of(machine: &Machine, exhibits: Exhibits) -> Remains {
-    let Exhibits { blocks, pages, registers } = exhibits;
+pub fn dump(machine: &Machine, mismatched: MismatchedBlocks) -> ForensicDump {
+    let MismatchedBlocks { blocks, pages, registers } = mismatched;
     let console = machine.console().last_lines(CONSOLE_LINES).join("\n");
-    Remains { blocks, pages, console, state: state(machine, registers) }
+    ForensicDump { blocks, pages, console, state: state(machine, registers) }
 }
 
-/// Processors and devices, as far as KVM still says anything. `as_found`: the registers, if
+/// Processors and devices, as far as KVM still says anything. `not_reset`: the registers, if
 /// somebody has read them before the machine went on.
-fn state(machine: &Machine, as_found: Option<String>) -> String {
+fn state(machine: &Machine, not_reset: Option<String>) -> String {
     let mut text = match machine.state() {
         Ok(state) => format!("{state:#?}\n"),
         Err(error) => format!("not known: {error}\n"),
@@ -94,7 +94,7 @@ fn state(machine: &Machine, as_found: Option<String>) -> String {
             let _ = writeln!(text, "{difference}");
         }
     }
-    match as_found {
+    match not_reset {
         Some(registers) => {
             text.push_str("\nregisters when it was found:\n");
             text.push_str(&registers);

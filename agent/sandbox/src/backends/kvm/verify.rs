@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use tracing::debug;
 use vmm::{Golden, IntegrityPlan, Strategy};
 
-use super::alone::{Alone, put_back};
+use super::connected::Connected;
+use super::exclusive::{ExclusiveMachine, reset_machine};
+use super::forensics::{self, MismatchedBlocks};
 use super::golden::{GoldenSandbox, capture_failed};
-use super::live::Live;
-use super::observe::{How, Meddler, Observed, Patience, observe};
-use super::remains::{self, Exhibits};
+use super::observe::{FaultInjector, Observation, QueryTimeouts, VerifyOptions, observe};
 use super::{KvmSandbox, SandboxConfig, not_available};
 use crate::Cause;
 use crate::error::SandboxError;
 use crate::verify::{Baseline, BaselineError, GoldenFacts, VerifiedReset};
 
 /// For the answers that others are compared with: the first time, a busy host may take its time.
-const BASELINE_PATIENCE: Patience =
-    Patience { answer: Duration::from_secs(10), settling: Duration::from_secs(20) };
+const BASELINE_TIMEOUTS: QueryTimeouts =
+    QueryTimeouts { answer: Duration::from_secs(10), settling: Duration::from_secs(20) };
 
 impl KvmSandbox {
     /// What machines of the golden state are compared with, once it has been measured.
@@ -35,15 +35,15 @@ impl KvmSandbox {
 
     /// Calls somebody at every moment of the verified resets to come: for tests.
     #[doc(hidden)]
-    pub fn let_meddle(&self, meddler: Meddler) {
+    pub fn inject_faults(&self, meddler: FaultInjector) {
         *self.meddler.lock().unwrap_or_else(PoisonError::into_inner) = Some(meddler);
     }
 
     /// Puts a machine back and verifies it. Calls that are under way fail. Afterwards it is ready,
     /// or will never be used again.
-    pub(super) fn rewind_and_verify(
+    pub(super) fn verify_connected(
         &self,
-        live: &Arc<Live>,
+        connected: &Arc<Connected>,
     ) -> Result<VerifiedReset, SandboxError> {
         let golden = self.golden();
         let (Some(golden), Some(baseline)) = (golden, self.baseline()) else {
@@ -52,26 +52,27 @@ impl KvmSandbox {
                  boot it again",
             ));
         };
-        let alone = Alone::with(self, live)?;
+        let exclusive = ExclusiveMachine::take(self, connected)?;
         let mut meddler = self.meddler.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = self.lock().config.integrity;
-        let how = How { strategy: alone.strategy(), plan, patience: Patience::USUAL };
-        let observed = observe(live, &golden, how, meddler.as_mut());
+        let how =
+            VerifyOptions { strategy: exclusive.strategy(), plan, timeouts: QueryTimeouts::USUAL };
+        let observed = observe(connected, &golden, how, meddler.as_mut());
         drop(meddler);
-        let Observed { report, evidence, exhibits } = match observed {
+        let Observation { report, evidence, mismatched } = match observed {
             Ok(observed) => observed,
             Err(error) => {
-                self.give_up(alone, live, &error);
+                self.retire(exclusive, connected, &error);
                 return Err(error);
             }
         };
-        let verification = baseline.judge(evidence);
-        let outcome = report.map(|report| alone.outcome(report));
+        let verification = baseline.verify(evidence);
+        let outcome = report.map(|report| exclusive.outcome(report));
         if verification.passed() {
             debug!(parts = ?verification.parts, suspicions = ?verification.suspicions, "verified");
-            alone.end(Ok(()));
+            exclusive.end(Ok(()));
         } else {
-            self.halt(alone, live, &verification, exhibits);
+            self.halt(exclusive, connected, &verification, mismatched);
         }
         Ok(VerifiedReset { outcome, verification })
     }
@@ -84,38 +85,39 @@ pub fn prepare(
     sandbox: &KvmSandbox,
     config: &SandboxConfig,
     golden: &GoldenSandbox,
-    live: &mut Live,
+    connected: &mut Connected,
 ) -> Result<(), SandboxError> {
     let Some(strategy) = config.strategy.filter(|_| config.verify) else { return Ok(()) };
     let begun = Instant::now();
     golden
-        .measure_baseline(|| measure(live, golden.golden(), strategy, config.integrity))
+        .measure_baseline(|| measure(connected, golden.golden(), strategy, config.integrity))
         .inspect_err(|error| {
             if matches!(error, SandboxError::NotGolden { .. }) {
-                let remains = || remains::of(&live.machine, Exhibits::default());
-                sandbox.tell_guard(live, Cause::NotAsInstalled(error.to_string()), remains);
+                let dump = || forensics::dump(&connected.machine, MismatchedBlocks::default());
+                sandbox.report_incident(connected, Cause::NotAsInstalled(error.to_string()), dump);
             }
-            live.machine.shutdown();
+            connected.machine.shutdown();
         })?;
-    live.report.baseline = begun.elapsed();
+    connected.report.baseline = begun.elapsed();
     Ok(())
 }
 
 /// On a machine that was put back, as every machine will be that is compared with this.
 fn measure(
-    live: &Live,
+    connected: &Connected,
     golden: &Arc<Golden>,
     strategy: Strategy,
     plan: IntegrityPlan,
 ) -> Result<Baseline, SandboxError> {
     let failed = |reason: &dyn std::fmt::Display| {
-        capture_failed(live, &format!("measuring what to verify resets against: {reason}"))
+        capture_failed(connected, &format!("measuring what to verify resets against: {reason}"))
     };
     // Hashes every block and page of the golden state, which later checks compare with.
     let disk = golden.disk_root().map_err(|e| failed(&e))?.zip(golden.disk_bytes());
     golden.memory_root().map_err(|e| failed(&e))?;
-    let how = How { strategy, plan, patience: BASELINE_PATIENCE };
-    let Observed { evidence, .. } = observe(live, golden, how, None).map_err(|e| failed(&e))?;
+    let how = VerifyOptions { strategy, plan, timeouts: BASELINE_TIMEOUTS };
+    let Observation { evidence, .. } =
+        observe(connected, golden, how, None).map_err(|e| failed(&e))?;
     let hash = golden.hash().map_err(|e| failed(&e))?;
     let Some((disk_root, disk_bytes)) = disk else { return Err(failed(&"it has no disk")) };
     let facts = GoldenFacts { hash, disk_root, disk_bytes };
@@ -130,6 +132,6 @@ fn measure(
         | BaselineError::NotGolden { .. } => SandboxError::NotGolden { reason: error.to_string() },
     })?;
     // The guest has been asked.
-    put_back(live, strategy, None)?;
+    reset_machine(connected, strategy, None)?;
     Ok(baseline)
 }

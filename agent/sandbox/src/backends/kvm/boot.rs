@@ -8,7 +8,7 @@ use guest::wire::{GuestMessage, GuestReady, PROTOCOL_VERSION, QueryKind};
 use vmm::{KvmKind, Machine, MachineConfig, MachineError, VsockError};
 
 use super::admission::Gate;
-use super::live::{self, Live};
+use super::connected::{self, Connected};
 use super::{SandboxConfig, not_available};
 use crate::channel::{FrameReader, STALL_LIMIT};
 use crate::error::SandboxError;
@@ -19,7 +19,7 @@ use crate::state::{BootPath, BootReport};
 const BOOT_LIMIT: Duration = Duration::from_secs(30);
 /// For the guest's first answer on the control connection.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// How much of the guest's console is kept.
+/// VerifyOptions much of the guest's console is kept.
 const CONSOLE_BYTES: usize = 64 << 10;
 
 /// Boots. `adopt` is given the machine before it runs, so that others can stop it, and says
@@ -29,7 +29,7 @@ pub fn start(
     image: &Image,
     gate: Gate,
     adopt: impl FnOnce(&Arc<Machine>) -> bool,
-) -> Result<Live, SandboxError> {
+) -> Result<Connected, SandboxError> {
     let begun = Instant::now();
     let machine = Machine::create(MachineConfig {
         vcpus: config.vcpus,
@@ -54,7 +54,7 @@ fn establish(
     port: u32,
     gate: Gate,
     begun: Instant,
-) -> Result<Live, SandboxError> {
+) -> Result<Connected, SandboxError> {
     let until = begun + BOOT_LIMIT;
     let failed = |step: &str, error: &dyn std::fmt::Display| failed_at(machine, step, error);
 
@@ -92,12 +92,13 @@ fn establish(
         total: Duration::ZERO,
         guest_boot_us: ready.boot_us,
     };
-    let mut live = Live::new(Arc::clone(machine), control, Arc::new(gate), report)?;
+    let mut connected = Connected::new(Arc::clone(machine), control, Arc::new(gate), report)?;
     // Accepted by a kernel is not yet answered by a program.
-    live.query(QueryKind::MemUsage, FIRST_ANSWER_LIMIT)
+    connected
+        .query(QueryKind::MemUsage, FIRST_ANSWER_LIMIT)
         .map_err(|e| failed("asking the guest its first question", &e))?;
-    live.report.handshake = begun.elapsed().saturating_sub(to_ready);
-    Ok(live)
+    connected.report.handshake = begun.elapsed().saturating_sub(to_ready);
+    Ok(connected)
 }
 
 pub fn guest_port(config: &SandboxConfig, image: &Image) -> u32 {
@@ -144,7 +145,7 @@ pub fn failed_at(machine: &Machine, step: &str, error: &dyn std::fmt::Display) -
         Some(stopped) => format!("while {step}: {stopped}"),
         None => format!("while {step}: {error}"),
     };
-    let console = machine.console().last_lines(live::CONSOLE_LINES);
+    let console = machine.console().last_lines(connected::CONSOLE_LINES);
     SandboxError::BootFailed { reason, console }
 }
 

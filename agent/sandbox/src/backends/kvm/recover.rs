@@ -6,11 +6,11 @@ use tracing::{error, info, warn};
 use vmm::{Golden, StopReason};
 
 use super::KvmSandbox;
-use super::alone::{Alone, Inspection, hold, put_back, reset_failed};
+use super::connected::Connected;
+use super::exclusive::{ExclusiveMachine, Inspection, hold, reset_failed, reset_machine};
+use super::forensics::{self, MismatchedBlocks};
 use super::golden::GoldenSandbox;
-use super::live::Live;
-use super::observe::{as_found, before_reset};
-use super::remains::{self, Exhibits};
+use super::observe::{before_reset, not_reset};
 use crate::Cause;
 use crate::error::SandboxError;
 use crate::state::ResetOutcome;
@@ -21,20 +21,20 @@ impl KvmSandbox {
     /// ready, or will never be used again.
     ///
     /// `inspect` sees the machine when it has been put back and has not run yet.
-    pub(super) fn rewind(
+    pub(super) fn reset_connected(
         &self,
-        live: &Arc<Live>,
+        connected: &Arc<Connected>,
         inspect: Option<&mut Inspection<'_>>,
     ) -> Result<ResetOutcome, SandboxError> {
-        let alone = Alone::with(self, live)?;
-        match put_back(live, alone.strategy(), inspect) {
+        let exclusive = ExclusiveMachine::take(self, connected)?;
+        match reset_machine(connected, exclusive.strategy(), inspect) {
             Ok(report) => {
-                let outcome = alone.outcome(report);
-                alone.end(Ok(()));
+                let outcome = exclusive.outcome(report);
+                exclusive.end(Ok(()));
                 Ok(outcome)
             }
             Err(error) => {
-                self.give_up(alone, live, &error);
+                self.retire(exclusive, connected, &error);
                 Err(error)
             }
         }
@@ -43,38 +43,41 @@ impl KvmSandbox {
     /// Gets rid of whatever a machine has become: resets it, or puts another one in its place if
     /// its guest has ended it. Ends it if there is no golden state, if it has stopped for another
     /// reason, or if somebody else than its guest has changed it.
-    pub(super) fn recover(&self, live: &Arc<Live>, reason: &str) {
+    pub(super) fn recover(&self, connected: &Arc<Connected>, reason: &str) {
         warn!(reason, "the machine cannot be trusted as it is");
         let keeps_golden = self.lock().golden.is_some();
         // A failure is noted in the sandbox's state.
-        let _ = if let Some(golden) = self.golden_of_ended(live) {
-            Alone::with(self, live).and_then(|alone| self.replace(alone, live, &golden))
-        } else if keeps_golden && live.machine.stop_reason().is_none() {
-            self.check_and_rewind(live)
+        let _ = if let Some(golden) = self.golden_of_ended(connected) {
+            ExclusiveMachine::take(self, connected)
+                .and_then(|exclusive| self.replace(exclusive, connected, &golden))
+        } else if keeps_golden && connected.machine.stop_reason().is_none() {
+            self.check_and_reset(connected)
         } else {
-            if self.is_ready_with(live) {
+            if self.is_ready_with(connected) {
                 let cause = Cause::ResetFailed(reason.to_owned());
-                self.tell_guard(live, cause, || remains::of(&live.machine, Exhibits::default()));
+                self.report_incident(connected, cause, || {
+                    forensics::dump(&connected.machine, MismatchedBlocks::default())
+                });
             }
-            self.condemn(live, reason);
+            self.condemn(connected, reason);
             Ok(())
         };
     }
 
     /// The machine, if it can be put back. One whose guest has ended it has a successor.
-    pub(super) fn ready_to_reset(&self) -> Result<Arc<Live>, SandboxError> {
-        let live = self.ready()?;
-        let Some(end) = live.machine.stop_reason() else { return Ok(live) };
-        let Some(golden) = self.golden_of_ended(&live) else {
+    pub(super) fn ready_to_reset(&self) -> Result<Arc<Connected>, SandboxError> {
+        let connected = self.ready()?;
+        let Some(end) = connected.machine.stop_reason() else { return Ok(connected) };
+        let Some(golden) = self.golden_of_ended(&connected) else {
             return Err(SandboxError::ResetFailed { reason: end.to_string() });
         };
-        self.replace(Alone::with(self, &live)?, &live, &golden)?;
+        self.replace(ExclusiveMachine::take(self, &connected)?, &connected, &golden)?;
         self.ready()
     }
 
     /// What a successor is made of, if the machine's guest has ended it.
-    fn golden_of_ended(&self, live: &Live) -> Option<Arc<GoldenSandbox>> {
-        live.machine.stop_reason().filter(is_by_its_guest)?;
+    fn golden_of_ended(&self, connected: &Connected) -> Option<Arc<GoldenSandbox>> {
+        connected.machine.stop_reason().filter(is_by_its_guest)?;
         self.lock().golden.clone()
     }
 
@@ -83,34 +86,34 @@ impl KvmSandbox {
     /// has been changed by somebody else than its guest.
     fn replace(
         &self,
-        alone: Alone<'_>,
-        live: &Live,
+        exclusive: ExclusiveMachine<'_>,
+        connected: &Connected,
         golden: &GoldenSandbox,
     ) -> Result<(), SandboxError> {
         if let Some(baseline) = self.baseline() {
-            match before_reset(&live.machine) {
+            match before_reset(&connected.machine) {
                 Ok(found) if found.is_empty() => {}
                 Ok(found) => {
-                    self.halt_as_found(alone, live, &baseline, golden.golden(), found);
+                    self.halt_as_found(exclusive, connected, &baseline, golden.golden(), found);
                     return Ok(());
                 }
                 Err(error) => {
-                    self.give_up(alone, live, &error);
+                    self.retire(exclusive, connected, &error);
                     return Err(error);
                 }
             }
         }
-        match golden.fork(|_| alone.still_wanted()) {
+        match golden.fork(|_| exclusive.is_current()) {
             Ok(successor) => {
                 info!("another machine takes the place of one that its guest has ended");
-                if let Some(command_id) = live.last_command() {
+                if let Some(command_id) = connected.last_command() {
                     successor.begins(&command_id);
                 }
-                alone.succeed(successor);
+                exclusive.replace_with(successor);
                 Ok(())
             }
             Err(error) => {
-                self.give_up(alone, live, &error);
+                self.retire(exclusive, connected, &error);
                 Err(error)
             }
         }
@@ -118,24 +121,24 @@ impl KvmSandbox {
 
     /// Puts a machine back, unless a verified reset would find something before it: what is thrown
     /// away here nobody can look at later.
-    fn check_and_rewind(&self, live: &Arc<Live>) -> Result<(), SandboxError> {
+    fn check_and_reset(&self, connected: &Arc<Connected>) -> Result<(), SandboxError> {
         let (Some(golden), Some(baseline)) = (self.golden(), self.baseline()) else {
-            return self.rewind(live, None).map(|_| ());
+            return self.reset_connected(connected, None).map(|_| ());
         };
-        let alone = Alone::with(self, live)?;
-        let found = hold(&live.machine)
+        let exclusive = ExclusiveMachine::take(self, connected)?;
+        let found = hold(&connected.machine)
             .map_err(|error| reset_failed(&error))
-            .and_then(|()| before_reset(&live.machine));
+            .and_then(|()| before_reset(&connected.machine));
         match found {
             Ok(found) if found.is_empty() => {
-                let put_back = put_back(live, alone.strategy(), None);
-                self.conclude(alone, live, put_back.map(|_| ()))
+                let reset_machine = reset_machine(connected, exclusive.strategy(), None);
+                self.conclude(exclusive, connected, reset_machine.map(|_| ()))
             }
             Ok(found) => {
-                self.halt_as_found(alone, live, &baseline, &golden, found);
+                self.halt_as_found(exclusive, connected, &baseline, &golden, found);
                 Ok(())
             }
-            Err(error) => self.conclude(alone, live, Err(error)),
+            Err(error) => self.conclude(exclusive, connected, Err(error)),
         }
     }
 
@@ -143,60 +146,69 @@ impl KvmSandbox {
     /// is gone by then.
     fn halt_as_found(
         &self,
-        alone: Alone<'_>,
-        live: &Live,
+        exclusive: ExclusiveMachine<'_>,
+        connected: &Connected,
         baseline: &Baseline,
         golden: &Arc<Golden>,
         found: Vec<Finding>,
     ) {
-        let exhibits = Exhibits::of(&live.machine, golden, &found);
-        let verification = baseline.judge(as_found(found, VerificationParts::default()));
+        let mismatched = MismatchedBlocks::of(&connected.machine, golden, &found);
+        let verification = baseline.verify(not_reset(found, VerificationParts::default()));
         self.lock().failed = Some(verification.clone());
-        self.halt(alone, live, &verification, exhibits);
+        self.halt(exclusive, connected, &verification, mismatched);
     }
 
     /// Ends a reset that nobody verified.
     fn conclude(
         &self,
-        alone: Alone<'_>,
-        live: &Arc<Live>,
+        exclusive: ExclusiveMachine<'_>,
+        connected: &Arc<Connected>,
         result: Result<(), SandboxError>,
     ) -> Result<(), SandboxError> {
         match &result {
-            Ok(()) => alone.end(Ok(())),
-            Err(error) => match self.golden_of_ended(live) {
+            Ok(()) => exclusive.end(Ok(())),
+            Err(error) => match self.golden_of_ended(connected) {
                 // It was on its way down when somebody began to put it back.
-                Some(golden) => return self.replace(alone, live, &golden),
-                None => self.give_up(alone, live, error),
+                Some(golden) => return self.replace(exclusive, connected, &golden),
+                None => self.retire(exclusive, connected, error),
             },
         }
         result
     }
 
     /// Ends a machine that could not be put back.
-    pub(super) fn give_up(&self, alone: Alone<'_>, live: &Live, error: &SandboxError) {
-        if alone.still_wanted() {
+    pub(super) fn retire(
+        &self,
+        exclusive: ExclusiveMachine<'_>,
+        connected: &Connected,
+        error: &SandboxError,
+    ) {
+        if exclusive.is_current() {
             let cause = Cause::ResetFailed(error.to_string());
-            self.tell_guard(live, cause, || remains::of(&live.machine, Exhibits::default()));
+            self.report_incident(connected, cause, || {
+                forensics::dump(&connected.machine, MismatchedBlocks::default())
+            });
         }
-        alone.end(Err(&error.to_string()));
+        exclusive.end(Err(&error.to_string()));
     }
 
     /// Ends a machine that did not pass.
     pub(super) fn halt(
         &self,
-        alone: Alone<'_>,
-        live: &Live,
+        exclusive: ExclusiveMachine<'_>,
+        connected: &Connected,
         verification: &Verification,
-        exhibits: Exhibits,
+        mismatched: MismatchedBlocks,
     ) {
         error!(?verification, "a machine did not pass its verification");
-        if alone.still_wanted() {
+        if exclusive.is_current() {
             let cause = Cause::Verification(Box::new(verification.clone()));
-            self.tell_guard(live, cause, || remains::of(&live.machine, exhibits));
+            self.report_incident(connected, cause, || {
+                forensics::dump(&connected.machine, mismatched)
+            });
         }
         let reason = verification.failure().unwrap_or_default();
-        alone.end(Err(&reason));
+        exclusive.end(Err(&reason));
     }
 }
 

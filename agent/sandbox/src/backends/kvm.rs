@@ -1,18 +1,19 @@
 //! A sandbox in a KVM machine that lives in this process.
 
 mod admission;
-mod alone;
 mod boot;
 mod command;
+mod connected;
+mod exclusive;
+mod forensics;
 mod freshness;
 mod golden;
-mod habit;
-mod idle;
-mod live;
+mod hot_pages;
 mod observe;
 mod recover;
-mod remains;
+mod scrub;
 mod snapshot;
+mod source;
 mod verify;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -22,17 +23,21 @@ use guest::wire::QueryKind;
 use tracing::{info, warn};
 use vmm::{Differences, Golden, IntegrityPlan, Machine, Strategy};
 
-use super::channel::{ChannelCounters, ChannelError};
-use super::error::SandboxError;
-use super::image::{Image, ImageSource};
-use super::state::{BootReport, ResetOutcome, SandboxState};
-use super::verify::{Baseline, Verification, VerifiedReset};
-use super::{Cause, Guard, Incident, QueryAnswer, Remains, Sandbox, ToolCall, ToolOutcome, query};
+use crate::channel::{ChannelCounters, ChannelError};
+use crate::error::SandboxError;
+use crate::image::{Image, ImageSource};
+use crate::state::{BootReport, ResetOutcome, SandboxState};
+use crate::verify::{Baseline, Verification, VerifiedReset};
+use crate::{
+    Cause, ForensicDump, Incident, IncidentHandler, QueryAnswer, Sandbox, ToolCall, ToolOutcome,
+    query,
+};
 use admission::{Admission, Gate};
+use connected::Connected;
 use golden::GoldenSandbox;
-use live::Live;
 #[doc(hidden)]
-pub use observe::{Meddler, Moment};
+pub use observe::{FaultInjector, FaultPoint};
+pub use source::KvmSource;
 
 /// What a sandbox is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,13 +54,13 @@ pub struct SandboxConfig {
     pub guest_port: Option<u32>,
     /// Tools to enable that the image leaves disabled.
     pub enable_tools: Vec<String>,
-    /// How the machine is put back after a command. Without a strategy no golden state is
+    /// VerifyOptions the machine is put back after a command. Without a strategy no golden state is
     /// captured: the boot is shorter, and the sandbox cannot be reset.
     pub strategy: Option<Strategy>,
     /// Whether resets can be verified: the first boot then also measures what a verified reset
     /// compares a machine with. Needs a strategy.
     pub verify: bool,
-    /// How much of what a command did not touch a verified reset reads again, another part each
+    /// VerifyOptions much of what a command did not touch a verified reset reads again, another part each
     /// time.
     pub integrity: IntegrityPlan,
 }
@@ -87,10 +92,10 @@ impl SandboxConfig {
 pub struct KvmSandbox {
     inner: Mutex<Inner>,
     /// A boot ended, one way or the other.
-    settled: Condvar,
-    meddler: Mutex<Option<Meddler>>,
+    phase_changed: Condvar,
+    meddler: Mutex<Option<FaultInjector>>,
     /// Forks have the same.
-    guard: Mutex<Option<Arc<dyn Guard>>>,
+    guard: Mutex<Option<Arc<dyn IncidentHandler>>>,
 }
 
 struct Inner {
@@ -111,8 +116,8 @@ struct Inner {
 enum Phase {
     NotBooted,
     Booting(Option<Arc<Machine>>),
-    Ready(Arc<Live>),
-    Resetting(Arc<Live>),
+    Ready(Arc<Connected>),
+    Resetting(Arc<Connected>),
     Failed(String),
 }
 
@@ -123,8 +128,8 @@ impl KvmSandbox {
         let (image, golden, expected, failed) = (None, None, None, None);
         let inner = Inner { config, image, golden, expected, failed, phase, epoch: 0 };
         let inner = Mutex::new(inner);
-        let (settled, meddler, guard) = (Condvar::new(), Mutex::default(), Mutex::default());
-        Self { inner, settled, meddler, guard }
+        let (phase_changed, meddler, guard) = (Condvar::new(), Mutex::default(), Mutex::default());
+        Self { inner, phase_changed, meddler, guard }
     }
 
     /// A sandbox with an image that is loaded already, so that several can share it.
@@ -176,19 +181,24 @@ impl KvmSandbox {
 
     /// Has somebody told of every machine of this sandbox, and of forks made from now on, that
     /// does not pass a verification or cannot be put back.
-    pub fn guard_with(&self, guard: Arc<dyn Guard>) {
+    pub fn set_incident_handler(&self, guard: Arc<dyn IncidentHandler>) {
         *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
     }
 
-    fn guard(&self) -> Option<Arc<dyn Guard>> {
+    fn guard(&self) -> Option<Arc<dyn IncidentHandler>> {
         self.guard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Tells the guard, if there is one.
-    fn tell_guard(&self, live: &Live, cause: Cause, remains: impl FnOnce() -> Remains) {
+    fn report_incident(
+        &self,
+        connected: &Connected,
+        cause: Cause,
+        dump: impl FnOnce() -> ForensicDump,
+    ) {
         if let Some(guard) = self.guard() {
-            let (at, command_id) = (SystemTime::now(), live.last_command());
-            guard.tripped(Incident { at, command_id, cause, remains: remains() });
+            let (at, command_id) = (SystemTime::now(), connected.last_command());
+            guard.on_incident(Incident { at, command_id, cause, dump: dump() });
         }
     }
 
@@ -196,7 +206,9 @@ impl KvmSandbox {
     /// counts as the guest's doing: the next reset undoes it.
     pub fn machine(&self) -> Option<Arc<Machine>> {
         match &self.lock().phase {
-            Phase::Ready(live) | Phase::Resetting(live) => Some(Arc::clone(&live.machine)),
+            Phase::Ready(connected) | Phase::Resetting(connected) => {
+                Some(Arc::clone(&connected.machine))
+            }
             Phase::NotBooted | Phase::Booting(_) | Phase::Failed(_) => None,
         }
     }
@@ -209,25 +221,25 @@ impl KvmSandbox {
     /// Resets the sandbox like [`Sandbox::reset`] and compares it with its golden state, bit for
     /// bit, before the guest runs again. Takes as long as reading all of its memory and disk.
     pub fn reset_and_compare(&self) -> Result<(ResetOutcome, Differences), SandboxError> {
-        let live = self.ready()?;
+        let connected = self.ready()?;
         let mut found = Differences::default();
         let mut inspect = |machine: &Machine| {
             found = machine.differences()?;
             Ok(())
         };
-        let outcome = self.rewind(&live, Some(&mut inspect))?;
+        let outcome = self.reset_connected(&connected, Some(&mut inspect))?;
         Ok((outcome, found))
     }
 
     /// Holds the machine as it is and compares it with its golden state.
     pub fn compare(&self) -> Result<Differences, SandboxError> {
-        let live = self.ready()?;
+        let connected = self.ready()?;
         let failed =
             |error: vmm::MachineError| SandboxError::ResetFailed { reason: error.to_string() };
-        let _alone = live.exclude_calls();
-        live.machine.pause().map_err(failed)?;
-        let differences = live.machine.differences().map_err(failed);
-        live.machine.resume().map_err(failed)?;
+        let _alone = connected.exclude_calls();
+        connected.machine.pause().map_err(failed)?;
+        let differences = connected.machine.differences().map_err(failed);
+        connected.machine.resume().map_err(failed)?;
         differences
     }
 
@@ -253,23 +265,25 @@ impl KvmSandbox {
     /// What the guest sent that nobody wanted; `None` without a machine.
     pub fn counters(&self) -> Option<ChannelCounters> {
         match &self.lock().phase {
-            Phase::Ready(live) | Phase::Resetting(live) => Some(live.channel().counters()),
+            Phase::Ready(connected) | Phase::Resetting(connected) => {
+                Some(connected.channel().counters())
+            }
             Phase::NotBooted | Phase::Booting(_) | Phase::Failed(_) => None,
         }
     }
 
-    fn start(&self, config: &SandboxConfig, epoch: u64) -> Result<Live, SandboxError> {
+    fn start(&self, config: &SandboxConfig, epoch: u64) -> Result<Connected, SandboxError> {
         let begun = Instant::now();
         let (known, golden) = {
             let inner = self.lock();
             (inner.image.clone(), inner.golden.clone())
         };
         if let (Some(golden), Some(strategy)) = (golden, config.strategy) {
-            let mut live = golden.fork(|machine| self.adopt(epoch, machine))?;
-            habit::learn(&live, &golden, strategy)?;
-            verify::prepare(self, config, &golden, &mut live)?;
-            live.report.total = begun.elapsed();
-            return Ok(live);
+            let mut connected = golden.fork(|machine| self.adopt(epoch, machine))?;
+            hot_pages::profile(&connected, &golden, strategy)?;
+            verify::prepare(self, config, &golden, &mut connected)?;
+            connected.report.total = begun.elapsed();
+            return Ok(connected);
         }
         let image = match known {
             Some(image) => image,
@@ -284,21 +298,22 @@ impl KvmSandbox {
                 true
             }
         };
-        let mut live = boot::start(config, &image, gate, adopt)?;
-        live.report.image = image_took;
+        let mut connected = boot::start(config, &image, gate, adopt)?;
+        connected.report.image = image_took;
         if let Some(strategy) = config.strategy {
             let capturing = Instant::now();
-            let golden = GoldenSandbox::capture(&live).inspect_err(|_| live.machine.shutdown())?;
-            habit::learn(&live, &golden, strategy)?;
-            live.report.capture = capturing.elapsed();
-            verify::prepare(self, config, &golden, &mut live)?;
+            let golden =
+                GoldenSandbox::capture(&connected).inspect_err(|_| connected.machine.shutdown())?;
+            hot_pages::profile(&connected, &golden, strategy)?;
+            connected.report.capture = capturing.elapsed();
+            verify::prepare(self, config, &golden, &mut connected)?;
             let mut inner = self.lock();
             if inner.epoch == epoch {
                 inner.golden = Some(Arc::new(golden));
             }
         }
-        live.report.total = begun.elapsed();
-        Ok(live)
+        connected.report.total = begun.elapsed();
+        Ok(connected)
     }
 
     /// Makes a machine known that is about to run. False when the boot was overtaken.
@@ -312,10 +327,10 @@ impl KvmSandbox {
     }
 
     /// Hands the result of a boot to everybody.
-    fn settle(
+    fn finish_boot(
         &self,
         epoch: u64,
-        result: Result<Live, SandboxError>,
+        result: Result<Connected, SandboxError>,
     ) -> Result<BootReport, SandboxError> {
         let mut inner = self.lock();
         if inner.epoch != epoch {
@@ -323,10 +338,10 @@ impl KvmSandbox {
             return Err(not_available("the sandbox was shut down while it was booting"));
         }
         let (phase, result) = match result {
-            Ok(live) => {
-                let report = live.report.clone();
+            Ok(connected) => {
+                let report = connected.report.clone();
                 info!(total = ?report.total, to_ready = ?report.to_ready, "sandbox is ready");
-                (Phase::Ready(Arc::new(live)), Ok(report))
+                (Phase::Ready(Arc::new(connected)), Ok(report))
             }
             Err(error) => {
                 warn!(code = error.code(), %error, "sandbox did not boot");
@@ -335,18 +350,18 @@ impl KvmSandbox {
         };
         inner.phase = phase;
         drop(inner);
-        self.settled.notify_all();
+        self.phase_changed.notify_all();
         result
     }
 
     /// The machine, if it can be used. Waits for a reset that is under way.
-    fn ready(&self) -> Result<Arc<Live>, SandboxError> {
+    fn ready(&self) -> Result<Arc<Connected>, SandboxError> {
         let mut inner = self.lock();
         loop {
             match &inner.phase {
-                Phase::Ready(live) => return Ok(Arc::clone(live)),
+                Phase::Ready(connected) => return Ok(Arc::clone(connected)),
                 Phase::Resetting(_) => {
-                    inner = self.settled.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                    inner = self.phase_changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
                 }
                 Phase::NotBooted => {
                     return Err(not_available("the sandbox is not booted: boot it first"));
@@ -363,19 +378,19 @@ impl KvmSandbox {
         }
     }
 
-    fn is_ready_with(&self, live: &Arc<Live>) -> bool {
-        matches!(&self.lock().phase, Phase::Ready(current) if Arc::ptr_eq(current, live))
+    fn is_ready_with(&self, connected: &Arc<Connected>) -> bool {
+        matches!(&self.lock().phase, Phase::Ready(current) if Arc::ptr_eq(current, connected))
     }
 
     /// Ends a machine that must not be used again.
-    fn condemn(&self, live: &Arc<Live>, reason: &str) {
+    fn condemn(&self, connected: &Arc<Connected>, reason: &str) {
         let mut inner = self.lock();
-        if matches!(&inner.phase, Phase::Ready(current) if Arc::ptr_eq(current, live)) {
+        if matches!(&inner.phase, Phase::Ready(current) if Arc::ptr_eq(current, connected)) {
             warn!(reason, "ending the machine");
             inner.phase = Phase::Failed(reason.to_owned());
         }
         drop(inner);
-        live.machine.shutdown();
+        connected.machine.shutdown();
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -391,10 +406,10 @@ impl Sandbox for KvmSandbox {
         let mut waited = false;
         loop {
             match &inner.phase {
-                Phase::Ready(live) => return Ok(live.report.clone()),
+                Phase::Ready(connected) => return Ok(connected.report.clone()),
                 Phase::Booting(_) | Phase::Resetting(_) => {
                     waited = true;
-                    inner = self.settled.wait(inner).unwrap_or_else(PoisonError::into_inner);
+                    inner = self.phase_changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
                 }
                 Phase::Failed(reason) if waited => {
                     let (reason, console) = (reason.clone(), Vec::new());
@@ -409,36 +424,36 @@ impl Sandbox for KvmSandbox {
         let (config, epoch) = (inner.config.clone(), inner.epoch);
         drop(inner);
         let result = self.start(&config, epoch);
-        self.settle(epoch, result)
+        self.finish_boot(epoch, result)
     }
 
     fn execute_tool(&self, call: ToolCall) -> Result<ToolOutcome, SandboxError> {
         let begun = Instant::now();
-        let live = self.ready()?;
-        match live.gate.admit(&call)? {
+        let connected = self.ready()?;
+        match connected.gate.admit(&call)? {
             Admission::Refused(outcome) => Ok(*outcome),
-            Admission::Admitted(admitted) => self.run(&live, call, &admitted, begun),
+            Admission::Admitted(admitted) => self.run(&connected, call, &admitted, begun),
         }
     }
 
     fn query(&self, kind: QueryKind) -> Result<QueryAnswer, SandboxError> {
-        let live = self.ready()?;
+        let connected = self.ready()?;
         let limit = query::limit(kind);
-        let call = live.call();
-        let result = live.query(kind, limit);
+        let call = connected.call();
+        let result = connected.query(kind, limit);
         drop(call);
         result.map_err(|error| match error {
             ChannelError::TimedOut { .. } => {
                 SandboxError::QuerySilent { query: format!("{kind:?}"), limit }
             }
             ChannelError::DuplicateRequest { .. } | ChannelError::Refused { .. } => error.into(),
-            error => self.broken(&live, error),
+            error => self.broken(&connected, error),
         })
     }
 
     fn reset(&self) -> Result<ResetOutcome, SandboxError> {
-        let live = self.ready_to_reset()?;
-        self.rewind(&live, None)
+        let connected = self.ready_to_reset()?;
+        self.reset_connected(&connected, None)
     }
 
     fn reset_and_verify(&self) -> Result<VerifiedReset, SandboxError> {
@@ -447,7 +462,7 @@ impl Sandbox for KvmSandbox {
         let verification = match failed() {
             Some(verification) => verification,
             None => match self.ready_to_reset() {
-                Ok(live) => return self.rewind_and_verify(&live),
+                Ok(connected) => return self.verify_connected(&connected),
                 Err(error) => failed().ok_or(error)?,
             },
         };
@@ -455,7 +470,7 @@ impl Sandbox for KvmSandbox {
     }
 
     fn scrub(&self) -> Option<Verification> {
-        self.look_while_idle()
+        self.scrub_idle()
     }
 
     fn shutdown(&self) {
@@ -463,28 +478,28 @@ impl Sandbox for KvmSandbox {
         inner.epoch += 1;
         let phase = std::mem::replace(&mut inner.phase, Phase::NotBooted);
         drop(inner);
-        self.settled.notify_all();
+        self.phase_changed.notify_all();
         match phase {
             Phase::Booting(Some(machine)) => machine.shutdown(),
-            Phase::Ready(live) | Phase::Resetting(live) => live.machine.shutdown(),
+            Phase::Ready(connected) | Phase::Resetting(connected) => connected.machine.shutdown(),
             Phase::Booting(None) | Phase::NotBooted | Phase::Failed(_) => {}
         }
     }
 
     fn state(&self) -> SandboxState {
-        let live = match &self.lock().phase {
+        let connected = match &self.lock().phase {
             Phase::NotBooted => return SandboxState::NotBooted,
             Phase::Booting(_) => return SandboxState::Booting,
             Phase::Resetting(_) => return SandboxState::Resetting,
             Phase::Failed(reason) => return SandboxState::Failed { reason: reason.clone() },
-            Phase::Ready(live) => Arc::clone(live),
+            Phase::Ready(connected) => Arc::clone(connected),
         };
         // Looking at the channel may take a moment: nobody else should wait for it.
-        match live.fault() {
+        match connected.fault() {
             None => SandboxState::Ready,
             Some(error) => {
                 let reason = error.to_string();
-                self.condemn(&live, &reason);
+                self.condemn(&connected, &reason);
                 SandboxState::Failed { reason }
             }
         }

@@ -10,14 +10,14 @@ use vmm::{
     MpState, ResetReport, Strategy,
 };
 
-use super::alone::{hold, put_back, put_back_checked, reset_failed};
-use super::live::Live;
-use super::remains::Exhibits;
+use super::connected::Connected;
+use super::exclusive::{hold, reset_and_check, reset_failed, reset_machine};
+use super::forensics::MismatchedBlocks;
 use crate::QueryAnswer;
 use crate::channel::ChannelError;
 use crate::error::SandboxError;
 use crate::verify::{
-    Account, Descriptors, Evidence, Finding, Place, RunState, Source, VerificationParts,
+    Descriptors, Evidence, Finding, GuestInventory, Place, RunState, Source, VerificationParts,
 };
 
 /// Since the reset was complete: a guest that has not answered by then is silent (`T_settling`).
@@ -34,11 +34,11 @@ pub const QUESTIONS: [QueryKind; 3] =
 /// A moment of a verified reset.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moment {
+pub enum FaultPoint {
     /// The machine stands still as the command left it.
     Held,
     /// The machine has been put back and stands still. Nobody has looked at it.
-    PutBack,
+    Reset,
     /// It runs again.
     Running,
     /// The guest is about to be asked.
@@ -49,111 +49,116 @@ pub enum Moment {
 
 /// Does to a machine what an attacker on the host would do.
 #[doc(hidden)]
-pub type Meddler = Box<dyn FnMut(Moment, &Machine) + Send>;
+pub type FaultInjector = Box<dyn FnMut(FaultPoint, &Machine) + Send>;
 
-/// How long the guest has.
+/// VerifyOptions long the guest has.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct QueryTimeouts {
     /// For the first answer.
     pub answer: Duration,
     /// Since the reset was complete, for the answer to the second question.
     pub settling: Duration,
 }
 
-impl Patience {
+impl QueryTimeouts {
     /// With every command.
     pub const USUAL: Self = Self { answer: Duration::from_secs(1), settling: SETTLING };
 }
 
-/// How a machine is put back and looked at.
+/// VerifyOptions a machine is put back and looked at.
 #[derive(Debug, Clone, Copy)]
-pub struct How {
+pub struct VerifyOptions {
     pub strategy: Strategy,
-    /// How much of what the command did not touch is read again.
+    /// VerifyOptions much of what the command did not touch is read again.
     pub plan: IntegrityPlan,
-    pub patience: Patience,
+    pub timeouts: QueryTimeouts,
 }
 
 /// What came of it.
-pub struct Observed {
-    /// How the reset went; `None` when there was none.
+pub struct Observation {
+    /// VerifyOptions the reset went; `None` when there was none.
     pub report: Option<ResetReport>,
     pub evidence: Evidence,
     /// Blocks and pages that differ, copied while the machine stood still.
-    pub exhibits: Exhibits,
+    pub mismatched: MismatchedBlocks,
 }
 
 /// Puts the machine back and hears every source. Nobody else may use the machine. A machine that
 /// has something to hide before its reset is not put back: it stands still as it was found.
 pub fn observe(
-    live: &Live,
+    connected: &Connected,
     golden: &Arc<Golden>,
-    how: How,
-    mut meddler: Option<&mut Meddler>,
-) -> Result<Observed, SandboxError> {
-    let machine = &live.machine;
+    how: VerifyOptions,
+    mut meddler: Option<&mut FaultInjector>,
+) -> Result<Observation, SandboxError> {
+    let machine = &connected.machine;
     let mut parts = VerificationParts::default();
     hold(machine).map_err(|error| reset_failed(&error))?;
-    pass(&mut meddler, Moment::Held, machine);
+    pass(&mut meddler, FaultPoint::Held, machine);
     let begun = Instant::now();
     let differences = before_reset(machine)?;
     parts.before = begun.elapsed();
     if !differences.is_empty() {
-        let exhibits = Exhibits::of(machine, golden, &differences);
-        return Ok(Observed { report: None, evidence: as_found(differences, parts), exhibits });
+        let mismatched = MismatchedBlocks::of(machine, golden, &differences);
+        return Ok(Observation {
+            report: None,
+            evidence: not_reset(differences, parts),
+            mismatched,
+        });
     }
 
     let (wall, begun) = (SystemTime::now(), Instant::now());
-    let mut looked = Looked::default();
-    let report = put_back_and_look(live, golden, how, &mut meddler, &mut looked)?;
+    let mut looked = HostChecks::default();
+    let report = reset_and_inspect(connected, golden, how, &mut meddler, &mut looked)?;
     let took = report.parts.total();
-    let Looked { differences, disk, exhibits, took: parts_of_look } = looked;
+    let HostChecks { differences, disk, mismatched, took: parts_of_look } = looked;
     parts = VerificationParts { before: parts.before, ..parts_of_look };
 
-    pass(&mut meddler, Moment::Running, machine);
+    pass(&mut meddler, FaultPoint::Running, machine);
     let clean = differences.is_empty();
-    let heard = hear(live, golden, how.patience, begun + took, clean, &mut meddler, &mut parts);
-    let Heard { answers, run_state } = heard;
+    let heard =
+        hear(connected, golden, how.timeouts, begun + took, clean, &mut meddler, &mut parts);
+    let GuestReport { answers, run_state } = heard;
     let evidence = Evidence {
         reset_at: wall + took,
         disk,
         descriptors: answers.descriptors,
-        account: answers.account,
+        inventory: answers.inventory,
         run_state,
         differences,
         suspicions: answers.odd,
         parts,
     };
-    Ok(Observed { report: Some(report), evidence, exhibits })
+    Ok(Observation { report: Some(report), evidence, mismatched })
 }
 
 /// Lets somebody do something at this moment.
-fn pass(meddler: &mut Option<&mut Meddler>, moment: Moment, machine: &Machine) {
+fn pass(meddler: &mut Option<&mut FaultInjector>, moment: FaultPoint, machine: &Machine) {
     if let Some(meddler) = meddler {
         meddler(moment, machine);
     }
 }
 
 /// What was seen of a machine that was put back and had not run yet.
-struct Looked {
+struct HostChecks {
     differences: Vec<Finding>,
     disk: Result<[u8; 32], String>,
-    exhibits: Exhibits,
+    mismatched: MismatchedBlocks,
     took: VerificationParts,
 }
 
-impl Default for Looked {
+impl Default for HostChecks {
     fn default() -> Self {
         Self {
             differences: Vec::new(),
             disk: Err("nobody looked".to_owned()),
-            exhibits: Exhibits::default(),
+            mismatched: MismatchedBlocks::default(),
             took: VerificationParts::default(),
         }
     }
 }
 
-impl Looked {
+impl HostChecks {
     fn take(
         &mut self,
         machine: &Machine,
@@ -174,34 +179,34 @@ impl Looked {
                 self.disk = Err(error.to_string());
             }
         }
-        self.exhibits = Exhibits::of(machine, golden, &self.differences);
+        self.mismatched = MismatchedBlocks::of(machine, golden, &self.differences);
     }
 }
 
 /// Reset and check are one step, unless somebody wants to get between the two.
-fn put_back_and_look(
-    live: &Live,
+fn reset_and_inspect(
+    connected: &Connected,
     golden: &Arc<Golden>,
-    how: How,
-    meddler: &mut Option<&mut Meddler>,
-    looked: &mut Looked,
+    how: VerifyOptions,
+    meddler: &mut Option<&mut FaultInjector>,
+    looked: &mut HostChecks,
 ) -> Result<ResetReport, SandboxError> {
-    let How { strategy, plan, .. } = how;
+    let VerifyOptions { strategy, plan, .. } = how;
     let Some(meddler) = meddler else {
-        return put_back_checked(live, strategy, &plan, |machine, check| {
+        return reset_and_check(connected, strategy, &plan, |machine, check| {
             looked.take(machine, golden, check);
         });
     };
     let mut inspect = |machine: &Machine| {
-        meddler(Moment::PutBack, machine);
+        meddler(FaultPoint::Reset, machine);
         looked.take(machine, golden, machine.check_after_reset(&plan));
         Ok(())
     };
-    put_back(live, strategy, Some(&mut inspect))
+    reset_machine(connected, strategy, Some(&mut inspect))
 }
 
 /// What the guest said, and what KVM said of its machine then.
-struct Heard {
+struct GuestReport {
     answers: Answers,
     run_state: RunState,
 }
@@ -209,15 +214,15 @@ struct Heard {
 /// Asks the guest, and then KVM what the machine is doing: an answer that came does not say that it
 /// still runs. `clean`: nothing has disagreed so far, so that silence is worth a second question.
 fn hear(
-    live: &Live,
+    connected: &Connected,
     golden: &Golden,
-    patience: Patience,
+    timeouts: QueryTimeouts,
     put_back_at: Instant,
     clean: bool,
-    meddler: &mut Option<&mut Meddler>,
+    meddler: &mut Option<&mut FaultInjector>,
     parts: &mut VerificationParts,
-) -> Heard {
-    let machine = &live.machine;
+) -> GuestReport {
+    let machine = &connected.machine;
     let (begun, mut reading) = (Instant::now(), Duration::ZERO);
     let mut read = || {
         let begun = Instant::now();
@@ -226,23 +231,23 @@ fn hear(
         run_state
     };
     if machine.is_paused() || machine.stop_reason().is_some() {
-        return Heard { answers: Answers::default(), run_state: read() };
+        return GuestReport { answers: Answers::default(), run_state: read() };
     }
     let mut ask = |until| {
-        pass(meddler, Moment::Asking, machine);
-        let answers = ask(live, until);
-        pass(meddler, Moment::Asked, machine);
+        pass(meddler, FaultPoint::Asking, machine);
+        let answers = ask(connected, until);
+        pass(meddler, FaultPoint::Asked, machine);
         answers
     };
-    let mut answers = ask(begun + patience.answer);
+    let mut answers = ask(begun + timeouts.answer);
     let mut run_state = read();
     if clean && answers.descriptors == Descriptors::Silent && run_state == RunState::Running {
         std::thread::sleep(BACK_OFF);
         debug!("the guest is asked again");
-        answers = ask(put_back_at + patience.settling);
+        answers = ask(put_back_at + timeouts.settling);
         run_state = read();
         if matches!(answers.descriptors, Descriptors::Count(_)) {
-            let limit = format!("within {:?}", patience.answer);
+            let limit = format!("within {:?}", timeouts.answer);
             let is = format!("there after {:.1?}", put_back_at.elapsed());
             answers.odd.push(Finding::new(Source::Guest, Place::Answer, limit, is));
         }
@@ -253,17 +258,17 @@ fn hear(
     }
     parts.vmm += reading;
     parts.guest = begun.elapsed().saturating_sub(reading);
-    Heard { answers, run_state }
+    GuestReport { answers, run_state }
 }
 
 /// What is said of a machine that was not put back. Its guest is not asked: it is as the command
 /// left it.
-pub fn as_found(differences: Vec<Finding>, parts: VerificationParts) -> Evidence {
+pub fn not_reset(differences: Vec<Finding>, parts: VerificationParts) -> Evidence {
     Evidence {
         reset_at: SystemTime::now(),
         disk: Err("the machine was not put back".to_owned()),
         descriptors: Descriptors::NotAsked,
-        account: Account::default(),
+        inventory: GuestInventory::default(),
         run_state: RunState::Held,
         differences,
         suspicions: Vec::new(),
@@ -302,30 +307,32 @@ fn fits(then: MpState, now: MpState) -> bool {
 /// What a guest says of itself.
 struct Answers {
     descriptors: Descriptors,
-    account: Account,
+    inventory: GuestInventory,
     odd: Vec<Finding>,
 }
 
 impl Default for Answers {
     /// Of a guest that was not asked.
     fn default() -> Self {
-        let (descriptors, account) = (Descriptors::NotAsked, Account::default());
-        Self { descriptors, account, odd: Vec::new() }
+        let (descriptors, inventory) = (Descriptors::NotAsked, GuestInventory::default());
+        Self { descriptors, inventory, odd: Vec::new() }
     }
 }
 
 /// Everything at once. A guest that counts its descriptors and says nothing else is odd.
-fn ask(live: &Live, until: Instant) -> Answers {
+fn ask(connected: &Connected, until: Instant) -> Answers {
     let limit = until.saturating_duration_since(Instant::now());
     let (mut answers, mut missing) = (Answers::default(), Vec::new());
-    for (kind, answer) in QUESTIONS.into_iter().zip(live.query_all(&QUESTIONS, limit)) {
+    for (kind, answer) in QUESTIONS.into_iter().zip(connected.query_all(&QUESTIONS, limit)) {
         match answer {
             Ok(QueryAnswer::OpenFdCount { open_fd_count, .. }) => {
                 answers.descriptors = Descriptors::Count(open_fd_count);
             }
-            Ok(QueryAnswer::ProcessList(processes)) => answers.account.processes = Some(processes),
+            Ok(QueryAnswer::ProcessList(processes)) => {
+                answers.inventory.processes = Some(processes);
+            }
             Ok(QueryAnswer::MemUsage { bytes_used, .. }) => {
-                answers.account.memory_used = Some(bytes_used);
+                answers.inventory.memory_used = Some(bytes_used);
             }
             Err(error) if kind == QueryKind::OpenFdCount => {
                 answers.descriptors = without_a_count(&error);

@@ -6,29 +6,32 @@ use std::time::Instant;
 use tracing::{debug, warn};
 use vmm::{IntegrityPlan, IntegrityReport, Machine, MachineError, ResetReport, Strategy};
 
-use super::live::Live;
+use super::connected::Connected;
 use super::{KvmSandbox, Phase, not_available};
 use crate::error::SandboxError;
 use crate::state::ResetOutcome;
-use crate::{Cause, Remains};
+use crate::{Cause, ForensicDump};
 
 /// Looks at a machine that has been put back and has not run yet.
 pub type Inspection<'a> = dyn FnMut(&Machine) -> Result<(), MachineError> + 'a;
 
-/// The only one to use a machine, until [`Alone::end`] says what has become of it. Everybody else
+/// The only one to use a machine, until [`ExclusiveMachine::end`] says what has become of it. Everybody else
 /// waits, and calls that were under way have failed.
-pub struct Alone<'a> {
+pub struct ExclusiveMachine<'a> {
     sandbox: &'a KvmSandbox,
-    live: &'a Arc<Live>,
+    connected: &'a Arc<Connected>,
     strategy: Strategy,
     begun: Instant,
     /// Nothing once it has ended.
     excluded: Option<RwLockWriteGuard<'a, ()>>,
 }
 
-impl<'a> Alone<'a> {
+impl<'a> ExclusiveMachine<'a> {
     /// Takes the machine from everybody else.
-    pub fn with(sandbox: &'a KvmSandbox, live: &'a Arc<Live>) -> Result<Self, SandboxError> {
+    pub fn take(
+        sandbox: &'a KvmSandbox,
+        connected: &'a Arc<Connected>,
+    ) -> Result<Self, SandboxError> {
         let begun = Instant::now();
         let strategy = {
             let mut inner = sandbox.lock();
@@ -37,30 +40,30 @@ impl<'a> Alone<'a> {
                     "the sandbox keeps no golden state: set a reset strategy and boot it again",
                 ));
             };
-            if !matches!(&inner.phase, Phase::Ready(current) if Arc::ptr_eq(current, live)) {
+            if !matches!(&inner.phase, Phase::Ready(current) if Arc::ptr_eq(current, connected)) {
                 return Err(not_available("somebody else has reset or ended the sandbox"));
             }
-            inner.phase = Phase::Resetting(Arc::clone(live));
+            inner.phase = Phase::Resetting(Arc::clone(connected));
             strategy
         };
-        let excluded = Some(live.exclude_calls());
-        Ok(Self { sandbox, live, strategy, begun, excluded })
+        let excluded = Some(connected.exclude_calls());
+        Ok(Self { sandbox, connected, strategy, begun, excluded })
     }
 
-    /// How to put the machine back.
+    /// VerifyOptions to put the machine back.
     pub fn strategy(&self) -> Strategy {
         self.strategy
     }
 
-    /// How a reset went that began with this.
+    /// VerifyOptions a reset went that began with this.
     pub fn outcome(&self, report: ResetReport) -> ResetOutcome {
         ResetOutcome { report, took: self.begun.elapsed() }
     }
 
     /// False when somebody has ended the machine meanwhile: what goes wrong then is no incident.
-    pub fn still_wanted(&self) -> bool {
+    pub fn is_current(&self) -> bool {
         let inner = self.sandbox.lock();
-        matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.live))
+        matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.connected))
     }
 
     /// Gives the machine back to everybody, or ends it for the reason given.
@@ -69,42 +72,44 @@ impl<'a> Alone<'a> {
     }
 
     /// Gives everybody another machine in place of this one, which is over.
-    pub fn succeed(mut self, successor: Live) {
+    pub fn replace_with(mut self, successor: Connected) {
         let Some(excluded) = self.excluded.take() else { return };
         let mut inner = self.sandbox.lock();
-        if matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.live)) {
+        if matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.connected))
+        {
             inner.phase = Phase::Ready(Arc::new(successor));
         }
         drop(inner);
         drop(excluded);
-        self.sandbox.settled.notify_all();
-        self.live.machine.shutdown();
+        self.sandbox.phase_changed.notify_all();
+        self.connected.machine.shutdown();
     }
 
     fn decide(&mut self, result: Result<(), &str>) {
         let Some(excluded) = self.excluded.take() else { return };
         let mut inner = self.sandbox.lock();
-        if matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.live)) {
+        if matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.connected))
+        {
             inner.phase = match result {
-                Ok(()) => Phase::Ready(Arc::clone(self.live)),
+                Ok(()) => Phase::Ready(Arc::clone(self.connected)),
                 Err(reason) => Phase::Failed(reason.to_owned()),
             };
         }
         drop(inner);
         drop(excluded);
-        self.sandbox.settled.notify_all();
+        self.sandbox.phase_changed.notify_all();
         if let Err(reason) = result {
             warn!(reason, "ending the machine");
-            self.live.machine.shutdown();
+            self.connected.machine.shutdown();
         }
     }
 }
 
-impl Drop for Alone<'_> {
+impl Drop for ExclusiveMachine<'_> {
     fn drop(&mut self) {
-        if self.excluded.is_some() && self.still_wanted() {
+        if self.excluded.is_some() && self.is_current() {
             let cause = Cause::ResetFailed("its reset was not finished".to_owned());
-            self.sandbox.tell_guard(self.live, cause, Remains::default);
+            self.sandbox.report_incident(self.connected, cause, ForensicDump::default);
         }
         self.decide(Err("its reset was not finished"));
     }
@@ -113,25 +118,26 @@ impl Drop for Alone<'_> {
 /// Puts a machine back to its golden state, with a control connection that knows no request.
 ///
 /// `inspect` sees the machine when it has been put back and has not run yet.
-pub fn put_back(
-    live: &Live,
+pub fn reset_machine(
+    connected: &Connected,
     strategy: Strategy,
     inspect: Option<&mut Inspection<'_>>,
 ) -> Result<ResetReport, SandboxError> {
-    let report = reset(&live.machine, strategy, inspect).map_err(|error| reset_failed(&error))?;
-    renew(live, &report)?;
+    let report =
+        reset(&connected.machine, strategy, inspect).map_err(|error| reset_failed(&error))?;
+    renew_connection(connected, &report)?;
     Ok(report)
 }
 
 /// The same with the machine's own check in one step, which is cheaper. `look` sees what it found
 /// while the machine stands still.
-pub fn put_back_checked(
-    live: &Live,
+pub fn reset_and_check(
+    connected: &Connected,
     strategy: Strategy,
     plan: &IntegrityPlan,
     look: impl FnOnce(&Machine, Result<IntegrityReport, MachineError>),
 ) -> Result<ResetReport, SandboxError> {
-    let machine = &live.machine;
+    let machine = &connected.machine;
     let report = hold(machine)
         .and_then(|()| machine.reset_and_check(strategy, plan))
         .and_then(|(report, check)| {
@@ -139,12 +145,12 @@ pub fn put_back_checked(
             machine.resume().map(|()| report)
         })
         .map_err(|error| reset_failed(&error))?;
-    renew(live, &report)?;
+    renew_connection(connected, &report)?;
     Ok(report)
 }
 
-fn renew(live: &Live, report: &ResetReport) -> Result<(), SandboxError> {
-    live.renew_channel()?;
+fn renew_connection(connected: &Connected, report: &ResetReport) -> Result<(), SandboxError> {
+    connected.renew_channel()?;
     debug!(took = ?report.parts.total(), pages = report.dirty_pages, "reset");
     Ok(())
 }

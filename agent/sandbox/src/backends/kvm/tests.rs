@@ -93,7 +93,7 @@ fn a_boot_waits_for_another_one_and_shares_its_fate() {
     std::thread::sleep(Duration::from_millis(20));
     let error = SandboxError::BootFailed { reason: "no luck".into(), console: Vec::new() };
     let epoch = sandbox.lock().epoch;
-    sandbox.settle(epoch, Err(error)).unwrap_err();
+    sandbox.finish_boot(epoch, Err(error)).unwrap_err();
     let told = waiting.join().unwrap();
     assert!(matches!(told.code(), "SANDBOX_BOOT_FAILED" | "SANDBOX_NOT_AVAILABLE"));
 }
@@ -105,7 +105,7 @@ fn a_shutdown_overtakes_a_boot() {
     let epoch = sandbox.lock().epoch;
     sandbox.shutdown();
     let late = SandboxError::BootFailed { reason: "late".into(), console: Vec::new() };
-    let error = sandbox.settle(epoch, Err(late)).unwrap_err();
+    let error = sandbox.finish_boot(epoch, Err(late)).unwrap_err();
     assert!(error.to_string().contains("shut down"), "{error}");
     assert_eq!(sandbox.state(), SandboxState::NotBooted);
 }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
-use super::SandboxSource;
+use crate::pool::SandboxSource;
 use crate::{KvmSandbox, Sandbox, SandboxError};
 
 /// Makes a first sandbox once more, when nothing that came of the one before can be trusted.

@@ -7,7 +7,7 @@ use guest::wire::ToolDispatch;
 use vmm::{Golden, Machine, MachineError, MachineState, MpState};
 
 use super::admission::Gate;
-use super::live::{self, Live};
+use super::connected::{self, Connected};
 use super::observe::QUESTIONS;
 use super::{boot, freshness};
 use crate::error::SandboxError;
@@ -36,39 +36,39 @@ pub struct GoldenSandbox {
     /// Measured by the first machine that needs it.
     baseline: Mutex<Option<Arc<Baseline>>>,
     /// Whether the first machine has shown what commands write.
-    learned: Mutex<bool>,
+    profiled: Mutex<bool>,
 }
 
 impl GoldenSandbox {
     /// Warms a booted machine up, waits until it is idle, and captures it with its control
     /// connection open.
-    pub fn capture(live: &Live) -> Result<Self, SandboxError> {
-        let failed = |error: MachineError| capture_failed(live, &error.to_string());
+    pub fn capture(connected: &Connected) -> Result<Self, SandboxError> {
+        let failed = |error: MachineError| capture_failed(connected, &error.to_string());
         for turn in 0..WARM_UPS {
-            warm_up(live, &format!("{WARM_UP_COMMAND}-{turn}"))?;
-            warm_up_answers(live)?;
+            warm_up(connected, &format!("{WARM_UP_COMMAND}-{turn}"))?;
+            warm_up_answers(connected)?;
         }
         let until = Instant::now() + IDLE_LIMIT;
         loop {
-            live.machine.pause().map_err(failed)?;
-            if is_idle(&live.machine.state().map_err(failed)?) {
+            connected.machine.pause().map_err(failed)?;
+            if is_idle(&connected.machine.state().map_err(failed)?) {
                 break;
             }
-            live.machine.resume().map_err(failed)?;
+            connected.machine.resume().map_err(failed)?;
             if Instant::now() >= until {
                 let reason = format!("the guest did not become idle within {IDLE_LIMIT:?}");
-                return Err(capture_failed(live, &reason));
+                return Err(capture_failed(connected, &reason));
             }
             std::thread::sleep(IDLE_TICK);
         }
-        let golden = live.machine.capture().map_err(failed)?;
-        live.machine.resume().map_err(failed)?;
-        let (guest_port, host_port) = live.ports();
-        let gate = Arc::clone(&live.gate);
-        let guest_boot_us = live.report.guest_boot_us;
+        let golden = connected.machine.capture().map_err(failed)?;
+        connected.machine.resume().map_err(failed)?;
+        let (guest_port, host_port) = connected.ports();
+        let gate = Arc::clone(&connected.gate);
+        let guest_boot_us = connected.report.guest_boot_us;
         let path = BootPath::Fork;
-        let (baseline, learned) = Default::default();
-        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path, baseline, learned })
+        let (baseline, profiled) = Default::default();
+        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path, baseline, profiled })
     }
 
     /// A captured machine that came from elsewhere: `guest_port` is where its guest program
@@ -86,9 +86,9 @@ impl GoldenSandbox {
             )));
         };
         let path = BootPath::Snapshot;
-        let (baseline, learned) = Default::default();
+        let (baseline, profiled) = Default::default();
         let guest_boot_us = 0;
-        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path, baseline, learned })
+        Ok(Self { golden, gate, guest_port, host_port, guest_boot_us, path, baseline, profiled })
     }
 
     /// What was captured.
@@ -114,14 +114,14 @@ impl GoldenSandbox {
     }
 
     /// Learns what commands write, unless that has been done. Whoever comes meanwhile waits.
-    pub fn learn_once(
+    pub fn profile_once(
         &self,
         learn: impl FnOnce() -> Result<(), SandboxError>,
     ) -> Result<(), SandboxError> {
-        let mut learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*learned {
+        let mut profiled = self.profiled.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*profiled {
             learn()?;
-            *learned = true;
+            *profiled = true;
         }
         Ok(())
     }
@@ -132,7 +132,10 @@ impl GoldenSandbox {
 
     /// Another machine in this state, running. `adopt` is given the machine before it runs, so
     /// that others can stop it, and says whether to go on.
-    pub fn fork(&self, adopt: impl FnOnce(&Arc<Machine>) -> bool) -> Result<Live, SandboxError> {
+    pub fn fork(
+        &self,
+        adopt: impl FnOnce(&Arc<Machine>) -> bool,
+    ) -> Result<Connected, SandboxError> {
         let begun = Instant::now();
         let machine = Machine::fork(&self.golden).map_err(boot::machine_failed)?;
         let machine = Arc::new(machine);
@@ -155,13 +158,13 @@ impl GoldenSandbox {
             total: begun.elapsed(),
             guest_boot_us: self.guest_boot_us,
         };
-        Live::new(machine, control, Arc::clone(&self.gate), report)
+        Connected::new(machine, control, Arc::clone(&self.gate), report)
     }
 }
 
 /// Runs a tool whose result nobody wants: what it makes the guest set up is part of the golden
 /// state then, and not set up again after every reset.
-pub fn warm_up(live: &Live, command_id: &str) -> Result<(), SandboxError> {
+pub fn warm_up(connected: &Connected, command_id: &str) -> Result<(), SandboxError> {
     let dispatch = ToolDispatch {
         command_id: command_id.to_owned(),
         tool: WARM_UP_TOOL.to_owned(),
@@ -170,16 +173,16 @@ pub fn warm_up(live: &Live, command_id: &str) -> Result<(), SandboxError> {
         freshness: freshness::draw()?,
     };
     let until = Instant::now() + WARM_UP_LIMIT;
-    match live.channel().dispatch(dispatch, 4096, until) {
+    match connected.channel().dispatch(dispatch, 4096, until) {
         Ok(_) => Ok(()),
-        Err(failure) => Err(live.explain(failure.error)),
+        Err(failure) => Err(connected.explain(failure.error)),
     }
 }
 
 /// Asks what every machine will be asked after its reset, for the same reason.
-pub fn warm_up_answers(live: &Live) -> Result<(), SandboxError> {
-    for answer in live.query_all(&QUESTIONS, WARM_UP_LIMIT) {
-        answer.map_err(|error| live.explain(error))?;
+pub fn warm_up_answers(connected: &Connected) -> Result<(), SandboxError> {
+    for answer in connected.query_all(&QUESTIONS, WARM_UP_LIMIT) {
+        answer.map_err(|error| connected.explain(error))?;
     }
     Ok(())
 }
@@ -191,9 +194,9 @@ fn is_idle(state: &MachineState) -> bool {
 }
 
 /// Why there is no golden state to go by, with what the guest said last.
-pub fn capture_failed(live: &Live, reason: &str) -> SandboxError {
+pub fn capture_failed(connected: &Connected, reason: &str) -> SandboxError {
     SandboxError::BootFailed {
         reason: format!("while capturing its golden state: {reason}"),
-        console: live.machine.console().last_lines(live::CONSOLE_LINES),
+        console: connected.machine.console().last_lines(connected::CONSOLE_LINES),
     }
 }

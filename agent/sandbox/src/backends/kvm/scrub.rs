@@ -4,9 +4,9 @@ use tracing::warn;
 use vmm::{IntegrityPlan, MachineError};
 
 use super::KvmSandbox;
-use super::alone::{Alone, hold};
-use super::observe::as_found;
-use super::remains::Exhibits;
+use super::exclusive::{ExclusiveMachine, hold};
+use super::forensics::MismatchedBlocks;
+use super::observe::not_reset;
 use crate::verify::{Finding, Place, Source, Verification, VerificationParts};
 
 /// Read at once: somebody may want the machine at any moment.
@@ -14,12 +14,12 @@ const STEP: IntegrityPlan = IntegrityPlan { blocks: 4, pages: 4, copies: 0, deep
 
 impl KvmSandbox {
     /// See [`Sandbox::scrub`](crate::Sandbox::scrub).
-    pub(super) fn look_while_idle(&self) -> Option<Verification> {
+    pub(super) fn scrub_idle(&self) -> Option<Verification> {
         let (golden, baseline) = (self.golden()?, self.baseline()?);
-        let live = self.ready().ok()?;
+        let connected = self.ready().ok()?;
         let findings: Vec<_> = {
-            let _kept_from_resets = live.call();
-            match live.machine.scrub(&STEP) {
+            let _kept_from_resets = connected.call();
+            match connected.machine.scrub(&STEP) {
                 Ok(report) => report.findings.into_iter().map(Finding::from).collect(),
                 Err(error @ MachineError::Unreadable { .. }) => {
                     let place = Place::State { name: "the machine".to_owned() };
@@ -32,13 +32,13 @@ impl KvmSandbox {
         if findings.is_empty() {
             return None;
         }
-        let alone = Alone::with(self, &live).ok()?;
-        if let Err(error) = hold(&live.machine) {
+        let exclusive = ExclusiveMachine::take(self, &connected).ok()?;
+        if let Err(error) = hold(&connected.machine) {
             warn!(%error, "a machine is not as it was captured, and does not stand still");
         }
-        let exhibits = Exhibits::of(&live.machine, &golden, &findings);
-        let verification = baseline.judge(as_found(findings, VerificationParts::default()));
-        self.halt(alone, &live, &verification, exhibits);
+        let mismatched = MismatchedBlocks::of(&connected.machine, &golden, &findings);
+        let verification = baseline.verify(not_reset(findings, VerificationParts::default()));
+        self.halt(exclusive, &connected, &verification, mismatched);
         Some(verification)
     }
 }

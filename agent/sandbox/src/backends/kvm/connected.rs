@@ -16,20 +16,20 @@ use crate::{QueryAnswer, query};
 pub const CONSOLE_LINES: usize = 12;
 
 /// A machine with its control connection.
-pub struct Live {
+pub struct Connected {
     pub machine: Arc<Machine>,
     pub gate: Arc<Gate>,
     pub report: BootReport,
     /// Kept open whatever becomes of the channels on it: a reset brings the connection back.
     control: VsockStream,
     channel: Mutex<Arc<Channel>>,
-    /// Calls hold it shared, a reset alone.
+    /// Calls hold it shared, a reset exclusive.
     calls: RwLock<()>,
     /// Id of the command that began last.
     last_command: Mutex<Option<String>>,
 }
 
-impl Live {
+impl Connected {
     /// A machine whose control connection is `control`.
     pub fn new(
         machine: Arc<Machine>,

@@ -1,0 +1,3 @@
+//! What sandboxes are made of: one folder for each kind of machine.
+
+pub mod kvm;
