@@ -3,8 +3,8 @@
 //! - [`config`]: settings from flags, environment and file.
 //! - [`store`]: identity, nonces, journal and audit log on disk.
 //! - [`keyholder`]: the private key, in a process of its own.
-//! - [`relay`]: enrolment and the connection to the relay.
-//! - [`dispatch`]: from envelope to result.
+//! - [`relay`]: enrolment, the connection to the relay, and the commands that come over it.
+//! - [`commands`]: from envelope to result; knows no connection.
 //! - [`baselines`]: what was measured when the agent was installed.
 //! - [`evidence`]: what a command wrote, kept so that others can check it.
 //! - [`degraded`]: no command after a machine that could not be shown to be golden.
@@ -19,10 +19,10 @@
 pub mod baselines;
 pub mod bench;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod confine;
 pub mod degraded;
-pub mod dispatch;
 pub mod doctor;
 pub mod evidence;
 pub mod keyholder;

@@ -4,13 +4,16 @@
 //! - [`Connector`]: names, proxies, TLS; gives one stream that everything else is spoken on.
 //! - [`enrol()`]: a token and a public key for an identity.
 //! - [`run_link`]: the session, kept up.
+//! - [`RelayAdapter`]: from frames of the session to commands, and from their answers to frames.
 
+pub mod adapter;
 pub mod backoff;
 pub mod connect;
 pub mod enrol;
 pub mod link;
 pub mod url;
 
+pub use adapter::RelayAdapter;
 pub use backoff::Backoff;
 pub use connect::{ConnectError, Connection, Connector, ConnectorConfig, ProxyError, ProxyRules};
 pub use enrol::{BootstrapToken, EnrolError, EnrolRequest, Enrolled, enrol};

@@ -1,5 +1,6 @@
 //! The agent at work: everything put together, from the first lock to the last flush.
 
+mod clearing;
 mod control;
 mod http;
 pub mod metrics;
@@ -16,19 +17,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
+use crate::commands::executor::Executor;
+use crate::commands::milestone::{Milestone, NoObserver, Observer, Trace};
+use crate::commands::policy::Policy;
+use crate::commands::watched::Watched;
+use crate::commands::{Clock, Commands, Endpoint, Parts, RecoveryError};
 use crate::config::RunConfig;
 use crate::confine::InForce;
 use crate::degraded::DegradedMode;
-use crate::dispatch::executor::Executor;
-use crate::dispatch::milestone::{Milestone, NoObserver, Observer, Trace};
-use crate::dispatch::policy::Policy;
-use crate::dispatch::watched::Watched;
-use crate::dispatch::{Clock, Dispatcher, Endpoint, Parts, RecoveryError};
 use crate::evidence::{EvidenceStore, Retention};
 use crate::keyholder::{KeyHolder, KeyHolderError};
 use crate::relay::{
     ConnectError, Connector, ConnectorConfig, LinkConfig, LinkEnd, LinkStatus, ProxyError, Purpose,
-    RelayUrl, UrlError, run_link,
+    RelayAdapter, RelayUrl, UrlError, run_link,
 };
 use crate::store::{AuditLog, Journal, NonceStore, StateDir, StateDirError, StoreError};
 use metrics::Metrics;
@@ -36,7 +37,8 @@ use protocol::code::ErrorCode;
 use protocol::keyring::KeyRing;
 use protocol::timestamp::Timestamp;
 
-pub use control::{ClearAnswer, ControlError, ask, ask_to_clear};
+pub use clearing::ClearAnswer;
+pub use control::{ControlError, ask, ask_to_clear};
 pub use status::Status;
 
 /// Sent to a process that writes beyond what its files may hold (setrlimit(2)).
@@ -119,9 +121,9 @@ impl Groundwork {
     }
 
     /// Serves the relay until the process is told to stop.
-    pub fn serve<E: Executor>(
+    pub fn serve(
         self,
-        executor: Arc<E>,
+        executor: Arc<dyn Executor>,
         observer: Option<Box<dyn Observer>>,
     ) -> Result<(), ServiceError> {
         let blocking = executor.capacity().saturating_add(64);
@@ -136,14 +138,14 @@ impl Groundwork {
         served
     }
 
-    async fn run<E: Executor>(
+    async fn run(
         self,
-        executor: Arc<E>,
+        executor: Arc<dyn Executor>,
         observer: Option<Box<dyn Observer>>,
     ) -> Result<(), ServiceError> {
         let begun = Instant::now();
         let metrics = Arc::new(Metrics::new());
-        let dispatcher = self.dispatcher(executor, &metrics, observer).await?;
+        let commands = self.commands(executor, &metrics, observer).await?;
         let connector = Arc::new(Connector::new(ConnectorConfig::from_environment(
             self.config.ca_file.clone(),
         )?)?);
@@ -154,16 +156,16 @@ impl Groundwork {
             self.link.clone(),
             connector,
             Arc::clone(&self.key_holder),
-            Arc::clone(&dispatcher),
+            RelayAdapter::new(Arc::clone(&commands)),
             stopped,
             link_status,
         ));
         let public = self.key_holder.public();
-        let view = status::View {
+        let view = status::StatusSource {
             begun,
             relay: self.link.url.full(Purpose::Session),
             public_key: public.public_key,
-            dispatcher: Arc::clone(&dispatcher),
+            commands: Arc::clone(&commands),
             link: link_seen,
             metrics,
             confinement: self.confinement.clone(),
@@ -173,13 +175,13 @@ impl Groundwork {
         if let Some(address) = self.config.metrics_listen {
             http::listen(address, Arc::clone(&view)).await?;
         }
-        let minder = Arc::clone(&dispatcher);
-        tokio::spawn(async move { minder.mind_kill_switch().await });
-        let minder = Arc::clone(&dispatcher);
-        tokio::spawn(async move { minder.mind_incidents().await });
-        let pruner = Arc::clone(&dispatcher);
+        let minder = Arc::clone(&commands);
+        tokio::spawn(async move { minder.watch_kill_switch().await });
+        let minder = Arc::clone(&commands);
+        tokio::spawn(async move { minder.watch_incidents().await });
+        let pruner = Arc::clone(&commands);
         tokio::spawn(async move { prune(&pruner).await });
-        dispatcher.note_in_audit("AgentStarted");
+        commands.note_in_audit("AgentStarted");
         info!(
             endpoint = public.endpoint_id,
             relay = self.link.url.full(Purpose::Session),
@@ -189,10 +191,10 @@ impl Groundwork {
         tokio::spawn(notify::keep_watchdog_calm(Arc::clone(&view)));
 
         tokio::select! {
-            end = wait_for_the_end(&dispatcher) => end?,
+            end = wait_for_the_end(&commands) => end?,
             end = &mut link => {
                 // Whoever supervises the agent starts it again, and the process with the key.
-                dispatcher.drain(Duration::ZERO).await;
+                commands.drain(Duration::ZERO).await;
                 return match end {
                     Ok(LinkEnd::KeyHolderLost(error)) => Err(error.into()),
                     _ => Ok(()),
@@ -202,25 +204,25 @@ impl Groundwork {
 
         info!("stopping");
         notify::stopping();
-        dispatcher.drain(self.config.stop_patience).await;
+        commands.drain(self.config.stop_patience).await;
         // Only now: the results of what was in flight go out first.
         let _ = stop.send(true);
         if tokio::time::timeout(Duration::from_secs(10), link).await.is_err() {
             warn!("the connection did not close in time");
         }
-        dispatcher.note_in_audit("AgentStopped");
-        if let Err(error) = dispatcher.audit().flush().await {
+        commands.note_in_audit("AgentStopped");
+        if let Err(error) = commands.audit().flush().await {
             error!(%error, "the last audit entries are lost");
         }
         Ok(())
     }
 
-    async fn dispatcher<E: Executor>(
+    async fn commands(
         &self,
-        executor: Arc<E>,
+        executor: Arc<dyn Executor>,
         metrics: &Arc<Metrics>,
         observer: Option<Box<dyn Observer>>,
-    ) -> Result<Arc<Dispatcher<E>>, ServiceError> {
+    ) -> Result<Arc<Commands>, ServiceError> {
         let config = &self.config;
         let public = self.key_holder.public();
         let retention = Retention { bytes: config.evidence_bytes, age: config.evidence_age };
@@ -246,7 +248,7 @@ impl Groundwork {
             observer: Box::new(Both { metrics: Arc::clone(metrics), other: observer }),
             clock: Arc::clone(&self.clock),
         };
-        Ok(Dispatcher::start(parts).await?)
+        Ok(Commands::start(parts).await?)
     }
 }
 
@@ -259,7 +261,7 @@ fn nonces(config: &RunConfig, path: &Path) -> Result<NonceStore, StoreError> {
 }
 
 /// Until a signal ends it. SIGHUP has keys and policy read again.
-async fn wait_for_the_end<E: Executor>(dispatcher: &Dispatcher<E>) -> Result<(), ServiceError> {
+async fn wait_for_the_end(commands: &Commands) -> Result<(), ServiceError> {
     let on = |kind| {
         signal(kind).map_err(|source| ServiceError::Host { what: "wait for signals", source })
     };
@@ -273,19 +275,19 @@ async fn wait_for_the_end<E: Executor>(dispatcher: &Dispatcher<E>) -> Result<(),
             _ = int.recv() => return Ok(()),
             _ = hup.recv() => {
                 info!("reading keys and policy again");
-                dispatcher.reload();
+                commands.reload();
             }
         }
     }
 }
 
-async fn prune<E: Executor>(dispatcher: &Dispatcher<E>) {
+async fn prune(commands: &Commands) {
     loop {
-        dispatcher.sweep_evidence().await;
+        commands.sweep_evidence().await;
         tokio::time::sleep(PRUNE_EVERY).await;
         let keeps = i64::try_from(JOURNAL_KEEPS.as_millis()).unwrap_or(i64::MAX);
         let before = Timestamp::from_millis(Timestamp::now().millis().saturating_sub(keeps));
-        if let Err(error) = dispatcher.journal().prune(before).await {
+        if let Err(error) = commands.journal().prune(before).await {
             warn!(%error, "old commands stay in the journal");
         }
     }

@@ -6,9 +6,9 @@ use clap::Args;
 use thiserror::Error;
 
 use super::{Exit, terminal};
+use crate::commands::Clearance;
 use crate::config::Config;
 use crate::degraded::{ClearError, DegradedMode, Record};
-use crate::dispatch::Clearance;
 use crate::service::{ClearAnswer, ControlError, ask_to_clear, control_socket};
 use crate::store::{AuditEntry, AuditLog, Channel, StateDir, StateDirError, StoreError};
 use protocol::timestamp::Timestamp;

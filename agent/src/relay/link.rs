@@ -61,14 +61,17 @@ pub trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = ()> + Send;
 
     /// Whether a command of this id was taken before.
-    fn was_taken(&self, command_id: &str) -> impl Future<Output = bool> + Send;
+    fn is_known_command(&self, command_id: &str) -> impl Future<Output = bool> + Send;
 
     /// The command under which a refusal of something that names this one is answered: none where
     /// it was taken before, because a relay would take the answer for that command's end.
-    fn may_name(&self, command_id: Option<String>) -> impl Future<Output = Option<String>> + Send {
+    fn reportable_command_id(
+        &self,
+        command_id: Option<String>,
+    ) -> impl Future<Output = Option<String>> + Send {
         async {
             match command_id {
-                Some(id) if self.was_taken(&id).await => None,
+                Some(id) if self.is_known_command(&id).await => None,
                 named => named,
             }
         }

@@ -10,16 +10,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tracing::{debug, warn};
 
 use super::ServiceError;
-use super::status::Look;
-use crate::degraded::Record;
-use crate::dispatch::Clearance;
+use super::clearing::ClearAnswer;
+use super::status::StatusSource;
+use crate::commands::Clearance;
 
 /// Longest request.
 const MAX_REQUEST: u64 = 64 << 10;
@@ -29,15 +28,6 @@ const MAX_ANSWER: u64 = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same for something that has to be on disk first.
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
-
-/// What came of a clearance.
-#[derive(Debug, Default, Serialize, Deserialize)]
-pub struct ClearAnswer {
-    /// What was cleared; nothing when the agent was not degraded, or did not clear it.
-    pub cleared: Option<Record>,
-    /// Why it was not cleared.
-    pub error: Option<String>,
-}
 
 /// Why a running agent gave no answer.
 #[derive(Debug, Error)]
@@ -60,7 +50,7 @@ pub enum ControlError {
 
 /// Answers at a path until the runtime ends. The state directory's lock is held, so a socket that
 /// is there already is nobody's.
-pub(super) fn listen(path: &Path, look: Arc<impl Look>) -> Result<(), ServiceError> {
+pub(super) fn listen(path: &Path, source: Arc<StatusSource>) -> Result<(), ServiceError> {
     let listen = || {
         match std::fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -82,9 +72,9 @@ pub(super) fn listen(path: &Path, look: Arc<impl Look>) -> Result<(), ServiceErr
                     continue;
                 }
             };
-            let look = Arc::clone(&look);
+            let source = Arc::clone(&source);
             tokio::spawn(async move {
-                let answered = tokio::time::timeout(DISK_PATIENCE, answer(stream, &*look)).await;
+                let answered = tokio::time::timeout(DISK_PATIENCE, answer(stream, &source)).await;
                 if let Ok(Err(error)) = answered {
                     debug!(%error, "a question on the control socket was not answered");
                 }
@@ -94,7 +84,7 @@ pub(super) fn listen(path: &Path, look: Arc<impl Look>) -> Result<(), ServiceErr
     Ok(())
 }
 
-async fn answer(mut stream: tokio::net::UnixStream, look: &impl Look) -> io::Result<()> {
+async fn answer(mut stream: tokio::net::UnixStream, source: &StatusSource) -> io::Result<()> {
     let mut request = Vec::new();
     let read = async {
         let mut limited = (&mut stream).take(MAX_REQUEST);
@@ -111,7 +101,7 @@ async fn answer(mut stream: tokio::net::UnixStream, look: &impl Look) -> io::Res
     let answer = match request {
         _ if clearance.is_some() => {
             let answer = match clearance.transpose() {
-                Ok(Some(clearance)) => look.clear(clearance).await,
+                Ok(Some(clearance)) => source.clear(clearance).await,
                 other => {
                     let why = other.err().map_or_else(String::new, |error| error.to_string());
                     ClearAnswer { cleared: None, error: Some(format!("not understood: {why}")) }
@@ -119,10 +109,10 @@ async fn answer(mut stream: tokio::net::UnixStream, look: &impl Look) -> io::Res
             };
             serde_json::to_string(&answer)? + "\n"
         }
-        b"status" => serde_json::to_string_pretty(&look.status())? + "\n",
-        b"metrics" => look.metrics(),
+        b"status" => serde_json::to_string_pretty(&source.status())? + "\n",
+        b"metrics" => source.metrics(),
         b"reload" => {
-            look.reload();
+            source.reload();
             "ok\n".to_owned()
         }
         _ => "error: say status, metrics, reload or clear\n".to_owned(),

@@ -17,13 +17,16 @@ use tokio::net::TcpListener;
 use tracing::{debug, info};
 
 use super::ServiceError;
-use super::status::Look;
+use super::status::StatusSource;
 use protocol::message::AgentHealth;
 
 const TEXT_FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Serves until the runtime ends.
-pub(super) async fn listen(address: SocketAddr, look: Arc<impl Look>) -> Result<(), ServiceError> {
+pub(super) async fn listen(
+    address: SocketAddr,
+    source: Arc<StatusSource>,
+) -> Result<(), ServiceError> {
     let listener = TcpListener::bind(address).await.map_err(|source| ServiceError::Host {
         what: "listen for questions about metrics",
         source,
@@ -35,10 +38,10 @@ pub(super) async fn listen(address: SocketAddr, look: Arc<impl Look>) -> Result<
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             };
-            let look = Arc::clone(&look);
+            let source = Arc::clone(&source);
             tokio::spawn(async move {
                 let service = service_fn(|request| {
-                    let response = respond(&request, &*look);
+                    let response = respond(&request, &source);
                     async { Ok::<_, Infallible>(response) }
                 });
                 let served = http1::Builder::new()
@@ -56,11 +59,11 @@ pub(super) async fn listen(address: SocketAddr, look: Arc<impl Look>) -> Result<
     Ok(())
 }
 
-fn respond(request: &Request<Incoming>, look: &impl Look) -> Response<Full<Bytes>> {
+fn respond(request: &Request<Incoming>, source: &StatusSource) -> Response<Full<Bytes>> {
     let (status, kind, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => (StatusCode::OK, TEXT_FORMAT, look.metrics()),
+        (&Method::GET, "/metrics") => (StatusCode::OK, TEXT_FORMAT, source.metrics()),
         (&Method::GET, "/healthz") => {
-            let status = look.status();
+            let status = source.status();
             let healthy = status.agent_health == AgentHealth::Ok;
             let code = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
             (code, "text/plain", status.trouble.unwrap_or_else(|| "ok".into()) + "\n")

@@ -14,13 +14,13 @@ use prometheus_client::registry::{Registry, Unit};
 use serde::Serialize;
 
 use crate::bench::Distribution;
-use crate::dispatch::milestone::{Phases, Trace};
+use crate::commands::milestone::{Phases, Trace};
 use protocol::code::ErrorCode;
 
 /// Commands whose times are kept for the status.
 const RECENT: usize = 1024;
 
-/// Counts what the dispatcher does.
+/// Counts what commands do.
 pub struct Metrics {
     registry: Registry,
     commands: Family<OutcomeLabel, Counter>,

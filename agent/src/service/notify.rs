@@ -6,7 +6,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use tracing::debug;
 
-use super::status::Look;
+use super::status::StatusSource;
 
 /// The agent serves.
 pub(super) fn ready() {
@@ -19,11 +19,11 @@ pub(super) fn stopping() {
 }
 
 /// Shows signs of life for as long as the runtime makes progress, and says how things are.
-pub(super) async fn keep_watchdog_calm(look: Arc<impl Look>) {
+pub(super) async fn keep_watchdog_calm(source: Arc<StatusSource>) {
     let watchdog = sd_notify::watchdog_enabled();
     let every = watchdog.map_or(Duration::from_secs(30), |limit| limit / 2);
     loop {
-        let status = look.status();
+        let status = source.status();
         let text = match status.trouble {
             Some(trouble) => trouble,
             None => format!("{}, {} in flight", status.link.state, status.in_flight),

@@ -8,13 +8,12 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::control::ClearAnswer;
+use super::clearing::ClearAnswer;
 use super::metrics::{Metrics, Recent, StateLabel};
+use crate::commands::{Clearance, Commands};
 use crate::confine::InForce;
 use crate::degraded::Record;
-use crate::dispatch::executor::Executor;
-use crate::dispatch::{Clearance, Dispatcher};
-use crate::relay::{Handler, LinkStatus};
+use crate::relay::LinkStatus;
 use crate::store::{AuditHead, JournalCounts};
 use protocol::Timestamp;
 use protocol::message::AgentHealth;
@@ -147,31 +146,24 @@ impl Link {
     }
 }
 
-/// Looks at everything, for whoever asks.
-pub(super) struct View<E> {
+/// Answers questions about the agent, from all of its parts.
+pub(super) struct StatusSource {
     pub begun: Instant,
     pub relay: String,
     pub public_key: [u8; 32],
-    pub dispatcher: Arc<Dispatcher<E>>,
+    pub commands: Arc<Commands>,
     pub link: watch::Receiver<LinkStatus>,
     pub metrics: Arc<Metrics>,
     pub confinement: Option<InForce>,
 }
 
-/// The same without knowing what runs the commands.
-pub(super) trait Look: Send + Sync + 'static {
-    fn status(&self) -> Status;
-    fn metrics(&self) -> String;
-    fn reload(&self);
-    fn clear(&self, clearance: Clearance) -> impl Future<Output = ClearAnswer> + Send;
-}
-
-impl<E: Executor> Look for View<E> {
-    fn status(&self) -> Status {
-        let dispatcher = &self.dispatcher;
-        let (agent_health, sandbox_state) = dispatcher.health();
+impl StatusSource {
+    /// The status as it is now.
+    pub fn status(&self) -> Status {
+        let commands = &self.commands;
+        let (agent_health, sandbox_state) = commands.health();
         let (completed, failed) = self.metrics.counts();
-        let endpoint = dispatcher.endpoint();
+        let endpoint = commands.endpoint();
         Status {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
@@ -182,23 +174,24 @@ impl<E: Executor> Look for View<E> {
             relay: self.relay.clone(),
             link: Link::of(&self.link.borrow()),
             agent_health,
-            trouble: dispatcher.trouble(),
-            degraded: dispatcher.degraded().current().map(|record| Degraded::of(&record)),
+            trouble: commands.trouble(),
+            degraded: commands.degraded().current().map(|record| Degraded::of(&record)),
             confinement: self.confinement.clone(),
             sandbox_state,
-            in_flight: dispatcher.in_flight(),
-            capacity: dispatcher.executor().capacity(),
-            pool: dispatcher.executor().pool_metrics(),
+            in_flight: commands.in_flight(),
+            capacity: commands.executor().capacity(),
+            pool: commands.executor().pool_metrics(),
             completed,
             failed,
             recent: self.metrics.recent(),
-            live_nonces: dispatcher.nonces().stored(),
-            journal: dispatcher.journal().counts(),
-            audit_head: dispatcher.audit().head(),
+            live_nonces: commands.nonces().stored(),
+            journal: commands.journal().counts(),
+            audit_head: commands.audit().head(),
         }
     }
 
-    fn metrics(&self) -> String {
+    /// The metrics as they are now, in Prometheus's text format.
+    pub fn metrics(&self) -> String {
         let status = self.status();
         let gauges = self.metrics.gauges();
         let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -223,21 +216,13 @@ impl<E: Executor> Look for View<E> {
         self.metrics.encode()
     }
 
-    fn reload(&self) {
-        self.dispatcher.reload();
+    /// Has keys and policy read again.
+    pub fn reload(&self) {
+        self.commands.reload();
     }
 
-    async fn clear(&self, clearance: Clearance) -> ClearAnswer {
-        let dispatcher = Arc::clone(&self.dispatcher);
-        // It goes on when whoever asked is gone.
-        let cleared = tokio::spawn(async move { dispatcher.clear(&clearance).await }).await;
-        match cleared {
-            Ok(Ok(record)) => {
-                let cleared = record.map(|record| Record::clone(&record));
-                ClearAnswer { cleared, error: None }
-            }
-            Ok(Err(error)) => ClearAnswer { cleared: None, error: Some(error.to_string()) },
-            Err(error) => ClearAnswer { cleared: None, error: Some(error.to_string()) },
-        }
+    /// Leaves degraded mode.
+    pub async fn clear(&self, clearance: Clearance) -> ClearAnswer {
+        ClearAnswer::of(Arc::clone(&self.commands), clearance).await
     }
 }

@@ -171,7 +171,7 @@ impl Handler for Recorder {
         let _ = self.frames.send((session, text));
     }
 
-    async fn was_taken(&self, _command_id: &str) -> bool {
+    async fn is_known_command(&self, _command_id: &str) -> bool {
         false
     }
 

@@ -13,8 +13,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use brainstorm_agent::commands::executor::{PoolExecutor, Tools};
 use brainstorm_agent::config::Config;
-use brainstorm_agent::dispatch::executor::{PoolExecutor, Tools};
 use brainstorm_agent::service::ServiceError;
 use integration_tests::agent_process::{begin, give_up, lay_groundwork};
 use sandbox::KvmSource;

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use brainstorm_agent::dispatch::executor::{Executor, ToolFacts};
-use brainstorm_agent::dispatch::milestone::{Milestone, Observer};
+use brainstorm_agent::commands::executor::{Executor, ToolFacts};
+use brainstorm_agent::commands::milestone::{Milestone, Observer};
 use guest::registry::{CallError, Track};
 use integration_tests::agent_process::{begin, give_up, lay_groundwork};
 use protocol::message::WireState;

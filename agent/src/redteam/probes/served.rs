@@ -11,14 +11,14 @@ use tokio::task::JoinHandle;
 use super::super::ProbeError;
 use super::machines::Machines;
 use super::signer::{self, ENDPOINT, TENANT, failed};
+use crate::commands::milestone::NoObserver;
+use crate::commands::policy::Policy;
+use crate::commands::watched::Watched;
+use crate::commands::{Commands, Endpoint, Parts};
 use crate::degraded::DegradedMode;
-use crate::dispatch::milestone::NoObserver;
-use crate::dispatch::policy::Policy;
-use crate::dispatch::watched::Watched;
-use crate::dispatch::{Dispatcher, Endpoint, Parts};
 use crate::evidence::{EvidenceStore, Retention};
-use crate::relay::Handler;
 use crate::relay::link::near::NearEnd;
+use crate::relay::{Handler, RelayAdapter};
 use crate::store::{AuditLog, Journal, NonceStore};
 use protocol::{KeyRing, Timestamp};
 
@@ -28,7 +28,8 @@ const NONCES: usize = 1024;
 
 /// An agent that takes commands.
 pub struct Served {
-    dispatcher: Arc<Dispatcher<Machines>>,
+    commands: Arc<Commands>,
+    adapter: Arc<RelayAdapter>,
 }
 
 impl Served {
@@ -57,32 +58,33 @@ impl Served {
             observer: Box::new(NoObserver),
             clock: Arc::new(Timestamp::now),
         };
-        let dispatcher = Dispatcher::start(parts).await.map_err(failed)?;
-        Ok(Self { dispatcher })
+        let commands = Commands::start(parts).await.map_err(failed)?;
+        let adapter = RelayAdapter::new(Arc::clone(&commands));
+        Ok(Self { commands, adapter })
     }
 
     /// A session, which takes the place of one before.
     pub fn connect(&self, session: &str, patience: Duration) -> Relay {
         let end = NearEnd::open(session);
-        self.dispatcher.connected(end.session().clone());
+        self.adapter.connected(end.session().clone());
         Relay { end, patience, heard: Vec::new() }
     }
 
     /// The agent notices that a session is over.
     pub fn lose(&self, relay: Relay) {
         let Relay { end, .. } = relay;
-        self.dispatcher.disconnected(end.session());
+        self.adapter.disconnected(end.session());
     }
 
     /// Sends an envelope.
     pub fn send(&self, relay: &Relay, text: String) -> JoinHandle<()> {
-        let (dispatcher, session) = (Arc::clone(&self.dispatcher), relay.end.session().clone());
-        tokio::spawn(async move { dispatcher.frame(session, text, Instant::now()).await })
+        let (adapter, session) = (Arc::clone(&self.adapter), relay.end.session().clone());
+        tokio::spawn(async move { adapter.frame(session, text, Instant::now()).await })
     }
 
     /// Ends what runs and closes the stores.
     pub async fn end(self) {
-        self.dispatcher.drain(Duration::ZERO).await;
+        self.commands.drain(Duration::ZERO).await;
     }
 }
 

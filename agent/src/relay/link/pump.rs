@@ -151,7 +151,7 @@ impl<H: Handler> Pump<'_, H> {
         self.config.traffic.frames_refused.fetch_add(1, Relaxed);
         tracing::warn!(why, "a frame of the relay is refused");
         let answer = async {
-            let command_id = self.handler.may_name(refusal::command_id(text)).await;
+            let command_id = self.handler.reportable_command_id(refusal::command_id(text)).await;
             let event = refusal::event(command_id, why, self.endpoint_id, &self.session.id);
             self.session.post(event.to_text()).await
         };

@@ -7,9 +7,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use brainstorm_agent::baselines::{Authenticator, BaselineStore, Record as Baselines};
+use brainstorm_agent::commands::policy::{Policy, Request};
 use brainstorm_agent::degraded::Record as Latch;
 use brainstorm_agent::degraded::explain::explain;
-use brainstorm_agent::dispatch::policy::{Policy, Request};
 use brainstorm_agent::evidence::check::{BundleFault, Trust, verify};
 use brainstorm_agent::evidence::{Record as Evidence, bundle};
 use brainstorm_agent::keyholder::KeyHolderError;

@@ -1,5 +1,5 @@
-//! What the dispatcher does about machines that could not be shown to be golden: it halts, tells
-//! the audit log and the relay, and takes no command until a person has cleared it.
+//! What is done about machines that could not be shown to be golden: the executor is halted, the audit
+//! log and the callers are told, and no command is taken until a person has cleared degraded mode.
 
 use std::sync::Arc;
 
@@ -8,12 +8,13 @@ use serde_json::json;
 use thiserror::Error;
 use tracing::{error, info, warn};
 
-use super::Dispatcher;
-use super::executor::Executor;
+use super::Commands;
+use super::answers::Alarm;
 use crate::degraded::{ClearError, DegradedMode, Record};
 use crate::store::{AuditEntry, Channel, StoreError};
 use protocol::code::ErrorCode;
 use sandbox::{Cause, ForensicDump, Incident, PartialOutput, SandboxError};
+use protocol::message::ErrorEvent;
 use sandbox::{Executed, Failure};
 
 /// Why the agent stays degraded.
@@ -48,7 +49,7 @@ impl Clearance {
     }
 }
 
-impl<E: Executor> Dispatcher<E> {
+impl Commands {
     /// Whether commands are refused, and since when and why.
     pub fn degraded(&self) -> &Arc<DegradedMode> {
         &self.parts.degraded
@@ -78,7 +79,7 @@ impl<E: Executor> Dispatcher<E> {
     }
 
     /// Halts when the machine of a command is not what it should be. Degraded mode is on disk, and
-    /// audit log and relay have been told, when this returns.
+    /// audit log and callers have been told, when this returns.
     pub(super) async fn halt_if_needed(&self, command_id: &str, executed: &Executed) {
         if let Some(incident) = incident(command_id, executed) {
             let degraded = Arc::clone(&self.parts.degraded);
@@ -87,23 +88,23 @@ impl<E: Executor> Dispatcher<E> {
                 error!(%error, "degraded mode was not entered as it should be");
             }
         }
-        self.tell_of_incidents().await;
+        self.report_incidents().await;
     }
 
     /// Stops the machines, and tells of incidents outside of commands. Runs for ever.
-    pub async fn mind_incidents(&self) {
+    pub async fn watch_incidents(&self) {
         loop {
             let news = self.parts.degraded.wait_for_news();
             // From time to time without news: a latch that is not on disk is written then.
             let _ = tokio::time::timeout(std::time::Duration::from_secs(5), news).await;
-            self.tell_of_incidents().await;
+            self.report_incidents().await;
         }
     }
 
-    /// Tells whoever should know of what nobody knows yet. One at a time: who waits for this can
-    /// rely on it.
-    async fn tell_of_incidents(&self) {
-        let _turn = self.telling.lock().await;
+    /// Reports the incidents that were not reported yet. One task at a time does this, so that every
+    /// incident known before the call is reported when the call returns.
+    async fn report_incidents(&self) {
+        let _turn = self.reporting.lock().await;
         let degraded = Arc::clone(&self.parts.degraded);
         // It may write the latch once more.
         let news = tokio::task::spawn_blocking(move || degraded.take_news()).await;
@@ -118,37 +119,23 @@ impl<E: Executor> Dispatcher<E> {
             if let Err(error) = self.parts.audit.append_durable(entry).await {
                 error!(%error, "an incident is not in the audit log");
             }
-            self.send_incident(&record.code, &record).await;
+            let alarm = alarm(&record.code, &record);
+            for listener in self.listeners() {
+                listener.raise(&alarm).await;
+            }
         }
     }
 
-    /// An error event that names no command: one that did would be taken for the command's result,
-    /// and the result that says what happened for a late one.
-    async fn send_incident(&self, code: &str, record: &Record) {
-        let Some(session) = self.session() else { return };
-        let of =
-            record.command_id.as_deref().map_or_else(String::new, |id| format!("command {id}: "));
-        let code = match code {
-            code if code == ErrorCode::ResetVerificationTimeout.as_str() => {
-                ErrorCode::ResetVerificationTimeout
-            }
-            code if code == ErrorCode::ResetFailed.as_str() => ErrorCode::ResetFailed,
-            code if code == ErrorCode::ResetVerificationDivergence.as_str() => {
-                ErrorCode::ResetVerificationDivergence
-            }
-            _ => ErrorCode::IntegrityMonitorTripped,
-        };
-        let message = format!("{of}{}", record.reason);
-        let event = self.parts.error_event(None, &session.id, code, &message);
-        // A relay that is not there is told with its next session.
-        let _ = session.send(event).await;
+    /// What a caller that has just connected is told. `None` when the agent is not degraded.
+    pub fn alarm(&self) -> Option<Alarm> {
+        let record = self.parts.degraded.current()?;
+        Some(alarm(ErrorCode::IntegrityMonitorTripped.as_str(), &record))
     }
 
-    /// Tells a relay that has just connected.
-    pub(super) async fn tell_if_degraded(&self) {
-        if let Some(record) = self.parts.degraded.current() {
-            self.send_incident(ErrorCode::IntegrityMonitorTripped.as_str(), &record).await;
-        }
+    /// An alarm as the protocol's error event. It names no command: an event that did would be taken
+    /// for the command's result, and the result that says what happened for a late one.
+    pub fn alarm_event(&self, alarm: &Alarm, session_id: &str) -> ErrorEvent {
+        self.parts.error_event(None, session_id, alarm.code, &alarm.message)
     }
 
     /// Leaves degraded mode: the reason is in the audit log before anything else changes, and new
@@ -174,6 +161,22 @@ impl<E: Executor> Dispatcher<E> {
         }
         Ok(Some(record))
     }
+}
+
+/// The alarm that an incident raises.
+fn alarm(code: &str, record: &Record) -> Alarm {
+    let of = record.command_id.as_deref().map_or_else(String::new, |id| format!("command {id}: "));
+    let code = match code {
+        code if code == ErrorCode::ResetVerificationTimeout.as_str() => {
+            ErrorCode::ResetVerificationTimeout
+        }
+        code if code == ErrorCode::ResetFailed.as_str() => ErrorCode::ResetFailed,
+        code if code == ErrorCode::ResetVerificationDivergence.as_str() => {
+            ErrorCode::ResetVerificationDivergence
+        }
+        _ => ErrorCode::IntegrityMonitorTripped,
+    };
+    Alarm { code, message: format!("{of}{}", record.reason) }
 }
 
 /// What a command's machine has come to, when it must not be used again.

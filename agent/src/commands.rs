@@ -1,5 +1,8 @@
 //! From envelope to result: the one place where protocol, store and sandbox meet.
 //!
+//! An envelope comes from a [`Caller`], which also takes the answers. Which way it came, and over
+//! which connection, is the caller's business: see `relay::adapter` for the one way there is today.
+//!
 //! The way of a command, and what is true at each step:
 //!
 //! 1. the envelope is verified; nothing is spent before its signature holds;
@@ -8,171 +11,87 @@
 //!    final for this envelope, because its nonce is spent;
 //! 4. the journal has the command on disk; from here on it is answered for, also by the next
 //!    process if this one dies;
-//! 5. the relay is sent the acknowledgement; a command whose acknowledgement cannot be sent is not
-//!    run;
+//! 5. the acknowledgement is written to the caller; a command whose acknowledgement cannot be written
+//!    is not run;
 //! 6. the tool runs on a clean machine, which is reset and verified;
-//! 7. the result is on disk, then sent, and sent again in later sessions until the relay has shown
-//!    that it read it.
+//! 7. the result is on disk, then delivered, and owed until the caller has shown that it read it.
 //!
 //! A process that finds commands of its predecessor runs none of them: it cannot know how far they
-//! came. It says so to the relay.
+//! came. It owes their callers a result that says so.
 
 mod admission;
-mod command;
+pub mod answers;
 pub mod deadline;
-mod degraded;
-mod delivery;
 pub mod executor;
+mod incidents;
 pub mod milestone;
 mod outcome;
+mod owed;
+mod parts;
 pub mod policy;
-mod quota;
+mod rate_limiter;
 mod recovery;
+mod run;
 pub mod watched;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::degraded::DegradedMode;
-use crate::evidence::EvidenceStore;
-use crate::relay::{Handler, Session};
-use crate::store::{AuditEntry, AuditLog, Channel, Journal, NonceStore};
-use delivery::Deliveries;
+use crate::store::{AuditLog, Channel, Journal, NonceStore};
+use answers::AlarmListener;
 use executor::Executor;
-use milestone::Observer;
-use policy::Policy;
-use protocol::code::ErrorCode;
-use protocol::keyring::KeyRing;
-use protocol::message::WireState;
-use protocol::message::{AgentHealth, ErrorEvent, Frame, NO_COMMAND};
+use protocol::message::{AgentHealth, WireState};
 use protocol::timestamp::Timestamp;
-use quota::Quota;
-use watched::Watched;
+use rate_limiter::RateLimiter;
 
-pub use degraded::{Clearance, NotCleared};
+pub use answers::{Answer, Caller, Undelivered};
+pub use incidents::{Clearance, NotCleared};
+pub use owed::Owed;
+pub use parts::{Clock, Endpoint, Parts};
 pub use recovery::RecoveryError;
 
-/// Tells the time. The system's clock, outside of tests.
-pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
-
-/// Who this endpoint is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Its id.
-    pub endpoint_id: String,
-    /// The tenant it is enrolled with.
-    pub tenant_id: String,
-}
-
-/// What the dispatcher works with.
-pub struct Parts<E> {
-    /// Who this endpoint is.
-    pub endpoint: Endpoint,
-    /// Keys that may sign envelopes.
-    pub keys: Watched<KeyRing>,
-    /// What the owner of this machine allows.
-    pub policy: Watched<Policy>,
-    /// While this file exists, no command runs.
-    pub kill_switch: PathBuf,
-    /// Spent nonces.
-    pub nonces: NonceStore,
-    /// Commands and their results.
-    pub journal: Journal,
-    /// Whether commands are refused because of what was found in a machine.
-    pub degraded: Arc<DegradedMode>,
-    /// What happened, for those who ask later.
-    pub audit: AuditLog,
-    /// What commands gave, with what vouches for it.
-    pub evidence: EvidenceStore,
-    /// Runs the commands.
-    pub executor: Arc<E>,
-    /// Watches them.
-    pub observer: Box<dyn Observer>,
-    /// Tells the time.
-    pub clock: Clock,
-}
-
-impl<E> Parts<E> {
-    /// An entry of this endpoint, now.
-    fn audit_entry(&self, channel: Channel, kind: &str) -> AuditEntry {
-        AuditEntry {
-            at: (self.clock)(),
-            channel_of_origin: channel,
-            kind: kind.to_owned(),
-            command_id: None,
-            tenant_id: Some(self.endpoint.tenant_id.clone()),
-            endpoint_id: Some(self.endpoint.endpoint_id.clone()),
-            session_id: None,
-            correlation_id: None,
-            operator_id: None,
-            lifecycle_state: None,
-            code: None,
-            payload: Vec::new(),
-        }
-    }
-
-    /// An error event as text.
-    fn error_event(
-        &self,
-        command_id: Option<&str>,
-        session_id: &str,
-        code: ErrorCode,
-        message: &str,
-    ) -> String {
-        ErrorEvent {
-            command_id: command_id.unwrap_or(NO_COMMAND).to_owned(),
-            endpoint_id: self.endpoint.endpoint_id.clone(),
-            session_id: session_id.to_owned(),
-            code,
-            message: message.to_owned(),
-            ts: (self.clock)(),
-        }
-        .to_text()
-    }
-}
-
-/// Takes envelopes from sessions and answers for what they order.
-pub struct Dispatcher<E> {
-    me: Weak<Self>,
-    parts: Parts<E>,
-    session: Mutex<Option<Session>>,
-    deliveries: Deliveries,
+/// Takes envelopes from callers and answers for what they order.
+pub struct Commands {
+    parts: Parts,
+    /// Whom alarms are passed on to.
+    listeners: Mutex<Vec<Weak<dyn AlarmListener>>>,
     /// One permit for each command that may be in flight.
     room: Arc<Semaphore>,
-    /// How many refusals of envelopes that nobody has signed may be audited.
-    unsigned_refusals: Mutex<Quota>,
+    /// How often the refusal of an envelope without a good signature may be audited.
+    unsigned_refusals: Mutex<RateLimiter>,
     accepting: AtomicBool,
     stores_work: AtomicBool,
-    /// Whose turn it is to tell of incidents.
-    telling: tokio::sync::Mutex<()>,
+    /// Held while incidents are reported.
+    reporting: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
 }
 
-impl<E: Executor> Dispatcher<E> {
-    /// A dispatcher that accepts commands. What an earlier process left behind is answered for
-    /// first: results that say so are journalled, and go out with the first session.
-    pub async fn start(parts: Parts<E>) -> Result<Arc<Self>, RecoveryError> {
+impl Commands {
+    /// Begins to accept commands. What an earlier process left behind is answered for first: results
+    /// that say so are journalled, and owed from then on.
+    ///
+    /// # Errors
+    ///
+    /// The journal does not take those results.
+    pub async fn start(parts: Parts) -> Result<Arc<Self>, RecoveryError> {
         recovery::recover(&parts).await?;
         if let Some(record) = parts.degraded.current() {
             parts.executor.halt(&record.reason);
         }
         let room = Arc::new(Semaphore::new(parts.executor.capacity()));
-        Ok(Arc::new_cyclic(|me| Self {
-            me: Weak::clone(me),
+        Ok(Arc::new(Self {
             parts,
-            session: Mutex::default(),
-            deliveries: Deliveries::default(),
+            listeners: Mutex::default(),
             room,
-            unsigned_refusals: Mutex::new(Quota::new(100, 10)),
+            unsigned_refusals: Mutex::new(RateLimiter::new(100, 10)),
             accepting: AtomicBool::new(true),
             stores_work: AtomicBool::new(true),
-            telling: tokio::sync::Mutex::default(),
+            reporting: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
         }))
     }
@@ -183,7 +102,7 @@ impl<E: Executor> Dispatcher<E> {
     }
 
     /// What runs the commands.
-    pub fn executor(&self) -> &Arc<E> {
+    pub fn executor(&self) -> &Arc<dyn Executor> {
         &self.parts.executor
     }
 
@@ -211,7 +130,7 @@ impl<E: Executor> Dispatcher<E> {
     pub async fn sweep_evidence(&self) {
         match self.parts.journal.owed().await {
             Ok(owed) => self.parts.evidence.sweep(owed).await,
-            Err(error) => warn!(%error, "old evidence stays: nobody knows what is owed"),
+            Err(error) => warn!(%error, "old evidence stays: it is unknown what is owed"),
         }
     }
 
@@ -247,7 +166,7 @@ impl<E: Executor> Dispatcher<E> {
 
     /// Stops accepting commands, and gives those in flight that long to end by themselves. Then
     /// their machines are taken away; their results say so. When this returns, every command is
-    /// journalled with its result, and those that could be sent are sent.
+    /// journalled with its result, and those that could be delivered are delivered.
     pub async fn drain(&self, patience: Duration) {
         self.accepting.store(false, Ordering::SeqCst);
         self.tasks.close();
@@ -265,7 +184,7 @@ impl<E: Executor> Dispatcher<E> {
     }
 
     /// Ends what runs while the kill switch is on, as soon as it is switched on. Runs for ever.
-    pub async fn mind_kill_switch(&self) {
+    pub async fn watch_kill_switch(&self) {
         let mut was_on = false;
         loop {
             let is_on = self.kill_switch_is_on();
@@ -290,37 +209,13 @@ impl<E: Executor> Dispatcher<E> {
         (self.parts.clock)()
     }
 
-    fn session(&self) -> Option<Session> {
-        self.session.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl<E: Executor> Handler for Dispatcher<E> {
-    fn connected(&self, session: Session) {
-        *self.session.lock().unwrap_or_else(PoisonError::into_inner) = Some(session.clone());
-        let Some(dispatcher) = self.me.upgrade() else { return };
-        tokio::spawn(async move {
-            dispatcher.tell_if_degraded().await;
-            dispatcher.send_what_is_left(&session).await;
-        });
-    }
-
-    async fn frame(self: &Arc<Self>, session: Session, text: String, received: Instant) {
-        self.take(session, text, received).await;
-    }
-
-    async fn was_taken(&self, command_id: &str) -> bool {
+    /// Whether a command of this id was taken before, by this process or an earlier one.
+    pub async fn is_known(&self, command_id: &str) -> bool {
         matches!(self.parts.journal.find(command_id).await, Ok(Some(_)))
     }
 
-    fn disconnected(&self, session: &Session) {
-        let mut current = self.session.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(|current| current.id == session.id) {
-            *current = None;
-        }
-    }
-
-    fn health(&self) -> (AgentHealth, WireState) {
+    /// The state of the agent and of its machines.
+    pub fn health(&self) -> (AgentHealth, WireState) {
         if self.parts.degraded.current().is_some() {
             return (AgentHealth::Degraded, WireState::Failed);
         }
@@ -330,5 +225,16 @@ impl<E: Executor> Handler for Dispatcher<E> {
             _ => AgentHealth::Degraded,
         };
         (health, state)
+    }
+
+    /// Passes alarms on to this listener for as long as it exists.
+    pub fn listen(&self, listener: Weak<dyn AlarmListener>) {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
+    }
+
+    fn listeners(&self) -> Vec<Arc<dyn AlarmListener>> {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.iter().filter_map(Weak::upgrade).collect()
     }
 }

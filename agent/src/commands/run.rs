@@ -1,18 +1,16 @@
-//! One command, from its frame to its result.
+//! One command, from its envelope to its result.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use tracing::{debug, info, warn};
 
-use super::Dispatcher;
+use super::Commands;
 use super::admission::Admitted;
-use super::executor::Executor;
+use super::answers::{Answer, Caller};
 use super::milestone::{Milestone, Trace};
 use super::outcome::{Outcome, Problem};
 use crate::evidence::Record;
-use crate::relay::Session;
 use crate::store::{AuditEntry, AuditHead, Channel, CommandState};
 use protocol::canonical::canonical_bytes;
 use protocol::code::ErrorCode;
@@ -26,71 +24,71 @@ use sandbox::{PartialOutput, ToolCall};
 /// How often a command that runs says so.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
-impl<E: Executor> Dispatcher<E> {
-    /// Takes a frame. Returns when the command is acknowledged or refused; it runs on its own.
-    pub(super) async fn take(self: &Arc<Self>, session: Session, text: String, received: Instant) {
-        let admitted = match self.admit(&session, &text, received).await {
+impl Commands {
+    /// Takes the text of an envelope, which had been read at `received`. Returns once the command is
+    /// acknowledged or refused; the command runs on its own. The caller is told of either.
+    pub async fn submit(
+        self: &Arc<Self>,
+        caller: Arc<dyn Caller>,
+        text: String,
+        received: Instant,
+    ) {
+        let admitted = match self.admit(caller.session_id(), &text, received).await {
             Ok(admitted) => admitted,
-            Err(refused) => return self.refuse(&session, refused).await,
+            Err(refused) => return self.refuse(&*caller, refused).await,
         };
         drop(text);
-        let dispatcher = Arc::clone(self);
+        let commands = Arc::clone(self);
         let (acked, ack) = tokio::sync::oneshot::channel();
-        // The command goes on when whoever reads frames is gone.
+        // The command goes on when the task that submitted it is gone.
         self.tasks.spawn(async move {
-            dispatcher.run(session, admitted, acked).await;
+            commands.run(&*caller, admitted, acked).await;
         });
         let _ = ack.await;
     }
 
     async fn run(
         self: Arc<Self>,
-        session: Session,
+        caller: &dyn Caller,
         admitted: Admitted,
         acked: tokio::sync::oneshot::Sender<()>,
     ) {
         let Admitted { envelope, tool, deadline_ms, permit, mut trace } = admitted;
-        self.audit_command(
-            &session,
-            &envelope,
-            "CommandEnvelope",
-            None,
-            envelope.canonical.clone(),
-        );
+        self.audit_command(caller, &envelope, "CommandEnvelope", None, envelope.canonical.clone());
         let ack = CommandAck {
             command_id: envelope.command_id.clone(),
             endpoint_id: self.parts.endpoint.endpoint_id.clone(),
-            session_id: session.id.to_string(),
+            session_id: caller.session_id().to_owned(),
             track: tool.track,
             will_emit_progress: true,
             estimated_duration_ms: Some(tool.estimated_duration_ms),
             ts: self.now(),
         };
-        let sent = session.send(ack.to_text()).await;
+        let sent = caller.answer(Answer::Acknowledged(ack)).await;
         drop(acked);
         if sent.is_err() {
             let message = "the connection was lost before the command could be acknowledged, so \
                            it was not run";
-            self.give_up(&envelope, message).await;
+            self.fail_unacked(caller, &envelope, message).await;
             drop(permit);
             return;
         }
         self.parts.journal.note(&envelope.command_id, CommandState::Acked);
         self.reach(&mut trace, Milestone::Acked);
 
-        let (executed, mut trace) = self.execute(&session, &envelope, deadline_ms, trace).await;
+        let (executed, mut trace) = self.execute(caller, &envelope, deadline_ms, trace).await;
         trace.execute = executed.execute;
         trace.reset = executed.reset_took;
         self.reach(&mut trace, Milestone::Executed);
         // What is left needs no machine.
         drop(permit);
-        self.conclude(&session, &envelope, executed, trace).await;
+        self.conclude(caller, &envelope, executed, trace).await;
     }
 
-    /// Runs the tool on a thread where it may block, and tells the relay how it goes.
+    /// Runs the tool on a thread where it may block, and tells the caller how it goes.
     async fn execute(
         self: &Arc<Self>,
-        session: &Session,
+        caller: &dyn Caller,
         envelope: &CommandEnvelope,
         deadline_ms: i64,
         mut trace: Trace,
@@ -127,14 +125,14 @@ impl<E: Executor> Dispatcher<E> {
                         self.reach(&mut trace, Milestone::Started);
                         self.parts.journal.note(&envelope.command_id, CommandState::Started);
                         seq += 1;
-                        self.progress(session, envelope, seq, None).await;
+                        self.progress(caller, envelope, seq, None).await;
                     }
                 }
                 done = &mut work => break done,
                 _ = beat.tick() => {
                     seq += 1;
                     let progress = of_deadline(begun.elapsed(), deadline_ms, running);
-                    self.progress(session, envelope, seq, Some(progress)).await;
+                    self.progress(caller, envelope, seq, Some(progress)).await;
                 }
             }
         };
@@ -157,7 +155,7 @@ impl<E: Executor> Dispatcher<E> {
     /// `None` says that the command has started.
     async fn progress(
         &self,
-        session: &Session,
+        caller: &dyn Caller,
         envelope: &CommandEnvelope,
         seq: u64,
         progress: Option<Progress>,
@@ -166,20 +164,20 @@ impl<E: Executor> Dispatcher<E> {
         let event = ProgressEvent {
             command_id: envelope.command_id.clone(),
             endpoint_id: self.parts.endpoint.endpoint_id.clone(),
-            session_id: session.id.to_string(),
+            session_id: caller.session_id().to_owned(),
             lifecycle_state: if started { ProgressState::Started } else { ProgressState::Progress },
             seq,
             progress,
             ts: self.now(),
         };
-        // A relay that is gone misses it; only the result is owed.
-        let _ = session.send(event.to_text()).await;
+        // A caller that is gone misses it: only the result is owed.
+        let _ = caller.answer(Answer::Progress(event)).await;
     }
 
-    /// Makes the result durable and sends it.
+    /// Makes the result durable and delivers it.
     async fn conclude(
         &self,
-        session: &Session,
+        caller: &dyn Caller,
         envelope: &CommandEnvelope,
         executed: Executed,
         mut trace: Trace,
@@ -189,7 +187,7 @@ impl<E: Executor> Dispatcher<E> {
         let mut outcome = Outcome::judge(id, &executed);
         outcome.anchor(self.audit_head().await);
         trace.completed = outcome.verdict.is_ok();
-        let result = self.result_frame(id, &session.id, outcome);
+        let result = self.result(id, caller.session_id(), outcome);
         self.keep_evidence(envelope, &executed, &result).await;
         let code = result.error().map(|error| error.code.clone());
         info!(
@@ -202,8 +200,8 @@ impl<E: Executor> Dispatcher<E> {
         );
         let frame = result.to_text();
         let canonical = canonical_bytes(&result).unwrap_or_else(|_| frame.clone().into_bytes());
-        self.audit_command(session, envelope, "CommandResult", code, canonical);
-        self.owe(id, frame, Some(trace)).await;
+        self.audit_command(caller, envelope, "CommandResult", code, canonical);
+        self.persist_and_send(caller, id, frame, Some(trace)).await;
     }
 
     async fn keep_evidence(
@@ -223,7 +221,7 @@ impl<E: Executor> Dispatcher<E> {
     }
 
     /// A result of this endpoint in a session.
-    fn result_frame(&self, command_id: &str, session_id: &str, outcome: Outcome) -> CommandResult {
+    fn result(&self, command_id: &str, session_id: &str, outcome: Outcome) -> CommandResult {
         let head = ResultHead {
             command_id: command_id.to_owned(),
             endpoint_id: self.parts.endpoint.endpoint_id.clone(),
@@ -260,16 +258,16 @@ impl<E: Executor> Dispatcher<E> {
 
     /// Ends a command that was not acknowledged. A result is no answer to such a command, an error
     /// event is.
-    async fn give_up(&self, envelope: &CommandEnvelope, message: &str) {
+    async fn fail_unacked(&self, caller: &dyn Caller, envelope: &CommandEnvelope, message: &str) {
         let id = &envelope.command_id;
         debug!(command = id, message);
         let event = self.parts.error_event(Some(id), "", ErrorCode::Internal, message);
-        self.owe(id, event, None).await;
+        self.persist_and_send(caller, id, event.to_text(), None).await;
     }
 
     fn audit_command(
         &self,
-        session: &Session,
+        caller: &dyn Caller,
         envelope: &CommandEnvelope,
         kind: &str,
         code: Option<String>,
@@ -282,7 +280,7 @@ impl<E: Executor> Dispatcher<E> {
         };
         self.parts.audit.append(AuditEntry {
             command_id: Some(envelope.command_id.clone()),
-            session_id: Some(session.id.to_string()),
+            session_id: Some(caller.session_id().to_owned()),
             correlation_id: Some(envelope.correlation_id.clone()),
             operator_id: Some(envelope.operator.id.clone()),
             lifecycle_state: Some(state.to_owned()),
@@ -300,9 +298,4 @@ fn of_deadline(elapsed: Duration, deadline_ms: i64, running: bool) -> Progress {
     let what = if running { "runs" } else { "waits for a machine" };
     let message = format!("{what}, {} s after it was acknowledged", elapsed.as_secs());
     Progress { fraction: fraction.min(0.99), message }
-}
-
-/// The JSON value of a frame that this agent wrote.
-pub(super) fn parse_own(frame: &str) -> Option<Value> {
-    serde_json::from_str(frame).ok()
 }

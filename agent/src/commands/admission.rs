@@ -1,4 +1,4 @@
-//! From a frame to a command that is answered for, or to a refusal.
+//! From the text of an envelope to a command that is answered for, or to a refusal.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -8,11 +8,11 @@ use serde_json::json;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::warn;
 
-use super::executor::{Executor, ToolFacts};
+use super::answers::{Answer, Caller};
+use super::executor::ToolFacts;
 use super::milestone::{Milestone, Trace};
 use super::policy::Request;
-use super::{Dispatcher, deadline};
-use crate::relay::{Handler, Session};
+use super::{Commands, deadline};
 use crate::store::{AuditEntry, Channel, JournalError, NewCommand, NonceError};
 use guest::registry::CallError;
 use protocol::code::ErrorCode;
@@ -35,21 +35,21 @@ pub(super) struct Refused {
     pub command_id: Option<String>,
     /// `None` as long as no signature vouches for the envelope.
     pub envelope: Option<Box<CommandEnvelope>>,
-    /// The command was taken before. A relay that hears of an error under its id takes it for
-    /// failed, whoever has sent the envelope again.
+    /// The command was taken before. A caller that hears of an error under its id takes the command
+    /// for failed.
     pub is_known: bool,
 }
 
-impl<E: Executor> Dispatcher<E> {
+impl Commands {
     /// Checks an envelope in the order that the module's head gives.
     pub(super) async fn admit(
         &self,
-        session: &Session,
+        session_id: &str,
         text: &str,
         received: Instant,
     ) -> Result<Admitted, Refused> {
         let now = self.now();
-        let envelope = self.verify(session, text, now)?;
+        let envelope = self.verify(session_id, text, now)?;
         let mut trace = Trace::new(envelope.command_id.clone(), envelope.tool.clone(), received);
         self.reach(&mut trace, Milestone::Verified);
 
@@ -106,7 +106,7 @@ impl<E: Executor> Dispatcher<E> {
 
     fn verify(
         &self,
-        session: &Session,
+        session_id: &str,
         text: &str,
         now: protocol::timestamp::Timestamp,
     ) -> Result<CommandEnvelope, Refused> {
@@ -121,7 +121,7 @@ impl<E: Executor> Dispatcher<E> {
         let audience = Audience {
             endpoint_id: &endpoint.endpoint_id,
             tenant_id: &endpoint.tenant_id,
-            session_id: &session.id,
+            session_id,
         };
         verify(text, &keys, &audience, now).map_err(Refused::from)
     }
@@ -157,29 +157,32 @@ impl<E: Executor> Dispatcher<E> {
         Ok(tool)
     }
 
-    /// Tells the relay and the audit log.
-    pub(super) async fn refuse(&self, session: &Session, refused: Refused) {
+    /// Tells the caller and the audit log.
+    pub(super) async fn refuse(&self, caller: &dyn Caller, refused: Refused) {
         self.parts.observer.refused(refused.code);
         warn!(code = refused.code.as_str(), command = ?refused.command_id, "{}", refused.message);
-        self.audit_refusal(session, &refused);
-        let known = refused.is_known;
-        let command_id = self.may_name(refused.command_id.filter(|_| !known)).await;
+        self.audit_refusal(caller.session_id(), &refused);
+        let command_id = match refused.command_id.filter(|_| !refused.is_known) {
+            // A caller would take the answer for the end of the command that was taken before.
+            Some(id) if self.is_known(&id).await => None,
+            reportable => reportable,
+        };
         let event = self.parts.error_event(
             command_id.as_deref(),
-            &session.id,
+            caller.session_id(),
             refused.code,
             &refused.message,
         );
-        // Without a session there is nobody to tell.
-        let _ = session.send(event).await;
+        // A caller that is gone misses it: the envelope is spent either way.
+        let _ = caller.answer(Answer::Refused(event)).await;
     }
 
-    fn audit_refusal(&self, session: &Session, refused: &Refused) {
+    fn audit_refusal(&self, session_id: &str, refused: &Refused) {
         let mut suppressed = 0;
         if refused.envelope.is_none() {
-            // Anybody on the way to the relay could fill the disk with these.
-            let mut quota = self.unsigned_refusals.lock().unwrap_or_else(PoisonError::into_inner);
-            match quota.take(Instant::now()) {
+            // Whatever sits between relay and agent could fill the disk with these.
+            let mut limiter = self.unsigned_refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            match limiter.take(Instant::now()) {
                 Some(denied) => suppressed = denied,
                 None => return,
             }
@@ -191,7 +194,7 @@ impl<E: Executor> Dispatcher<E> {
         let envelope = refused.envelope.as_deref();
         self.parts.audit.append(AuditEntry {
             command_id: refused.command_id.clone(),
-            session_id: Some(session.id.to_string()),
+            session_id: Some(session_id.to_owned()),
             correlation_id: envelope.map(|e| e.correlation_id.clone()),
             operator_id: envelope.map(|e| e.operator.id.clone()),
             code: Some(refused.code.as_str().to_owned()),

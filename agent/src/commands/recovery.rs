@@ -17,10 +17,10 @@ pub struct RecoveryError(#[from] StoreError);
 
 /// Writes a result for every command that has none. None of them is run again: nobody knows how
 /// far it came.
-pub(super) async fn recover<E>(parts: &Parts<E>) -> Result<(), RecoveryError> {
+pub(super) async fn recover(parts: &Parts) -> Result<(), RecoveryError> {
     for entry in parts.journal.unfinished() {
         warn!(command = entry.command.command_id, state = ?entry.state, "left by an earlier process");
-        let frame = last_frame(parts, entry);
+        let frame = last_answer(parts, entry);
         parts.audit.append(AuditEntry {
             command_id: Some(entry.command.command_id.clone()),
             tenant_id: Some(entry.command.tenant_id.clone()),
@@ -34,7 +34,7 @@ pub(super) async fn recover<E>(parts: &Parts<E>) -> Result<(), RecoveryError> {
     Ok(())
 }
 
-fn last_frame<E>(parts: &Parts<E>, entry: &JournalEntry) -> String {
+fn last_answer(parts: &Parts, entry: &JournalEntry) -> String {
     let message = match entry.state {
         CommandState::Started => {
             "the agent stopped while the tool ran; it was not run again, and its machine is gone"
@@ -47,12 +47,9 @@ fn last_frame<E>(parts: &Parts<E>, entry: &JournalEntry) -> String {
     };
     if entry.state == CommandState::Accepted {
         // Nobody knows whether the acknowledgement went out, and a result may not come before it.
-        return parts.error_event(
-            Some(&entry.command.command_id),
-            "",
-            ErrorCode::Internal,
-            message,
-        );
+        return parts
+            .error_event(Some(&entry.command.command_id), "", ErrorCode::Internal, message)
+            .to_text();
     }
     let head = ResultHead {
         command_id: entry.command.command_id.clone(),

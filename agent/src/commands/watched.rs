@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tracing::{error, info};
 
-/// How long a file is taken to be unchanged without looking.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How long a file is taken to be unchanged before its metadata is read again.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// Largest file.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -37,12 +37,12 @@ pub struct Watched<T> {
 }
 
 struct State<T> {
-    looked: Option<Instant>,
+    polled: Option<Instant>,
     stamp: Option<Stamp>,
     content: Result<Arc<T>, WatchError>,
 }
 
-/// Two equal ones mean that nobody has written to the file in between.
+/// The metadata of a file. Two equal stamps mean that the file was not written in between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stamp {
     Absent,
@@ -73,7 +73,7 @@ impl<T> Watched<T> {
             path,
             parse,
             absent,
-            state: Mutex::new(State { looked: None, stamp: None, content }),
+            state: Mutex::new(State { polled: None, stamp: None, content }),
         }
     }
 
@@ -85,22 +85,22 @@ impl<T> Watched<T> {
     /// What the file means now, at most a quarter of a second ago.
     pub fn current(&self) -> Result<Arc<T>, WatchError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY) {
-            self.look(&mut state);
+        if state.polled.is_none_or(|polled| polled.elapsed() >= POLL_INTERVAL) {
+            self.poll(&mut state);
         }
         state.content.clone()
     }
 
-    /// Looks at the file at the next call, however soon that is.
+    /// Has the next call of [`Self::current`] read the metadata, however soon it comes.
     pub fn expire(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).looked = None;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).polled = None;
     }
 
-    fn look(&self, state: &mut State<T>) {
+    fn poll(&self, state: &mut State<T>) {
         let first = state.stamp.is_none();
-        // The stamp is taken before reading: a write in between shows at the next look.
+        // The stamp is taken before reading: a write in between shows at the next poll.
         let stamp = Stamp::of(&self.path);
-        state.looked = Some(Instant::now());
+        state.polled = Some(Instant::now());
         if stamp.is_ok() && state.stamp == stamp.as_ref().ok().copied() {
             return;
         }

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-/// Allows a burst, and then so many a second.
+/// Allows a burst, and then so many a second: a token bucket.
 #[derive(Debug)]
-pub struct Quota {
+pub struct RateLimiter {
     burst: f64,
     per_second: f64,
     left: f64,
@@ -12,15 +12,16 @@ pub struct Quota {
     denied: u64,
 }
 
-impl Quota {
-    /// A quota that nobody has used yet.
+impl RateLimiter {
+    /// A limiter with its whole burst left.
     pub fn new(burst: u32, per_second: u32) -> Self {
         let burst = f64::from(burst);
         let per_second = f64::from(per_second);
         Self { burst, per_second, left: burst, since: Instant::now(), denied: 0 }
     }
 
-    /// Asks for one. `Some` tells how many were denied since the last time one was allowed.
+    /// Asks whether one more may happen at `now`. `Some` holds how many were denied since the last
+    /// time one was allowed.
     pub fn take(&mut self, now: Instant) -> Option<u64> {
         let elapsed = now.saturating_duration_since(self.since).as_secs_f64();
         self.since = now;
@@ -42,13 +43,13 @@ mod tests {
 
     #[test]
     fn a_burst_then_a_trickle_and_nobody_is_forgotten() {
-        let mut quota = Quota::new(3, 10);
-        let start = quota.since;
-        let allowed = (0..10).filter(|_| quota.take(start).is_some()).count();
+        let mut limiter = RateLimiter::new(3, 10);
+        let start = limiter.since;
+        let allowed = (0..10).filter(|_| limiter.take(start).is_some()).count();
         assert_eq!(allowed, 3);
-        assert_eq!(quota.take(start + Duration::from_millis(50)), None);
-        assert_eq!(quota.take(start + Duration::from_millis(101)), Some(8));
+        assert_eq!(limiter.take(start + Duration::from_millis(50)), None);
+        assert_eq!(limiter.take(start + Duration::from_millis(101)), Some(8));
         let later = start + Duration::from_secs(100);
-        assert_eq!((0..10).filter(|_| quota.take(later).is_some()).count(), 3);
+        assert_eq!((0..10).filter(|_| limiter.take(later).is_some()).count(), 3);
     }
 }
