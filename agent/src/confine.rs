@@ -22,8 +22,6 @@ mod possible;
 mod rights;
 mod threads;
 
-use std::path::PathBuf;
-
 use serde::Serialize;
 use thiserror::Error;
 
@@ -76,14 +74,6 @@ pub fn confine(files: &Files) -> Result<InForce, ConfineError> {
         store_threads: true,
         machine_threads,
     })
-}
-
-/// The directory in which a file is, which need not exist yet.
-pub fn directory_of(file: &std::path::Path) -> PathBuf {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
 }
 
 fn step<T, E: ToString>(step: &'static str, done: Result<T, E>) -> Result<T, ConfineError> {

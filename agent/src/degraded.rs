@@ -22,7 +22,7 @@ use crate::store::{StoreError, remove_durably, replace_durably};
 use sandbox::{Incident, IncidentHandler};
 
 pub use forensics::{MAX_BUNDLES, MAX_BYTES};
-pub use record::{MAX_RECORD_BYTES, Record};
+pub use record::{IncidentRecord, MAX_RECORD_BYTES};
 
 /// Commands whose incidents are remembered, so that none is counted twice.
 const REMEMBERED: usize = 64;
@@ -41,17 +41,17 @@ pub enum ClearError {
 /// Degraded mode of one agent.
 pub struct DegradedMode {
     state_dir: PathBuf,
-    state: Mutex<State>,
+    state: Mutex<Latch>,
     /// There are incidents nobody has been told of, or a latch that is not on disk.
     news: Notify,
 }
 
 #[derive(Default)]
-struct State {
-    current: Option<Arc<Record>>,
+struct Latch {
+    current: Option<Arc<IncidentRecord>>,
     /// Commands whose incidents are known, the latest last.
     known: VecDeque<String>,
-    untold: Vec<Arc<Record>>,
+    untold: Vec<Arc<IncidentRecord>>,
     /// The latch could not be written.
     unsaved: bool,
 }
@@ -59,16 +59,16 @@ struct State {
 impl DegradedMode {
     /// Reads the latch of a state directory. What cannot be read counts as degraded.
     pub fn open(state_dir: &Path) -> Self {
-        let current = Record::load(state_dir).map(Arc::new);
+        let current = IncidentRecord::load(state_dir).map(Arc::new);
         if let Some(record) = &current {
             warn!(since = %record.since, reason = record.reason, "degraded: no command will run");
         }
-        let state = State { current, ..State::default() };
+        let state = Latch { current, ..Latch::default() };
         Self { state_dir: state_dir.to_owned(), state: Mutex::new(state), news: Notify::new() }
     }
 
     /// Why no command runs; `None` when they may.
-    pub fn current(&self) -> Option<Arc<Record>> {
+    pub fn current(&self) -> Option<Arc<IncidentRecord>> {
         self.lock().current.clone()
     }
 
@@ -90,7 +90,7 @@ impl DegradedMode {
             && current.bundle != record.bundle
         {
             let bundle = record.bundle.clone();
-            state.current = Some(Arc::new(Record { bundle, ..(**current).clone() }));
+            state.current = Some(Arc::new(IncidentRecord { bundle, ..(**current).clone() }));
             self.save(&mut state);
         }
         state.untold.push(Arc::new(record));
@@ -99,7 +99,7 @@ impl DegradedMode {
     }
 
     /// The latch alone. `None` when the incident is known.
-    fn enter(&self, incident: &Incident) -> Option<Record> {
+    fn enter(&self, incident: &Incident) -> Option<IncidentRecord> {
         let mut state = self.lock();
         if let Some(id) = &incident.command_id {
             if state.known.contains(id) {
@@ -110,7 +110,7 @@ impl DegradedMode {
             }
             state.known.push_back(id.clone());
         }
-        let record = Record::of(incident);
+        let record = IncidentRecord::of(incident);
         error!(code = record.code, command = ?record.command_id, "{}", record.reason);
         let current = match &state.current {
             None => record.clone(),
@@ -123,19 +123,19 @@ impl DegradedMode {
 
     /// Leaves degraded mode: `seen` is what [`DegradedMode::current`] gave to the person who
     /// decides. The latch is gone from the disk when this returns `Ok`.
-    pub fn clear(&self, seen: &Arc<Record>) -> Result<(), ClearError> {
+    pub fn clear(&self, seen: &Arc<IncidentRecord>) -> Result<(), ClearError> {
         let mut state = self.lock();
         if !state.current.as_ref().is_some_and(|current| Arc::ptr_eq(current, seen)) {
             return Err(ClearError::Changed);
         }
-        remove_durably(&Record::path(&self.state_dir))?;
+        remove_durably(&IncidentRecord::path(&self.state_dir))?;
         state.current = None;
         state.unsaved = false;
         Ok(())
     }
 
     /// Incidents since the last call, to be told to whoever should know.
-    pub fn take_news(&self) -> Vec<Arc<Record>> {
+    pub fn take_news(&self) -> Vec<Arc<IncidentRecord>> {
         let mut state = self.lock();
         if state.unsaved {
             self.save(&mut state);
@@ -148,16 +148,16 @@ impl DegradedMode {
         self.news.notified().await;
     }
 
-    fn save(&self, state: &mut State) {
+    fn save(&self, state: &mut Latch) {
         let Some(record) = &state.current else { return };
-        let written = replace_durably(&Record::path(&self.state_dir), &record.to_bytes());
+        let written = replace_durably(&IncidentRecord::path(&self.state_dir), &record.to_bytes());
         state.unsaved = written.is_err();
         if let Err(error) = written {
             error!(%error, "degraded mode is not on disk: it would not survive a restart");
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, Latch> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,15 +17,17 @@
 //!
 //! The chunks stay on this machine, in the state directory, see [`archive`]: no message of the
 //! protocol carries them. `brainstorm-agent evidence export` puts all that is known of one command
-//! into a signed file, see [`bundle`], and `evidence verify` checks such a file anywhere, see
+//! into a signed file, see [`bundle`] and [`export`], and `evidence verify` checks such a file anywhere, see
 //! [`check`].
 
 pub mod archive;
 pub mod bundle;
 pub mod check;
+pub mod export;
 pub mod record;
 
 pub use archive::{EvidenceStore, Retention};
-pub use bundle::{Bundle, ExportError, SignedBundle};
+pub use bundle::{Bundle, SignedBundle};
 pub use check::{BundleFault, BundleReport, Trust};
-pub use record::{Record, ResetDetails};
+pub use export::ExportError;
+pub use record::{EvidenceRecord, ResetDetails};

@@ -36,7 +36,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use protocol::Timestamp;
-use wire::{Answer, Opening, Question, Reply};
+use wire::{Opening, Question, Readiness, Reply};
 
 /// The hidden subcommand that runs [`serve`].
 pub const SUBCOMMAND: &str = "key-holder";
@@ -90,7 +90,7 @@ pub struct PublicIdentity {
 #[derive(Debug)]
 pub struct KeyHolder {
     public: PublicIdentity,
-    channel: Mutex<Channel>,
+    channel: Mutex<ChildPipe>,
     pid: u32,
 }
 
@@ -128,11 +128,11 @@ impl KeyHolder {
             .spawn()
             .map_err(KeyHolderError::Spawn)?;
         let pid = child.id();
-        let mut channel = Channel { stream, child, broken: false };
-        let answer = channel.exchange(OPENING_LIMIT, &opening, wire::read_packed::<Answer>)?;
+        let mut channel = ChildPipe { stream, child, broken: false };
+        let answer = channel.exchange(OPENING_LIMIT, &opening, wire::read_packed::<Readiness>)?;
         match answer {
-            Answer::Ready(public) => Ok(Self { public, channel: Mutex::new(channel), pid }),
-            Answer::Unready(why) => Err(KeyHolderError::Unready(why)),
+            Readiness::Ready(public) => Ok(Self { public, channel: Mutex::new(channel), pid }),
+            Readiness::Unready(why) => Err(KeyHolderError::Unready(why)),
         }
     }
 
@@ -176,14 +176,14 @@ impl KeyHolder {
 }
 
 #[derive(Debug)]
-struct Channel {
+struct ChildPipe {
     stream: UnixStream,
     child: Child,
     /// A question without its answer: the next answer would be to that one.
     broken: bool,
 }
 
-impl Channel {
+impl ChildPipe {
     fn exchange<T>(
         &mut self,
         limit: Duration,
@@ -207,7 +207,7 @@ impl Channel {
     }
 }
 
-impl Drop for Channel {
+impl Drop for ChildPipe {
     fn drop(&mut self) {
         // It has nothing to finish. Failing means that it is gone already.
         let _ = self.child.kill();

@@ -8,7 +8,7 @@ mod notify;
 mod status;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,8 +41,6 @@ pub use clearing::ClearAnswer;
 pub use control::{ControlError, ask, ask_to_clear};
 pub use status::Status;
 
-/// Sent to a process that writes beyond what its files may hold (setrlimit(2)).
-const SIGXFSZ: i32 = 25;
 /// How often the journal is rid of commands nobody asks for any more.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 /// How long the journal remembers a command. Its id cannot be used again until then.
@@ -87,8 +85,8 @@ pub enum ServiceError {
     },
 }
 
-/// What has to be there before any thread is.
-pub struct Groundwork {
+/// What has to be there before any thread and any machine is.
+pub struct Prerequisites {
     /// Settings.
     pub config: RunConfig,
     /// Locked, so that no second agent uses it.
@@ -105,10 +103,15 @@ pub struct Groundwork {
     pub confinement: Option<InForce>,
 }
 
-impl Groundwork {
-    /// Locks the state directory and starts the process that holds the key. Call it before any
-    /// machine or thread exists: that process is to inherit neither.
-    pub fn lay(config: RunConfig) -> Result<Self, ServiceError> {
+impl Prerequisites {
+    /// Locks the state directory and starts the process that holds the key. Must be called before any
+    /// machine or thread exists: that process must inherit neither.
+    ///
+    /// # Errors
+    ///
+    /// No relay is set or its address is wrong, another agent uses the state directory, or the key
+    /// cannot be used.
+    pub fn acquire(config: RunConfig) -> Result<Self, ServiceError> {
         let relay = config.relay.as_deref().ok_or(ServiceError::NoRelay)?;
         let url = RelayUrl::parse(relay, config.allow_plain_relay)?;
         let state_dir = StateDir::open(&config.state_dir)?;
@@ -267,8 +270,8 @@ async fn wait_for_the_end(commands: &Commands) -> Result<(), ServiceError> {
     };
     let (mut term, mut int) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
     let mut hup = on(SignalKind::hangup())?;
-    // A file that may not grow is an error of that write, not the end of the agent.
-    let _too_large = on(SignalKind::from_raw(SIGXFSZ))?;
+    // A file that may not grow (setrlimit(2)) is an error of that write, not the end of the agent.
+    let _too_large = on(SignalKind::from_raw(libc::SIGXFSZ))?;
     loop {
         tokio::select! {
             _ = term.recv() => return Ok(()),
@@ -313,9 +316,4 @@ impl Observer for Both {
         self.metrics.refused(code);
         self.other.refused(code);
     }
-}
-
-/// Where the control socket of a state directory is.
-pub fn control_socket(state_dir: &Path) -> PathBuf {
-    state_dir.join("control.sock")
 }

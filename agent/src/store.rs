@@ -18,7 +18,7 @@ pub mod identity;
 mod journal;
 mod nonces;
 pub mod note;
-pub(crate) mod sealed;
+pub(crate) mod private_file;
 mod writer;
 
 pub use audit::{
@@ -27,7 +27,7 @@ pub use audit::{
 };
 pub use directory::{StateDir, StateDirError};
 pub use error::StoreError;
-pub(crate) use file::{remove_durably, replace_durably};
+pub(crate) use file::{directory_of, remove_durably, replace_durably};
 pub use journal::{
     CommandState, Journal, JournalCounts, JournalEntry, JournalError, MAX_RESULT_BYTES, NewCommand,
 };

@@ -136,7 +136,7 @@ fn a_host_becomes_an_endpoint_once() {
 }
 
 #[test]
-fn force_enrols_anew_with_another_key() {
+fn force_enrolls_anew_with_another_key() {
     let (relay, requests) = server(vec![enrolled(ENDPOINT), enrolled(OTHER)]);
     let host = Host::new(relay);
     assert_code(&host.enroll(&[]), 0);

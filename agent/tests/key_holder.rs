@@ -94,7 +94,7 @@ fn a_bad_identity_is_refused_in_words() {
         let error = KeyHolder::spawn_program(program(), path, expected).unwrap_err();
         error.to_string()
     };
-    assert!(refused(&dir.path().join("nothing.json"), None).contains("enrol this endpoint first"));
+    assert!(refused(&dir.path().join("nothing.json"), None).contains("enroll this endpoint first"));
     assert!(refused(&path, Some("another")).contains("not of another"));
     fs::write(&path, "{}").unwrap();
     assert!(refused(&path, None).contains("no identity"));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use brainstorm_agent::config::{Config, Overrides};
-use brainstorm_agent::service::Groundwork;
+use brainstorm_agent::service::Prerequisites;
 
 /// What a process does first: it becomes the one that holds the key when it was started as that; else
 /// it logs, and its first argument is the configuration. Gives that, and the other arguments.
@@ -27,8 +27,8 @@ pub fn begin() -> (Config, Vec<String>) {
 
 /// The locked state directory and the process with the key. Ends this process as `run` does when that
 /// cannot be.
-pub fn lay_groundwork(config: Config) -> Groundwork {
-    Groundwork::lay(config.run).unwrap_or_else(|error| give_up(&error))
+pub fn acquire_prerequisites(config: Config) -> Prerequisites {
+    Prerequisites::acquire(config.run).unwrap_or_else(|error| give_up(&error))
 }
 
 /// Ends this process as `run` does.

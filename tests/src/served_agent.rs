@@ -30,7 +30,7 @@ pub struct ServedAgent {
 }
 
 impl ServedAgent {
-    /// Enrols with the relay. `program` is the `agent-under-test`.
+    /// Enrolls with the relay. `program` is the `agent-under-test`.
     pub fn enrolled(relay: &DevRelay, program: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.toml");
@@ -38,7 +38,7 @@ impl ServedAgent {
         Self::with(relay, program.into(), arguments, dir)
     }
 
-    /// Enrols an agent with machines, which wants a KVM that runs Linux.
+    /// Enrolls an agent with machines, which wants a KVM that runs Linux.
     pub fn with_machines(relay: &DevRelay) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("config.toml");
@@ -70,7 +70,7 @@ impl ServedAgent {
         let endpoint_id = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap();
         let endpoint_id = endpoint_id.trim().to_owned();
         let pending = PendingIdentity::prepare(&state.join("identity.json"), false).unwrap();
-        relay.enrol(&endpoint_id, &STANDARD.encode(pending.public_key()));
+        relay.enroll(&endpoint_id, &STANDARD.encode(pending.public_key()));
         pending
             .adopt(Registration {
                 endpoint_id: endpoint_id.clone(),
@@ -88,7 +88,7 @@ impl ServedAgent {
         Self { program, arguments, environment: Vec::new(), child: None, endpoint_id, dir }
     }
 
-    /// Enrols, starts, and waits for a session.
+    /// Enrolls, starts, and waits for a session.
     pub async fn serving(relay: &DevRelay, program: &str) -> Self {
         let mut agent = Self::enrolled(relay, program);
         agent.start();

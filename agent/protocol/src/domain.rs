@@ -8,7 +8,7 @@ pub enum Domain {
     CommandEnvelope,
     /// Proof of the endpoint's key on a connection.
     ConnectionProof,
-    /// A one-time token for enrolment.
+    /// A one-time token for enrollment.
     BootstrapToken,
     /// A message of an operator, authenticated by HMAC.
     OperatorHmac,

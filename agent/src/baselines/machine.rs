@@ -6,7 +6,7 @@ use std::sync::Arc;
 use guest::evidence::format_sha256;
 use vmm::snapshot::file::Info;
 
-use super::record::{Record, VERSION, check};
+use super::record::{BaselineRecord, VERSION, check};
 use super::start::StartError;
 use protocol::Timestamp;
 use sandbox::{IncidentHandler, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
@@ -18,7 +18,7 @@ pub fn restore(
     config: &SandboxConfig,
     snapshot: &Path,
     guard: Option<Arc<dyn IncidentHandler>>,
-) -> Result<(KvmSandbox, Record), StartError> {
+) -> Result<(KvmSandbox, BaselineRecord), StartError> {
     let config = SandboxConfig { verify: true, ..config.clone() };
     let sandbox = KvmSandbox::from_snapshot(config, snapshot)?;
     if let Some(guard) = guard {
@@ -36,7 +36,7 @@ pub fn restore(
 /// [`restore`] from what is installed, refusing everything that differs from it.
 pub fn restore_installed(
     config: &SandboxConfig,
-    installed: &Record,
+    installed: &BaselineRecord,
     guard: Option<Arc<dyn IncidentHandler>>,
 ) -> Result<KvmSandbox, StartError> {
     same_settings(config, installed)?;
@@ -57,11 +57,11 @@ impl From<SandboxError> for StartError {
 }
 
 /// What is known before anything is restored, so that a change of settings is named as such.
-fn same_settings(config: &SandboxConfig, installed: &Record) -> Result<(), StartError> {
+fn same_settings(config: &SandboxConfig, installed: &BaselineRecord) -> Result<(), StartError> {
     let image = sandbox::Image::open(&config.image)
         .map_err(|error| StartError::Machine(error.to_string()))?;
     let rootfs = image.rootfs().sha256().map_err(|e| StartError::Machine(e.to_string()))?;
-    let found = Record {
+    let found = BaselineRecord {
         // All crates of this program have one version.
         vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel_sha256: format_sha256(&image.kernel().sha256()),
@@ -74,7 +74,7 @@ fn same_settings(config: &SandboxConfig, installed: &Record) -> Result<(), Start
     Ok(check(installed, &found)?)
 }
 
-fn measured(sandbox: &KvmSandbox, snapshot: &Path) -> Result<Record, StartError> {
+fn measured(sandbox: &KvmSandbox, snapshot: &Path) -> Result<BaselineRecord, StartError> {
     let failed = |what: &str| StartError::Machine(what.to_owned());
     let info = Info::read(snapshot).map_err(|error| StartError::Machine(error.to_string()))?;
     let baseline = sandbox.baseline().ok_or_else(|| failed("no baseline was measured"))?;
@@ -85,7 +85,7 @@ fn measured(sandbox: &KvmSandbox, snapshot: &Path) -> Result<Record, StartError>
         let reason = "the snapshot was replaced while it was read".to_owned();
         return Err(StartError::NotAsInstalled(reason));
     }
-    Ok(Record {
+    Ok(BaselineRecord {
         version: VERSION,
         measured_at: Timestamp::now(),
         snapshot: snapshot.to_path_buf(),

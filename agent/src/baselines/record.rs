@@ -20,7 +20,7 @@ const BLOCK: u64 = 4096;
 /// What was measured, and on what. All hashes are `sha256:` and 64 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub struct BaselineRecord {
     /// [`VERSION`].
     pub version: u32,
     /// When it was measured.
@@ -66,7 +66,7 @@ pub struct Incomplete {
 /// A field that is not as it was installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
-    /// The field of [`Record`].
+    /// The field of [`BaselineRecord`].
     pub field: &'static str,
     /// As it was installed.
     pub installed: String,
@@ -103,7 +103,7 @@ impl fmt::Display for Mismatch {
     }
 }
 
-impl Record {
+impl BaselineRecord {
     /// Whether it can tell a good machine from a bad one: no field is empty, and no hash is that of
     /// nothing.
     pub fn validate(&self) -> Result<(), Incomplete> {
@@ -146,8 +146,8 @@ impl Record {
 
 /// Compares what is found at a start with what was installed. When it was measured, and where the
 /// snapshot lies, does not matter.
-pub fn check(installed: &Record, found: &Record) -> Result<(), Mismatch> {
-    let text = |record: &Record| {
+pub fn check(installed: &BaselineRecord, found: &BaselineRecord) -> Result<(), Mismatch> {
+    let text = |record: &BaselineRecord| {
         [
             ("vmm_version", record.vmm_version.clone()),
             ("kernel_sha256", record.kernel_sha256.clone()),

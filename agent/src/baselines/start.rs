@@ -3,7 +3,7 @@
 use thiserror::Error;
 use tracing::warn;
 
-use super::record::{Mismatch, Record};
+use super::record::{BaselineRecord, Mismatch};
 use super::store::{BaselineError, BaselineStore, Slot};
 
 /// Why the agent does not start with what is installed.
@@ -48,13 +48,13 @@ pub struct Started<T> {
     pub rolled_back: Option<String>,
 }
 
-/// What follows when a machine of a record does not hold.
+/// What follows when the machine of a record fails its first verified reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OtherwiseGo {
-    /// Back to what was installed before.
-    Back,
-    /// Nowhere: it is an incident.
-    Nowhere,
+pub enum Fallback {
+    /// The record that was installed before is tried.
+    EarlierRecord,
+    /// Nothing is tried: the failure is an incident.
+    None,
 }
 
 /// Makes something of the active record, which includes a verified reset. When that fails for a record
@@ -62,14 +62,14 @@ pub enum OtherwiseGo {
 /// it passes the record has proved itself. `None` where nothing is installed.
 pub fn start<T>(
     store: &BaselineStore<'_>,
-    mut attempt: impl FnMut(&Record, OtherwiseGo) -> Result<T, StartError>,
+    mut attempt: impl FnMut(&BaselineRecord, Fallback) -> Result<T, StartError>,
 ) -> Result<Option<Started<T>>, StartError> {
     let Some(installed) = store.load()? else { return Ok(None) };
     let Some(newest) = installed.active() else { return Err(BaselineError::Nothing.into()) };
     let slot = installed.active;
     let earlier = installed.slot(slot.other()).filter(|earlier| earlier.proved && !newest.proved);
-    let otherwise = if earlier.is_some() { OtherwiseGo::Back } else { OtherwiseGo::Nowhere };
-    let (failed, earlier) = match (attempt(&newest.record, otherwise), earlier) {
+    let fallback = if earlier.is_some() { Fallback::EarlierRecord } else { Fallback::None };
+    let (failed, earlier) = match (attempt(&newest.record, fallback), earlier) {
         (Ok(made), _) => {
             store.confirm()?;
             return Ok(Some(Started { made, slot, rolled_back: None }));
@@ -80,7 +80,7 @@ pub fn start<T>(
         (Err(error), _) => return Err(error),
     };
     warn!(reason = failed, "what was installed last failed its first verified reset: going back");
-    let made = attempt(&earlier.record, OtherwiseGo::Nowhere).map_err(|error| {
+    let made = attempt(&earlier.record, Fallback::None).map_err(|error| {
         let both = format!("{failed}; and what was installed before it: {error}");
         match error.alarm() {
             Some(_) => StartError::NotAsInstalled(both),

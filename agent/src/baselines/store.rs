@@ -1,6 +1,6 @@
 //! The file with the baselines, `baselines.db` in the state directory, mode 0600.
 //!
-//! An SQLite database with two tables: `slot` with at most two rows, `A` and `B`, each a [`Record`]
+//! An SQLite database with two tables: `slot` with at most two rows, `A` and `B`, each a [`BaselineRecord`]
 //! as JSON and whether it has proved itself, and `state` with one row: the active slot and a MAC. The
 //! MAC covers every byte of the file, read with the MAC's own 32 bytes as zeros:
 //! HMAC-SHA-256 over `brainstorm-baseline-store-v1` 00 ‖ SHA-256(file), with a key that only this
@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::record::{Incomplete, Record};
+use super::record::{BaselineRecord, Incomplete};
 use crate::keyholder::{KeyHolder, KeyHolderError};
 use crate::store::StoreError;
-use crate::store::sealed::{self, Sealed};
+use crate::store::private_file;
 
 /// Longest file that is read, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
@@ -87,7 +87,7 @@ impl Slot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Minted {
     /// What was measured.
-    pub record: Record,
+    pub record: BaselineRecord,
     /// Whether a machine started from it has passed a verified reset in service.
     pub proved: bool,
 }
@@ -180,7 +180,7 @@ impl<'a> BaselineStore<'a> {
 
     /// What is installed; nothing where nothing ever was.
     pub fn load(&self) -> Result<Option<Installed>, BaselineError> {
-        let Some(Sealed { bytes }) = sealed::read(&self.path, MAX_BYTES)? else { return Ok(None) };
+        let Some(bytes) = private_file::read(&self.path, MAX_BYTES)? else { return Ok(None) };
         let (installed, mac) = parse(&bytes).map_err(|detail| self.changed(&detail))?;
         let (_, digest) = place_of(&bytes, &mac)
             .ok_or_else(|| self.changed("its MAC cannot be told from its content"))?;
@@ -198,7 +198,7 @@ impl<'a> BaselineStore<'a> {
 
     /// Puts a record into a slot and makes that the active one. The other keeps what it has; of two
     /// the one that proved itself last is kept.
-    pub fn mint(&self, record: Record) -> Result<Slot, BaselineError> {
+    pub fn mint(&self, record: BaselineRecord) -> Result<Slot, BaselineError> {
         record.validate()?;
         let minted = Some(Minted { record, proved: false });
         let Some(mut installed) = self.load()? else {
@@ -249,7 +249,7 @@ impl<'a> BaselineStore<'a> {
         if let Some(place) = bytes.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
             *place = mac;
         }
-        Ok(sealed::write(&self.path, &bytes)?)
+        Ok(private_file::write(&self.path, &bytes)?)
     }
 
     fn changed(&self, detail: &str) -> BaselineError {
@@ -298,7 +298,7 @@ fn parse(bytes: &[u8]) -> Result<(Installed, [u8; MAC_BYTES]), String> {
     let sqlite = |error: rusqlite::Error| format!("SQLite says {error}");
     let mut database = Connection::open_in_memory().map_err(sqlite)?;
     database.deserialize_read_exact("main", bytes, bytes.len(), true).map_err(sqlite)?;
-    sealed::distrust(&database).map_err(sqlite)?;
+    private_file::harden(&database).map_err(sqlite)?;
     let number = |pragma| {
         database.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(sqlite)
     };

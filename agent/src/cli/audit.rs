@@ -20,11 +20,11 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Check every row of the audit log and how they are linked; name the first that is wrong.
-    Verify(Verify),
+    Verify(VerifyLog),
 }
 
 #[derive(Debug, Args)]
-struct Verify {
+struct VerifyLog {
     /// The audit log; that of the state directory when left out. An agent may be writing to it.
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -46,7 +46,7 @@ struct Verify {
 
 /// What is printed as JSON.
 #[derive(Serialize)]
-struct Verdict<'a> {
+struct LogVerdict<'a> {
     valid: bool,
     #[serde(flatten)]
     report: Option<&'a AuditReport>,
@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     verify(arguments, &config.run.state_dir)
 }
 
-fn verify(arguments: &Verify, state_dir: &Path) -> ExitCode {
+fn verify(arguments: &VerifyLog, state_dir: &Path) -> ExitCode {
     let file = arguments.file.clone().unwrap_or_else(|| StateDir::audit_in(state_dir));
     let expected = Expected { head: arguments.head.as_deref(), anchors: &arguments.anchors };
     let result = verify_audit_against(&file, expected);
@@ -87,9 +87,9 @@ fn anchor(text: &str) -> Result<AuditHead, String> {
     Ok(AuditHead { seq, hash: hash.to_ascii_lowercase() })
 }
 
-fn verdict(result: &Result<AuditReport, AuditFault>) -> Verdict<'_> {
+fn verdict(result: &Result<AuditReport, AuditFault>) -> LogVerdict<'_> {
     let fault = result.as_ref().err();
-    Verdict {
+    LogVerdict {
         valid: result.is_ok(),
         report: result.as_ref().ok(),
         seq: fault.and_then(AuditFault::seq),
@@ -117,14 +117,14 @@ mod tests {
     use protocol::Timestamp;
 
     #[derive(Parser)]
-    struct Line {
+    struct RowLine {
         #[command(flatten)]
         arguments: Arguments,
     }
 
     fn run_line(line: &[&str], state_dir: &Path) -> ExitCode {
         let line = ["audit", "verify"].iter().chain(line);
-        let Command::Verify(arguments) = Line::try_parse_from(line).unwrap().arguments.command;
+        let Command::Verify(arguments) = RowLine::try_parse_from(line).unwrap().arguments.command;
         verify(&arguments, state_dir)
     }
 

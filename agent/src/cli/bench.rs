@@ -13,11 +13,11 @@ use crate::config::Config;
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    what: What,
+    what: Measurement,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum Measurement {
     /// How long it takes to put a dirty microVM back to its golden state. `--memory-mib` and
     /// `--vcpus` say how large it is.
     Reset(ResetArguments),
@@ -70,7 +70,7 @@ enum StrategyName {
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
-    let What::Reset(reset) = &arguments.what;
+    let Measurement::Reset(reset) = &arguments.what;
     match measure(reset, config) {
         Ok(row) => terminal::show(&row, reset.json, || table(&row)),
         Err(error @ BenchError::Settings(_)) => terminal::complain(&error, Exit::Usage),

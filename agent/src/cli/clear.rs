@@ -8,8 +8,8 @@ use thiserror::Error;
 use super::{Exit, terminal};
 use crate::commands::Clearance;
 use crate::config::Config;
-use crate::degraded::{ClearError, DegradedMode, Record};
-use crate::service::{ClearAnswer, ControlError, ask_to_clear, control_socket};
+use crate::degraded::{ClearError, DegradedMode, IncidentRecord};
+use crate::service::{ClearAnswer, ControlError, ask_to_clear};
 use crate::store::{AuditEntry, AuditLog, Channel, StateDir, StateDirError, StoreError};
 use protocol::timestamp::Timestamp;
 
@@ -28,7 +28,7 @@ pub struct Arguments {
 }
 
 #[derive(Debug, Error)]
-enum NotCleared {
+enum ClearFailure {
     #[error("say why: --reason \"what it was, and what was done about it\"")]
     NoReason,
     #[error("the {0} is longer than {MAX_CHARS} characters: say it shorter")]
@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
         }
         Err(error) => {
             let exit = match error {
-                NotCleared::NoReason | NotCleared::TooLong(_) => Exit::Usage,
+                ClearFailure::NoReason | ClearFailure::TooLong(_) => Exit::Usage,
                 _ => Exit::Refused,
             };
             terminal::complain(&error, exit)
@@ -69,26 +69,26 @@ pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     }
 }
 
-fn clear(arguments: &Arguments, config: &Config) -> Result<Option<Record>, NotCleared> {
+fn clear(arguments: &Arguments, config: &Config) -> Result<Option<IncidentRecord>, ClearFailure> {
     let clearance = clearance(arguments)?;
     let state_dir = &config.run.state_dir;
-    match ask_to_clear(&control_socket(state_dir), &clearance) {
-        Ok(ClearAnswer { error: Some(error), .. }) => Err(NotCleared::Refused(error)),
+    match ask_to_clear(&StateDir::control_socket_in(state_dir), &clearance) {
+        Ok(ClearAnswer { error: Some(error), .. }) => Err(ClearFailure::Refused(error)),
         Ok(ClearAnswer { cleared, .. }) => Ok(cleared),
         Err(ControlError::NotRunning { .. }) => clear_without_agent(&clearance, state_dir),
         Err(error) => Err(error.into()),
     }
 }
 
-fn clearance(arguments: &Arguments) -> Result<Clearance, NotCleared> {
+fn clearance(arguments: &Arguments) -> Result<Clearance, ClearFailure> {
     let reason = arguments.reason.trim();
     if reason.is_empty() {
-        return Err(NotCleared::NoReason);
+        return Err(ClearFailure::NoReason);
     }
     let operator = arguments.operator.clone().unwrap_or_else(whoever_runs_this);
     for (what, text) in [("reason", reason), ("operator's name", &operator)] {
         if text.chars().count() > MAX_CHARS {
-            return Err(NotCleared::TooLong(what));
+            return Err(ClearFailure::TooLong(what));
         }
     }
     Ok(Clearance { reason: reason.to_owned(), operator })
@@ -106,8 +106,8 @@ fn whoever_runs_this() -> String {
 fn clear_without_agent(
     clearance: &Clearance,
     state_dir: &std::path::Path,
-) -> Result<Option<Record>, NotCleared> {
-    if Record::load(state_dir).is_none() {
+) -> Result<Option<IncidentRecord>, ClearFailure> {
+    if IncidentRecord::load(state_dir).is_none() {
         return Ok(None);
     }
     let state_dir = StateDir::open(state_dir)?;
@@ -126,10 +126,10 @@ fn clear_without_agent(
         )
     };
     let runtime =
-        tokio::runtime::Builder::new_current_thread().build().map_err(NotCleared::Runtime)?;
+        tokio::runtime::Builder::new_current_thread().build().map_err(ClearFailure::Runtime)?;
     runtime.block_on(audit.append_durable(entry))?;
     degraded.clear(&record)?;
-    Ok(Some(Record::clone(&record)))
+    Ok(Some(IncidentRecord::clone(&record)))
 }
 
 #[cfg(test)]
@@ -144,10 +144,10 @@ mod tests {
     fn a_reason_is_wanted_and_somebody_who_gives_it() {
         for empty in ["", "  \t\n"] {
             let refused = clearance(&arguments(empty, None));
-            assert!(matches!(refused, Err(NotCleared::NoReason)));
+            assert!(matches!(refused, Err(ClearFailure::NoReason)));
         }
         let long = "x".repeat(MAX_CHARS + 1);
-        assert!(matches!(clearance(&arguments(&long, None)), Err(NotCleared::TooLong("reason"))));
+        assert!(matches!(clearance(&arguments(&long, None)), Err(ClearFailure::TooLong("reason"))));
         assert!(clearance(&arguments("fine", Some(&long))).is_err());
         let given = clearance(&arguments(" a disk was replaced ", Some("ann"))).unwrap();
         assert_eq!((&*given.reason, &*given.operator), ("a disk was replaced", "ann"));

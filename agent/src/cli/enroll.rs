@@ -17,20 +17,20 @@ use zeroize::Zeroizing;
 use super::{Exit, stdin, terminal};
 use crate::config::Config;
 use crate::relay::{
-    BootstrapToken, Connector, ConnectorConfig, EnrolRequest, Enrolled, RelayUrl, enrol,
+    BootstrapToken, Connector, ConnectorConfig, EnrollRequest, Enrolled, RelayUrl, enroll,
 };
 use crate::store::StateDir;
 use crate::store::identity::{Identity, IdentityError, PendingIdentity, Registration};
 use protocol::keyring::public_key_of_hex;
 
-/// Longest time for the whole enrolment.
+/// Longest time for the whole enrollment.
 const LIMIT: Duration = Duration::from_secs(60);
 /// Longest file with a token, in bytes.
 const MAX_TOKEN_FILE: usize = 4096;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
-    /// The relay's enrolment URL, as https://relay.example; http:// on this host only.
+    /// The relay's enrollment URL, as https://relay.example; http:// on this host only.
     #[arg(long, value_name = "URL", env = "BSM_ENROLL_RELAY")]
     relay: String,
 
@@ -70,7 +70,7 @@ pub struct Arguments {
     #[arg(long)]
     allow_plain: bool,
 
-    /// Enrol again, with a new key, although there is an identity; and replace a tenant key of the
+    /// Enroll again, with a new key, although there is an identity; and replace a tenant key of the
     /// same id.
     #[arg(long)]
     force: bool,
@@ -86,7 +86,7 @@ fn tenant_key(text: &str) -> Result<VerifyingKey, &'static str> {
 
 /// What became of it.
 #[derive(Debug, Serialize)]
-struct Report {
+struct EnrolledReport {
     endpoint_id: String,
     tenant_id: String,
     registered_at: String,
@@ -101,13 +101,13 @@ struct Report {
 }
 
 /// Why there is no identity, and the exit code that says so.
-struct Failure {
+struct EnrollFailure {
     exit: Exit,
     text: String,
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "this is how `map_err` gives an error")]
-impl Failure {
+impl EnrollFailure {
     fn usage(error: impl ToString) -> Self {
         Self { exit: Exit::Usage, text: error.to_string() }
     }
@@ -119,23 +119,27 @@ impl Failure {
 
 pub fn run(arguments: Arguments, config: &Config) -> ExitCode {
     let json = arguments.json;
-    let report = match enroll(arguments, &config.run.state_dir) {
+    let report = match enroll_endpoint(arguments, &config.run.state_dir) {
         Ok(report) => report,
-        Err(Failure { exit, text }) => return terminal::complain(&text, exit),
+        Err(EnrollFailure { exit, text }) => return terminal::complain(&text, exit),
     };
     terminal::show(&report, json, || text(&report))
 }
 
-fn enroll(mut arguments: Arguments, state_dir: &Path) -> Result<Report, Failure> {
-    let url = RelayUrl::parse(&arguments.relay, arguments.allow_plain).map_err(Failure::usage)?;
+fn enroll_endpoint(
+    mut arguments: Arguments,
+    state_dir: &Path,
+) -> Result<EnrolledReport, EnrollFailure> {
+    let url =
+        RelayUrl::parse(&arguments.relay, arguments.allow_plain).map_err(EnrollFailure::usage)?;
     let given = arguments.token.take().map(Zeroizing::new);
-    let state = StateDir::open(state_dir).map_err(Failure::refused)?;
+    let state = StateDir::open(state_dir).map_err(EnrollFailure::refused)?;
     let before = match Identity::load(&state.identity(), None) {
         Ok(identity) => Some(identity),
         Err(IdentityError::Missing(_)) => None,
         // With --force even a damaged one gives way.
         Err(_) if arguments.force => None,
-        Err(error) => return Err(Failure::refused(error)),
+        Err(error) => return Err(EnrollFailure::refused(error)),
     };
     let already_enrolled = before.is_some() && !arguments.force;
     let identity = match before {
@@ -153,14 +157,14 @@ fn enroll(mut arguments: Arguments, state_dir: &Path) -> Result<Report, Failure>
         let id =
             arguments.signing_key_id.unwrap_or_else(|| format!("{}/key-v1", identity.tenant_id));
         keys::add(&state, &id, key, arguments.force).map_err(|error| {
-            Failure::refused(format!(
+            EnrollFailure::refused(format!(
                 "this endpoint is enrolled as {}, but the tenant key is not written: {error}",
                 identity.endpoint_id
             ))
         })?;
         signing_key_id = Some(id);
     }
-    Ok(Report {
+    Ok(EnrolledReport {
         already_enrolled,
         has_tenant_key: keys::any(&state),
         identity: state.identity(),
@@ -177,16 +181,16 @@ fn check_same(
     identity: &Identity,
     url: &RelayUrl,
     endpoint_id: Option<&str>,
-) -> Result<(), Failure> {
-    let again = "--force enrols anew, with a fresh token";
+) -> Result<(), EnrollFailure> {
+    let again = "--force enrolls anew, with a fresh token";
     if identity.relay != url.to_string() {
         let Identity { endpoint_id, relay, .. } = identity;
-        return Err(Failure::refused(format!(
+        return Err(EnrollFailure::refused(format!(
             "this host is enrolled already, as endpoint {endpoint_id} at {relay}; {again}"
         )));
     }
     match endpoint_id {
-        Some(wanted) if wanted != identity.endpoint_id => Err(Failure::refused(format!(
+        Some(wanted) if wanted != identity.endpoint_id => Err(EnrollFailure::refused(format!(
             "this host is enrolled already, as endpoint {}, not {wanted}; {again}",
             identity.endpoint_id
         ))),
@@ -197,17 +201,17 @@ fn check_same(
 fn token(
     given: Option<Zeroizing<String>>,
     file: Option<&std::path::Path>,
-) -> Result<BootstrapToken, Failure> {
+) -> Result<BootstrapToken, EnrollFailure> {
     let text = match (file, given) {
         (Some(file), _) if file.as_os_str() == "-" => {
-            Zeroizing::new(stdin::text(MAX_TOKEN_FILE).map_err(Failure::usage)?)
+            Zeroizing::new(stdin::text(MAX_TOKEN_FILE).map_err(EnrollFailure::usage)?)
         }
         (Some(file), _) => {
             let mut text = Zeroizing::new(String::new());
             File::open(file)
                 .and_then(|file| file.take(MAX_TOKEN_FILE as u64).read_to_string(&mut text))
                 .map_err(|error| {
-                    Failure::usage(format!(
+                    EnrollFailure::usage(format!(
                         "cannot read the token from {}: {error}",
                         file.display()
                     ))
@@ -216,29 +220,29 @@ fn token(
         }
         (None, Some(token)) => token,
         (None, None) => {
-            return Err(Failure::usage(
+            return Err(EnrollFailure::usage(
                 "enrolling takes the one-time token that the relay's operator gives out: set \
                  BSM_ENROLL_TOKEN, or use --token-file or --token",
             ));
         }
     };
-    BootstrapToken::parse(&text).map_err(Failure::usage)
+    BootstrapToken::parse(&text).map_err(EnrollFailure::usage)
 }
 
-/// Enrols with a key that is on disk before the relay hears of it.
+/// Enrolls with a key that is on disk before the relay hears of it.
 fn become_endpoint(
     arguments: &Arguments,
     url: RelayUrl,
     token: BootstrapToken,
     state: &StateDir,
-) -> Result<Identity, Failure> {
-    let config =
-        ConnectorConfig::from_environment(arguments.ca_file.clone()).map_err(Failure::usage)?;
-    let connector = Connector::new(config).map_err(Failure::usage)?;
-    let pending =
-        PendingIdentity::prepare(&state.identity(), arguments.force).map_err(Failure::refused)?;
+) -> Result<Identity, EnrollFailure> {
+    let config = ConnectorConfig::from_environment(arguments.ca_file.clone())
+        .map_err(EnrollFailure::usage)?;
+    let connector = Connector::new(config).map_err(EnrollFailure::usage)?;
+    let pending = PendingIdentity::prepare(&state.identity(), arguments.force)
+        .map_err(EnrollFailure::refused)?;
     let relay = url.to_string();
-    let request = EnrolRequest {
+    let request = EnrollRequest {
         url,
         token,
         public_key: pending.public_key(),
@@ -250,22 +254,23 @@ fn become_endpoint(
     let enrolled = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(Failure::refused)?
-        .block_on(enrol(&connector, &request, LIMIT));
+        .map_err(EnrollFailure::refused)?
+        .block_on(enroll(&connector, &request, LIMIT));
     spinner.finish_and_clear();
-    let Enrolled { endpoint_id, tenant_id, registered_at } = enrolled.map_err(Failure::refused)?;
+    let Enrolled { endpoint_id, tenant_id, registered_at } =
+        enrolled.map_err(EnrollFailure::refused)?;
     if let Some(wanted) = arguments.endpoint_id.as_ref().filter(|wanted| **wanted != endpoint_id) {
-        return Err(Failure::refused(format!(
+        return Err(EnrollFailure::refused(format!(
             "the token was for endpoint {endpoint_id}, not {wanted}, and is spent now; nothing was \
              changed here: ask for a token for {wanted}"
         )));
     }
     let registration = Registration { endpoint_id, tenant_id, registered_at, relay };
-    pending.adopt(registration).map_err(Failure::refused)
+    pending.adopt(registration).map_err(EnrollFailure::refused)
 }
 
-fn text(report: &Report) -> String {
-    let Report { endpoint_id, tenant_id, relay, .. } = report;
+fn text(report: &EnrolledReport) -> String {
+    let EnrolledReport { endpoint_id, tenant_id, relay, .. } = report;
     let how = if report.already_enrolled { "Enrolled already" } else { "Enrolled" };
     let mut text = format!(
         "{how} as endpoint {endpoint_id} of tenant {tenant_id} at {relay}.\n\

@@ -22,11 +22,11 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Check the envelope on standard input as a running agent would, and say which check fails.
-    Verify(Verify),
+    Verify(VerifyEnvelope),
 }
 
 #[derive(Debug, Args)]
-struct Verify {
+struct VerifyEnvelope {
     /// The key that must have signed it, whatever the envelope calls it: 64 hex digits.
     #[arg(long, value_name = "HEX", value_parser = public_key)]
     public_key: VerifyingKey,
@@ -58,7 +58,7 @@ struct Verify {
 
 /// What is printed as JSON.
 #[derive(Serialize)]
-struct Verdict<'a> {
+struct EnvelopeVerdict<'a> {
     valid: bool,
     command_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,7 +101,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     }
 }
 
-impl Verify {
+impl VerifyEnvelope {
     fn checks(&self) -> Checks<'_> {
         Checks {
             keys: Keys::One(&self.public_key),
@@ -132,9 +132,12 @@ fn unread(check: Check, error: &StdinError) -> Refusal {
     Refusal { code, check, message: error.to_string(), command_id: None }
 }
 
-fn verdict<'a>(result: &'a Result<String, Refusal>, not_checked: &'a [Check]) -> Verdict<'a> {
+fn verdict<'a>(
+    result: &'a Result<String, Refusal>,
+    not_checked: &'a [Check],
+) -> EnvelopeVerdict<'a> {
     let refusal = result.as_ref().err();
-    Verdict {
+    EnvelopeVerdict {
         valid: result.is_ok(),
         command_id: match result {
             Ok(command_id) => Some(command_id),

@@ -17,7 +17,7 @@ use super::{Exit, terminal};
 use crate::config::Config;
 use crate::evidence::archive::{list, record_path};
 use crate::evidence::check::verify;
-use crate::evidence::{Bundle, BundleReport, ExportError, Record, Trust};
+use crate::evidence::{Bundle, BundleReport, EvidenceRecord, ExportError, Trust};
 use crate::keyholder::KeyHolder;
 use crate::store::StateDir;
 use protocol::Timestamp;
@@ -83,7 +83,7 @@ fn key(text: &str) -> Result<Box<VerifyingKey>, String> {
 
 /// One command in the list.
 #[derive(Serialize)]
-struct Line {
+struct RecordLine {
     command_id: String,
     bytes: u64,
     kept_at: Option<Timestamp>,
@@ -102,16 +102,16 @@ fn list_all(state_dir: &Path, json: bool) -> ExitCode {
             return terminal::complain(&message, Exit::ExecutorFailed);
         }
     };
-    let lines: Vec<Line> =
+    let lines: Vec<RecordLine> =
         found.into_iter().map(|(command_id, bytes)| line(&dir, command_id, bytes)).collect();
     terminal::show(&lines, json, || table(&lines, terminal::width()))
 }
 
-fn line(dir: &Path, command_id: String, bytes: u64) -> Line {
+fn line(dir: &Path, command_id: String, bytes: u64) -> RecordLine {
     let text = record_path(dir, &command_id).and_then(|path| fs::read(path).ok());
-    let record = text.and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    let record = text.and_then(|text| serde_json::from_slice::<EvidenceRecord>(&text).ok());
     let field = |value: &Value, name: &str| value.get(name)?.as_str().map(str::to_owned);
-    let of = |record: &Record| {
+    let of = |record: &EvidenceRecord| {
         (
             Some(record.kept_at),
             field(&record.envelope, "tool"),
@@ -121,10 +121,10 @@ fn line(dir: &Path, command_id: String, bytes: u64) -> Line {
     };
     let (kept_at, tool, lifecycle_state, evidence_hash) =
         record.as_ref().map(of).unwrap_or_default();
-    Line { command_id, bytes, kept_at, tool, lifecycle_state, evidence_hash }
+    RecordLine { command_id, bytes, kept_at, tool, lifecycle_state, evidence_hash }
 }
 
-fn table(lines: &[Line], width: u16) -> String {
+fn table(lines: &[RecordLine], width: u16) -> String {
     if lines.is_empty() {
         return "There is no evidence of any command.\n".to_owned();
     }
@@ -183,7 +183,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 /// What is printed as JSON.
 #[derive(Serialize)]
-struct Verdict<'a> {
+struct BundleVerdict<'a> {
     valid: bool,
     #[serde(flatten)]
     report: Option<&'a BundleReport>,
@@ -201,7 +201,7 @@ fn check(file: &Path, trust: Trust<'_>, json: bool) -> ExitCode {
     };
     let result = verify(&bytes, trust);
     let printed = match &result {
-        _ if json => terminal::print_json(&Verdict {
+        _ if json => terminal::print_json(&BundleVerdict {
             valid: result.is_ok(),
             report: result.as_ref().ok(),
             message: result.as_ref().err().map(ToString::to_string),

@@ -12,7 +12,7 @@ use clap::Args;
 
 use super::{Exit, terminal};
 use crate::config::Config;
-use report::{Failure, Success, Timings};
+use report::{ExecFailure, Success, Timings};
 use sandbox::{
     BootReport, KvmSandbox, Sandbox, SandboxConfig, SandboxError, ToolCall, ToolOutcome,
 };
@@ -70,7 +70,7 @@ pub fn run(arguments: Arguments, config: Config) -> ExitCode {
     let printed = match (&ran.result, arguments.json) {
         (Ok(outcome), true) => terminal::print_json(&Success::new(&id, outcome, &timings)),
         (Ok(outcome), false) => pass_on(&outcome.stdout, &outcome.stderr),
-        (Err((_, error)), true) => terminal::print_json(&Failure::new(&id, error, &timings)),
+        (Err((_, error)), true) => terminal::print_json(&ExecFailure::new(&id, error, &timings)),
         (Err((_, error)), false) => pass_on_partial(error),
     };
     if arguments.timings {

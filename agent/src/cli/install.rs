@@ -13,7 +13,7 @@ use serde_json::json;
 use super::terminal;
 use crate::baselines::machine::restore;
 use crate::baselines::store::remove_unused;
-use crate::baselines::{BaselineStore, Record, Slot};
+use crate::baselines::{BaselineRecord, BaselineStore, Slot};
 use crate::config::Config;
 use crate::keyholder::KeyHolder;
 use crate::store::StateDir;
@@ -55,7 +55,7 @@ impl Stage {
 
 /// What is printed.
 #[derive(Serialize)]
-struct Report<'a> {
+struct InstallReport<'a> {
     #[serde(rename = "snapshotPath")]
     snapshot_path: &'a Path,
     rootfs: Rootfs,
@@ -172,17 +172,17 @@ fn roll_back(config: &Config) -> Result<(), Failed> {
     Ok(())
 }
 
-fn note(state_dir: &StateDir, kind: &str, slot: Slot, record: &Record) {
+fn note(state_dir: &StateDir, kind: &str, slot: Slot, record: &BaselineRecord) {
     let payload = json!({"slot": slot.name(), "record": record});
     if let Err(error) = note_in_audit(state_dir, kind, &payload) {
         say(&format!("the audit log does not say so: {error}"));
     }
 }
 
-fn print(record: &Record, config: &Config, output: Option<&Path>) -> io::Result<()> {
+fn print(record: &BaselineRecord, config: &Config, output: Option<&Path>) -> io::Result<()> {
     let image = &config.sandbox.image;
     let path = image.rootfs.clone().unwrap_or_else(|| image.dir.join("rootfs.ext4"));
-    let report = Report {
+    let report = InstallReport {
         snapshot_path: &record.snapshot,
         rootfs: Rootfs { path, overlay_path: None },
         baselines: Baselines {

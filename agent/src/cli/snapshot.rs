@@ -15,16 +15,16 @@ use crate::config::Config;
 use sandbox::{KvmSandbox, Sandbox};
 
 /// Lines of one kind of difference that a person gets to see; JSON has all of them.
-const MOST_LINES: usize = 40;
+const MAX_LINES: usize = 40;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    what: What,
+    what: SnapshotAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum SnapshotAction {
     /// Boot the image, warm it up, capture its golden state and write it to a file.
     Create {
         /// The snapshot; replaced when it exists.
@@ -52,9 +52,11 @@ enum What {
 
 pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     match &arguments.what {
-        What::Create { file } => create(file, config),
-        What::Info { file, json } => show(Info::read(file), *json, info_table),
-        What::Diff { left, right, json } => show(Diff::of_files(left, right), *json, diff_table),
+        SnapshotAction::Create { file } => create(file, config),
+        SnapshotAction::Info { file, json } => show(Info::read(file), *json, info_table),
+        SnapshotAction::Diff { left, right, json } => {
+            show(Diff::of_files(left, right), *json, diff_table)
+        }
     }
 }
 
@@ -175,13 +177,13 @@ fn section(
     }
     let mut table = new_table(width);
     table.set_header(header);
-    for row in rows.take(MOST_LINES) {
+    for row in rows.take(MAX_LINES) {
         table.add_row(row);
     }
     // Writing to a string cannot fail.
     let _ = writeln!(text, "{table}");
-    if count > MOST_LINES {
-        let _ = writeln!(text, "and {} more; --json shows all", count - MOST_LINES);
+    if count > MAX_LINES {
+        let _ = writeln!(text, "and {} more; --json shows all", count - MAX_LINES);
     }
 }
 

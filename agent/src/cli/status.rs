@@ -9,8 +9,9 @@ use serde_json::Value;
 
 use super::{Exit, terminal};
 use crate::config::Config;
-use crate::degraded::Record;
-use crate::service::{ask, control_socket};
+use crate::degraded::IncidentRecord;
+use crate::service::ask;
+use crate::store::StateDir;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -25,12 +26,12 @@ pub struct Arguments {
 
 /// Exits with 1 when an agent runs and takes no commands.
 pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
-    let socket = control_socket(&config.run.state_dir);
+    let socket = StateDir::control_socket_in(&config.run.state_dir);
     let word = if arguments.metrics { "metrics" } else { "status" };
     let answer = match ask(&socket, word) {
         Ok(answer) => answer,
         Err(error) => {
-            if let Some(record) = Record::load(&config.run.state_dir) {
+            if let Some(record) = IncidentRecord::load(&config.run.state_dir) {
                 eprintln!("{}; see `brainstorm-agent explain`", record.summary());
             }
             return terminal::complain(&error, Exit::ExecutorFailed);

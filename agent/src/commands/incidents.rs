@@ -10,11 +10,11 @@ use tracing::{error, info, warn};
 
 use super::Commands;
 use super::answers::Alarm;
-use crate::degraded::{ClearError, DegradedMode, Record};
+use crate::degraded::{ClearError, DegradedMode, IncidentRecord};
 use crate::store::{AuditEntry, Channel, StoreError};
 use protocol::code::ErrorCode;
-use sandbox::{Cause, ForensicDump, Incident, PartialOutput, SandboxError};
 use protocol::message::ErrorEvent;
+use sandbox::{Cause, ForensicDump, Incident, PartialOutput, SandboxError};
 use sandbox::{Executed, Failure};
 
 /// Why the agent stays degraded.
@@ -42,7 +42,7 @@ impl Clearance {
     pub const KIND: &str = "DegradedCleared";
 
     /// The payload of the audit entry.
-    pub fn payload(&self, cleared: &Record) -> Vec<u8> {
+    pub fn payload(&self, cleared: &IncidentRecord) -> Vec<u8> {
         json!({"reason": self.reason, "operator": self.operator, "cleared": cleared})
             .to_string()
             .into_bytes()
@@ -114,7 +114,7 @@ impl Commands {
                 command_id: record.command_id.clone(),
                 code: Some(record.code.clone()),
                 payload: record.to_bytes(),
-                ..self.parts.audit_entry(Channel::Endpoint, Record::KIND)
+                ..self.parts.audit_entry(Channel::Endpoint, IncidentRecord::KIND)
             };
             if let Err(error) = self.parts.audit.append_durable(entry).await {
                 error!(%error, "an incident is not in the audit log");
@@ -140,7 +140,10 @@ impl Commands {
 
     /// Leaves degraded mode: the reason is in the audit log before anything else changes, and new
     /// machines serve from then on. `None` when the agent is not degraded.
-    pub async fn clear(&self, clearance: &Clearance) -> Result<Option<Arc<Record>>, NotCleared> {
+    pub async fn clear(
+        &self,
+        clearance: &Clearance,
+    ) -> Result<Option<Arc<IncidentRecord>>, NotCleared> {
         let Some(record) = self.parts.degraded.current() else { return Ok(None) };
         let entry = AuditEntry {
             command_id: record.command_id.clone(),
@@ -164,7 +167,7 @@ impl Commands {
 }
 
 /// The alarm that an incident raises.
-fn alarm(code: &str, record: &Record) -> Alarm {
+fn alarm(code: &str, record: &IncidentRecord) -> Alarm {
     let of = record.command_id.as_deref().map_or_else(String::new, |id| format!("command {id}: "));
     let code = match code {
         code if code == ErrorCode::ResetVerificationTimeout.as_str() => {

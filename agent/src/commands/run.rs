@@ -10,7 +10,7 @@ use super::admission::Admitted;
 use super::answers::{Answer, Caller};
 use super::milestone::{Milestone, Trace};
 use super::outcome::{Outcome, Problem};
-use crate::evidence::Record;
+use crate::evidence::EvidenceRecord;
 use crate::store::{AuditEntry, AuditHead, Channel, CommandState};
 use protocol::canonical::canonical_bytes;
 use protocol::code::ErrorCode;
@@ -211,7 +211,7 @@ impl Commands {
         result: &CommandResult,
     ) {
         let evidence = &self.parts.evidence;
-        match Record::new(envelope, executed, result, evidence.image(), self.now()) {
+        match EvidenceRecord::new(envelope, executed, result, evidence.image(), self.now()) {
             Ok(record) => evidence.keep(record).await,
             Err(error) => warn!(command = envelope.command_id, %error, "no evidence is kept"),
         }

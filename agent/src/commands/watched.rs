@@ -33,10 +33,10 @@ pub struct Watched<T> {
     parse: Parse<T>,
     /// What an absent file means. `None`: it has to be there.
     absent: Option<Arc<T>>,
-    state: Mutex<State<T>>,
+    state: Mutex<WatchState<T>>,
 }
 
-struct State<T> {
+struct WatchState<T> {
     polled: Option<Instant>,
     stamp: Option<Stamp>,
     content: Result<Arc<T>, WatchError>,
@@ -73,7 +73,7 @@ impl<T> Watched<T> {
             path,
             parse,
             absent,
-            state: Mutex::new(State { polled: None, stamp: None, content }),
+            state: Mutex::new(WatchState { polled: None, stamp: None, content }),
         }
     }
 
@@ -96,7 +96,7 @@ impl<T> Watched<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).polled = None;
     }
 
-    fn poll(&self, state: &mut State<T>) {
+    fn poll(&self, state: &mut WatchState<T>) {
         let first = state.stamp.is_none();
         // The stamp is taken before reading: a write in between shows at the next poll.
         let stamp = Stamp::of(&self.path);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::record::Record;
+use super::record::IncidentRecord;
 use protocol::code::ErrorCode;
 use sandbox::verify::{Finding, NO_HASH, RunState, Source};
 
@@ -16,7 +16,7 @@ pub struct Explanation {
     pub degraded: bool,
     /// What happened.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub record: Option<Record>,
+    pub record: Option<IncidentRecord>,
     /// Every source, and what it has to say.
     pub sources: Vec<OfSource>,
     /// What it means.
@@ -43,7 +43,7 @@ const MAX_FILES: usize = 1100;
 
 /// Reads the latch of a state directory and what was saved, without an agent.
 pub fn explain(state_dir: &Path) -> Explanation {
-    let Some(record) = Record::load(state_dir) else {
+    let Some(record) = IncidentRecord::load(state_dir) else {
         return Explanation {
             degraded: false,
             record: None,
@@ -123,7 +123,7 @@ fn push_list(text: &mut String, title: &str, indent: &str, lines: &[String]) {
     }
 }
 
-fn sources(record: &Record) -> Vec<OfSource> {
+fn sources(record: &IncidentRecord) -> Vec<OfSource> {
     let Some(reset_state) = &record.reset_state else { return Vec::new() };
     let details = &reset_state.verification_details;
     let as_found = as_found(record);
@@ -142,14 +142,14 @@ fn sources(record: &Record) -> Vec<OfSource> {
 }
 
 /// Of a machine that was halted as it was found, only its disk has been looked at.
-fn as_found(record: &Record) -> bool {
+fn as_found(record: &IncidentRecord) -> bool {
     record.reset_state.as_ref().is_some_and(|state| {
         let details = &state.verification_details;
         details.fs_hash == NO_HASH && details.vmm_api_state == RunState::Held.name()
     })
 }
 
-fn meaning(record: &Record) -> Vec<String> {
+fn meaning(record: &IncidentRecord) -> Vec<String> {
     let mut meaning = Vec::new();
     let has = |source| record.findings.iter().any(|finding| finding.source == source);
     let mut say = |text: &str| meaning.push(text.to_owned());
@@ -193,7 +193,7 @@ fn meaning(record: &Record) -> Vec<String> {
     meaning
 }
 
-fn next(record: &Record, state_dir: &Path) -> Vec<String> {
+fn next(record: &IncidentRecord, state_dir: &Path) -> Vec<String> {
     let directory = state_dir.display();
     let mut next = Vec::new();
     if let Some(bundle) = &record.bundle {
@@ -213,7 +213,7 @@ fn next(record: &Record, state_dir: &Path) -> Vec<String> {
     ));
     next.push(
         "If this host cannot be explained, take it out of service: stop the agent, keep the disk, \
-         enrol another host."
+         enroll another host."
             .to_owned(),
     );
     next.push(format!(

@@ -1,7 +1,7 @@
 //! What is left of a machine, kept for those who have to find out what happened: a directory
 //! `forensics/TIME-COMMAND` in the state directory with
 //!
-//! - `report.json`: what was found (a [`Record`]);
+//! - `report.json`: what was found (a [`IncidentRecord`]);
 //! - `blocks/NUMBER.found` and `.golden`: blocks of the disk, 4096 bytes each;
 //! - `pages/ADDRESS.found` and `.golden`: pages of RAM, by guest-physical address;
 //! - `console.txt`: the end of what the guest wrote to its console;
@@ -17,7 +17,7 @@ use std::path::Path;
 
 use tracing::warn;
 
-use super::record::Record;
+use super::record::IncidentRecord;
 use sandbox::{ForensicDump, MismatchedBlock};
 
 /// Most bundles that are kept, the latest included.
@@ -36,7 +36,7 @@ const UNFINISHED: &str = ".new";
 /// Writes a bundle and returns its path from the state directory. Old ones go, but never `named`.
 pub fn save(
     state_dir: &Path,
-    record: &Record,
+    record: &IncidentRecord,
     remains: &ForensicDump,
     named: Option<&str>,
 ) -> io::Result<String> {
@@ -47,7 +47,7 @@ pub fn save(
     make_directory(&aside)?;
     let name = name(record, |name| all.join(name).symlink_metadata().is_ok());
     let bundle = format!("{DIRECTORY}/{name}");
-    let report = Record { bundle: Some(bundle.clone()), ..record.clone() };
+    let report = IncidentRecord { bundle: Some(bundle.clone()), ..record.clone() };
     write(&aside.join("report.json"), &report.to_bytes())?;
     write(&aside.join("console.txt"), cut(&remains.console))?;
     write(&aside.join("state.txt"), cut(&remains.state))?;
@@ -66,7 +66,7 @@ pub fn save(
 }
 
 /// A name that sorts by time and that nothing else has.
-fn name(record: &Record, taken: impl Fn(&str) -> bool) -> String {
+fn name(record: &IncidentRecord, taken: impl Fn(&str) -> bool) -> String {
     let time: String =
         record.since.to_string().chars().filter(char::is_ascii_alphanumeric).collect();
     let command = record.command_id.as_deref().unwrap_or("no-command");

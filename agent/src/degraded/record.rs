@@ -25,7 +25,7 @@ const MAX_REASON: usize = 4000;
 
 /// Why no command runs. The content of `degraded.json`, and of a bundle's `report.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct IncidentRecord {
     /// Form of the record.
     pub version: u32,
     /// When it happened.
@@ -54,7 +54,7 @@ pub struct Record {
     pub agent_version: String,
 }
 
-impl Record {
+impl IncidentRecord {
     /// Kind of the audit entry of an incident.
     pub const KIND: &str = "IntegrityIncident";
 

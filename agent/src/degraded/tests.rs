@@ -148,7 +148,7 @@ fn what_is_left_of_the_machine_is_saved_for_the_owner_alone() {
     assert_eq!(names(&bundle.join("pages")), ["0x2000.found"]);
     assert_eq!(mode(&bundle.join("pages/0x2000.found")), 0o600);
     assert_eq!(fs::read_to_string(bundle.join("console.txt")).unwrap(), "last words");
-    let report: Record =
+    let report: IncidentRecord =
         serde_json::from_slice(&fs::read(bundle.join("report.json")).unwrap()).unwrap();
     assert_eq!(report, *record);
 }
@@ -276,7 +276,10 @@ fn a_latch_that_names_somebody_elses_files_lists_none() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("forensics/a/b")).unwrap();
         fs::write(dir.path().join("forensics/a/b/file"), "").unwrap();
-        let record = Record { bundle: Some(bundle.into()), ..Record::of(&incident(7, None)) };
+        let record = IncidentRecord {
+            bundle: Some(bundle.into()),
+            ..IncidentRecord::of(&incident(7, None))
+        };
         fs::write(dir.path().join("degraded.json"), record.to_bytes()).unwrap();
         let explanation = explain::explain(dir.path());
         assert!(explanation.degraded && explanation.files.is_empty(), "{bundle}");

@@ -1,6 +1,6 @@
 //! Evidence on this machine: the relay gets heads of chains and tails of outputs, no chunks.
 //!
-//! One JSON file a command, `COMMAND_ID.json`, see [`Record`]; one JSON file a guest image,
+//! One JSON file a command, `COMMAND_ID.json`, see [`EvidenceRecord`]; one JSON file a guest image,
 //! `image-HEX.json`, its manifest. All of mode 0600. What is too old goes, and the oldest go when all
 //! together are too large; the evidence of a command whose result is still owed to the relay stays,
 //! however old and large it is.
@@ -18,7 +18,7 @@ use guest::manifest::ImageManifest;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tracing::warn;
 
-use super::Record;
+use super::EvidenceRecord;
 use protocol::canonical_bytes;
 use protocol::shape::is_uuid;
 use protocol::signing::sha256_text;
@@ -48,11 +48,11 @@ pub struct EvidenceStore {
     retention: Retention,
     /// Bytes of all files, about: what others remove is noticed by the next sweep.
     kept: Arc<AtomicU64>,
-    image: Option<Image>,
+    image: Option<KeptImage>,
 }
 
 /// The manifest of the image commands run on.
-struct Image {
+struct KeptImage {
     hash: String,
     text: Arc<[u8]>,
 }
@@ -67,7 +67,7 @@ impl EvidenceStore {
         let dir: PathBuf = dir.into();
         let image = image.and_then(|manifest| {
             let text = canonical_bytes(manifest).ok()?;
-            Some(Image { hash: sha256_text(&text), text: text.into() })
+            Some(KeptImage { hash: sha256_text(&text), text: text.into() })
         });
         // Until the first sweep has counted, it may be full.
         let kept = Arc::new(AtomicU64::new(u64::MAX));
@@ -80,7 +80,7 @@ impl EvidenceStore {
     }
 
     /// Writes down what a command gave. A full disk costs the evidence, not the result.
-    pub async fn keep(&self, record: Record) {
+    pub async fn keep(&self, record: EvidenceRecord) {
         let (dir, kept) = (Arc::clone(&self.dir), Arc::clone(&self.kept));
         let id = record.command_id.clone();
         let written = tokio::task::spawn_blocking(move || {

@@ -15,7 +15,7 @@ pub const VERSION: u32 = 1;
 /// All that is kept of one command.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Record {
+pub struct EvidenceRecord {
     /// [`VERSION`].
     pub version: u32,
     /// When it was written.
@@ -46,7 +46,7 @@ pub struct ResetDetails {
     pub error: Option<String>,
 }
 
-impl Record {
+impl EvidenceRecord {
     /// Of a command that ended.
     pub fn new(
         envelope: &CommandEnvelope,

@@ -8,7 +8,7 @@ use ed25519_dalek::SigningKey;
 use rustix::fs::FileType;
 
 use super::PublicIdentity;
-use super::wire::{self, Answer, Opening, Question, Reply};
+use super::wire::{self, Opening, Question, Readiness, Reply};
 use super::{lockdown, mac};
 use crate::store::identity::Identity;
 use protocol::Timestamp;
@@ -30,7 +30,7 @@ pub fn serve() -> ExitCode {
     let held = match ready(&mut agent) {
         Ok(held) => held,
         Err(why) => {
-            if let Some(answer) = wire::pack(&Answer::Unready(why)) {
+            if let Some(answer) = wire::pack(&Readiness::Unready(why)) {
                 // An agent that is gone needs no answer.
                 let _ = agent.write_all(&answer);
             }
@@ -103,7 +103,7 @@ struct Held {
 impl Held {
     /// Answers until the agent hangs up.
     fn answer_all(&self, agent: &mut AgentsSocket) -> io::Result<()> {
-        let ready = wire::pack(&Answer::Ready(self.public.clone()));
+        let ready = wire::pack(&Readiness::Ready(self.public.clone()));
         agent.write_all(&ready.ok_or(io::ErrorKind::InvalidData)?)?;
         let mut question = [0; wire::ASK_BYTES];
         loop {

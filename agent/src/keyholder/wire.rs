@@ -1,6 +1,6 @@
 //! What agent and key holder say to each other.
 //!
-//! 1. Agent: [`Opening`], packed. Key holder: [`Answer`], packed, once it is locked down.
+//! 1. Agent: [`Opening`], packed. Key holder: [`Readiness`], packed, once it is locked down.
 //! 2. Then, as often as needed: agent: [`Question`], 33 bytes, the first of which says what it asks
 //!    for. Key holder: [`Reply`], 65 bytes, the first of which says whether there is one.
 //!
@@ -38,7 +38,7 @@ pub struct Opening {
 
 /// Whether the key holder is ready.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Answer {
+pub enum Readiness {
     /// It is.
     Ready(PublicIdentity),
     /// It is not, because.
@@ -201,7 +201,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = read_packed::<Opening>(&mut &bytes[..]);
-            let _ = read_packed::<Answer>(&mut &bytes[..]);
+            let _ = read_packed::<Readiness>(&mut &bytes[..]);
             let _ = read_reply(&mut &bytes[..]);
         }
     }

@@ -8,8 +8,8 @@ use rustls_pki_types::ServerName;
 
 /// Where endpoints open their session.
 const SESSION_PATH: &str = "/v1/endpoint/connect";
-/// Where endpoints enrol.
-const ENROLMENT_PATH: &str = "/v1/endpoint/enroll";
+/// Where endpoints enroll.
+const ENROLLMENT_PATH: &str = "/v1/endpoint/enroll";
 /// Longest URL that is looked at, in bytes.
 const MAX_URL_BYTES: usize = 2048;
 
@@ -116,8 +116,8 @@ impl fmt::Display for Scheme {
 pub enum Purpose {
     /// The WebSocket session, at `/v1/endpoint/connect`.
     Session,
-    /// Enrolment, at `/v1/endpoint/enroll`.
-    Enrolment,
+    /// Enrollment, at `/v1/endpoint/enroll`.
+    Enrollment,
 }
 
 /// The checked URL of a relay.
@@ -206,7 +206,7 @@ impl RelayUrl {
         match (&self.path, purpose) {
             (Some(path), _) => path,
             (None, Purpose::Session) => SESSION_PATH,
-            (None, Purpose::Enrolment) => ENROLMENT_PATH,
+            (None, Purpose::Enrollment) => ENROLLMENT_PATH,
         }
     }
 
@@ -215,8 +215,8 @@ impl RelayUrl {
         let scheme = match (purpose, self.is_secure()) {
             (Purpose::Session, true) => Scheme::Wss,
             (Purpose::Session, false) => Scheme::Ws,
-            (Purpose::Enrolment, true) => Scheme::Https,
-            (Purpose::Enrolment, false) => Scheme::Http,
+            (Purpose::Enrollment, true) => Scheme::Https,
+            (Purpose::Enrollment, false) => Scheme::Http,
         };
         format!("{scheme}://{}{}", self.authority(), self.path(purpose))
     }

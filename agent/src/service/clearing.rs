@@ -5,13 +5,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::commands::{Clearance, Commands};
-use crate::degraded::Record;
+use crate::degraded::IncidentRecord;
 
 /// The outcome of a clearance.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct ClearAnswer {
     /// The record that was cleared. `None` when the agent was not degraded, or did not clear it.
-    pub cleared: Option<Record>,
+    pub cleared: Option<IncidentRecord>,
     /// Why it was not cleared.
     pub error: Option<String>,
 }
@@ -22,7 +22,7 @@ impl ClearAnswer {
         let cleared = tokio::spawn(async move { commands.clear(&clearance).await }).await;
         match cleared {
             Ok(Ok(record)) => {
-                let cleared = record.map(|record| Record::clone(&record));
+                let cleared = record.map(|record| IncidentRecord::clone(&record));
                 Self { cleared, error: None }
             }
             Ok(Err(error)) => Self { cleared: None, error: Some(error.to_string()) },

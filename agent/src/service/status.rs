@@ -12,7 +12,7 @@ use super::clearing::ClearAnswer;
 use super::metrics::{Metrics, Recent, StateLabel};
 use crate::commands::{Clearance, Commands};
 use crate::confine::InForce;
-use crate::degraded::Record;
+use crate::degraded::IncidentRecord;
 use crate::relay::LinkStatus;
 use crate::store::{AuditHead, JournalCounts};
 use protocol::Timestamp;
@@ -39,7 +39,7 @@ pub struct Status {
     /// The relay.
     pub relay: String,
     /// The connection to it.
-    pub link: Link,
+    pub link: LinkReport,
     /// Whether it takes commands.
     pub agent_health: AgentHealth,
     /// Why it takes none.
@@ -90,7 +90,7 @@ pub struct Degraded {
 }
 
 impl Degraded {
-    fn of(record: &Record) -> Self {
+    fn of(record: &IncidentRecord) -> Self {
         let record = record.clone();
         Self {
             since: record.since,
@@ -106,7 +106,7 @@ impl Degraded {
 
 /// The connection to the relay.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Link {
+pub struct LinkReport {
     /// `connecting`, `connected`, `waiting`, `replaced` or `stopped`.
     pub state: &'static str,
     /// The session.
@@ -123,7 +123,7 @@ pub struct Link {
     pub reason: Option<String>,
 }
 
-impl Link {
+impl LinkReport {
     fn of(status: &LinkStatus) -> Self {
         match status {
             LinkStatus::Connecting => Self { state: "connecting", ..Self::default() },
@@ -172,7 +172,7 @@ impl StatusSource {
             tenant_id: endpoint.tenant_id.clone(),
             key_fingerprint: format_sha256(&Sha256::digest(self.public_key).into()),
             relay: self.relay.clone(),
-            link: Link::of(&self.link.borrow()),
+            link: LinkReport::of(&self.link.borrow()),
             agent_health,
             trouble: commands.trouble(),
             degraded: commands.degraded().current().map(|record| Degraded::of(&record)),

@@ -53,7 +53,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Serialize;
 
 use super::StoreError;
-use super::database::{self, Check, Kind};
+use super::database::{self, DamageCheck, Kind};
 use super::writer::Writer;
 use chain::Chain;
 use protocol::timestamp::Timestamp;
@@ -113,7 +113,7 @@ const KIND: Kind = Kind {
             BEGIN SELECT raise(ABORT, 'rows of the audit log are never deleted'); END;
     ",
     shared: true,
-    check: Check::Structure,
+    check: DamageCheck::Structure,
 };
 
 /// Where something came from.
@@ -214,7 +214,7 @@ impl AuditHead {
 }
 
 /// What the log's owner and its thread both know.
-struct Shared {
+struct SharedHead {
     head: Mutex<AuditHead>,
     /// Bytes that wait and that nobody waits for.
     waiting: AtomicUsize,
@@ -224,7 +224,7 @@ struct Shared {
     untold: AtomicU64,
 }
 
-impl Shared {
+impl SharedHead {
     fn lose(&self, entries: u64) {
         self.unrecorded.fetch_add(entries, Ordering::SeqCst);
         self.untold.fetch_add(entries, Ordering::SeqCst);
@@ -236,7 +236,7 @@ impl Shared {
 }
 
 /// Gives back its bytes when an entry no longer waits, whatever became of it.
-struct Room(Arc<Shared>, usize);
+struct Room(Arc<SharedHead>, usize);
 
 impl Drop for Room {
     fn drop(&mut self) {
@@ -247,7 +247,7 @@ impl Drop for Room {
 /// The audit log, on disk.
 pub struct AuditLog {
     writer: Writer<Chain>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedHead>,
 }
 
 impl AuditLog {
@@ -257,7 +257,7 @@ impl AuditLog {
         let (database, path) = database::open(path, &KIND)?;
         verify::tail(&database, VERIFIED_AT_START)
             .map_err(|fault| fault.into_store_error(&path))?;
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedHead {
             head: Mutex::new(AuditHead::none()),
             waiting: AtomicUsize::new(0),
             unrecorded: AtomicU64::new(0),
@@ -279,7 +279,7 @@ impl AuditLog {
         } else if waiting.saturating_add(weight) > QUEUE_BYTES {
             Err(StoreError::Overloaded { path: self.path().to_path_buf() })
         } else {
-            self.writer.tell(move |chain, database| {
+            self.writer.cast(move |chain, database| {
                 let _room = room;
                 chain.append(database, &entry).map(|_| ())
             })
@@ -297,13 +297,14 @@ impl AuditLog {
             return Err(self.too_long(&entry));
         }
         self.tell_of_losses()?;
-        self.writer.ask(move |chain, database| chain.append(database, &entry)).await
+        self.writer.call(move |chain, database| chain.append(database, &entry)).await
     }
 
     /// Waits until all that was queued before is on disk.
     pub async fn flush(&self) -> Result<AuditHead, StoreError> {
         let now = Timestamp::now();
-        let head = self.writer.ask(move |chain, database| chain.record_losses(database, now)).await;
+        let head =
+            self.writer.call(move |chain, database| chain.record_losses(database, now)).await;
         self.tell_of_losses()?;
         head
     }
@@ -339,7 +340,7 @@ impl Drop for AuditLog {
     fn drop(&mut self) {
         let now = Timestamp::now();
         let recorded =
-            self.writer.tell(move |chain, database| chain.record_losses(database, now).map(|_| ()));
+            self.writer.cast(move |chain, database| chain.record_losses(database, now).map(|_| ()));
         let untold = self.shared.untold.load(Ordering::SeqCst);
         if untold > 0 || recorded.is_err() {
             let path = self.path().display();

@@ -8,7 +8,9 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
-use super::file::{aside, create_private, directory_of, private_metadata, remove, take_place};
+use super::file::{
+    create_private, directory_of, private_metadata, remove, rename_into_place, temp_path,
+};
 use super::{StoreError, created};
 
 /// How long another process may hold the file before it counts as busy.
@@ -35,12 +37,12 @@ pub(super) struct Kind {
     /// process that opens it is refused.
     pub shared: bool,
     /// What is checked for damage when it is opened.
-    pub check: Check,
+    pub check: DamageCheck,
 }
 
 /// How far a file is checked for damage. A row written into a damaged file may overwrite others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Check {
+pub(super) enum DamageCheck {
     /// Its pages, in one pass.
     Structure,
     /// Its pages, and its indexes against its rows.
@@ -63,7 +65,7 @@ pub(super) fn open(path: &Path, kind: &Kind) -> Result<(Connection, PathBuf), St
         Some(_) => {}
     }
     for companion in COMPANIONS {
-        private_metadata(&beside(&path, companion))?;
+        private_metadata(&sidecar_path(&path, companion))?;
     }
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -80,7 +82,7 @@ fn prepare(database: &Connection, path: &Path, kind: &Kind) -> Result<(), StoreE
     if database.is_readonly("main").map_err(sqlite)? {
         return Err(StoreError::ReadOnly { path: path.to_path_buf() });
     }
-    distrust(database).map_err(sqlite)?;
+    harden(database).map_err(sqlite)?;
     if !kind.shared {
         // Before the first access, so that SQLite keeps the index of its log in this process.
         database.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(sqlite)?;
@@ -100,10 +102,14 @@ fn prepare(database: &Connection, path: &Path, kind: &Kind) -> Result<(), StoreE
 }
 
 /// Refuses a damaged file.
-pub(super) fn check(database: &Connection, path: &Path, how: Check) -> Result<(), StoreError> {
+pub(super) fn check(
+    database: &Connection,
+    path: &Path,
+    how: DamageCheck,
+) -> Result<(), StoreError> {
     let pragma = match how {
-        Check::Structure => "PRAGMA quick_check(1)",
-        Check::Whole => "PRAGMA integrity_check(1)",
+        DamageCheck::Structure => "PRAGMA quick_check(1)",
+        DamageCheck::Whole => "PRAGMA integrity_check(1)",
     };
     let found: String = database
         .query_row(pragma, [], |row| row.get(0))
@@ -116,7 +122,7 @@ pub(super) fn check(database: &Connection, path: &Path, how: Check) -> Result<()
 }
 
 /// Makes a file that somebody else may have written harmless to open.
-pub(crate) fn distrust(database: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn harden(database: &Connection) -> rusqlite::Result<()> {
     database.busy_timeout(PATIENCE)?;
     database.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     database.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
@@ -149,7 +155,7 @@ pub(super) fn require_kind(
 /// Refuses to make a store beside the log of one that was there.
 fn refuse_orphans(path: &Path) -> Result<(), StoreError> {
     for companion in COMPANIONS {
-        let orphan = beside(path, companion);
+        let orphan = sidecar_path(path, companion);
         if private_metadata(&orphan)?.is_some() {
             let detail = format!("it is gone, and {} is still here", orphan.display());
             return Err(StoreError::Corrupt { path: path.to_path_buf(), detail });
@@ -161,16 +167,16 @@ fn refuse_orphans(path: &Path) -> Result<(), StoreError> {
 /// Makes the file aside and lets it take its place when it is whole and on disk, so that a crash
 /// never leaves half a store under the real name.
 fn create(path: &Path, kind: &Kind) -> Result<(), StoreError> {
-    let aside = aside(path);
+    let temporary = temp_path(path);
     let io = |error: io::Error| StoreError::of_io(path, &error);
-    remove(&aside).map_err(io)?;
+    remove(&temporary).map_err(io)?;
     for companion in COMPANIONS {
-        remove(&beside(&aside, companion)).map_err(io)?;
+        remove(&sidecar_path(&temporary, companion)).map_err(io)?;
     }
-    drop(create_private(&aside).map_err(io)?);
-    write_schema(&aside, kind).map_err(|error| StoreError::of_sqlite(path, &error))?;
-    File::open(&aside).and_then(|file| file.sync_all()).map_err(io)?;
-    take_place(&aside, path).map_err(io)
+    drop(create_private(&temporary).map_err(io)?);
+    write_schema(&temporary, kind).map_err(|error| StoreError::of_sqlite(path, &error))?;
+    File::open(&temporary).and_then(|file| file.sync_all()).map_err(io)?;
+    rename_into_place(&temporary, path).map_err(io)
 }
 
 fn write_schema(path: &Path, kind: &Kind) -> rusqlite::Result<()> {
@@ -200,7 +206,7 @@ pub(super) fn real_path(path: &Path) -> Result<PathBuf, StoreError> {
 }
 
 /// The file SQLite keeps beside another.
-pub(super) fn beside(path: &Path, companion: &str) -> PathBuf {
+pub(super) fn sidecar_path(path: &Path, companion: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(companion);
     PathBuf::from(name)

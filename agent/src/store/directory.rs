@@ -151,9 +151,14 @@ impl StateDir {
         directory.join(IDENTITY)
     }
 
-    /// The socket of the running agent.
+    /// The control socket of the running agent.
     pub fn control_socket(&self) -> PathBuf {
-        self.path.join("control.sock")
+        Self::control_socket_in(&self.path)
+    }
+
+    /// The control socket in a state directory that another process may hold.
+    pub fn control_socket_in(directory: &Path) -> PathBuf {
+        directory.join("control.sock")
     }
 
     /// The file that, while it exists, stops the agent from taking commands.

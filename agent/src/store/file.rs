@@ -59,7 +59,7 @@ pub(super) fn create_private(path: &Path) -> io::Result<File> {
 }
 
 /// The name under which a file is prepared before it takes its place.
-pub(super) fn aside(path: &Path) -> PathBuf {
+pub(super) fn temp_path(path: &Path) -> PathBuf {
     let mut name = std::ffi::OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(".new");
@@ -69,12 +69,12 @@ pub(super) fn aside(path: &Path) -> PathBuf {
 /// Puts a file of mode 0600 with this content in place of another, or of none. After a crash
 /// there is the old one or the new one, whole.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let aside = aside(path);
-    remove(&aside)?;
-    let mut file = create_private(&aside)?;
+    let temporary = temp_path(path);
+    remove(&temporary)?;
+    let mut file = create_private(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
-    take_place(&aside, path)
+    rename_into_place(&temporary, path)
 }
 
 /// [`replace`], with an error that says what to do.
@@ -90,7 +90,7 @@ pub fn remove_durably(path: &Path) -> Result<(), StoreError> {
 }
 
 /// Renames a file that is on disk already; the new name is on disk afterwards.
-pub(super) fn take_place(aside: &Path, path: &Path) -> io::Result<()> {
+pub(super) fn rename_into_place(aside: &Path, path: &Path) -> io::Result<()> {
     fs::rename(aside, path)?;
     sync_directory_of(path)
 }
@@ -108,8 +108,8 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The directory a file is in.
-pub(super) fn directory_of(path: &Path) -> &Path {
+/// The directory that a file is in. The file need not exist.
+pub fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -135,7 +135,7 @@ mod tests {
     fn a_replaced_file_is_whole_private_and_leaves_nothing_aside() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
-        fs::write(aside(&path), "left by a crash").unwrap();
+        fs::write(temp_path(&path), "left by a crash").unwrap();
         replace(&path, b"first").unwrap();
         replace(&path, b"second").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");

@@ -13,7 +13,7 @@
 //!
 //! Before a key is shown to a relay it is written to a file of its own, `identity.pending`, with
 //! `version`, `public_key` and `seed` only. A crash between the relay's answer and the identity's
-//! own file then loses no key: the next attempt to enrol uses the same one.
+//! own file then loses no key: the next attempt to enroll uses the same one.
 
 mod form;
 
@@ -39,7 +39,7 @@ const MAX_FILE: u64 = 16 << 10;
 pub enum IdentityError {
     /// There is none.
     #[error(
-        "{} is not there: enrol this endpoint first, with `brainstorm-agent enroll`",
+        "{} is not there: enroll this endpoint first, with `brainstorm-agent enroll`",
         .0.display()
     )]
     Missing(PathBuf),
@@ -62,7 +62,7 @@ pub enum IdentityError {
     },
     /// The file does not hold an identity. The message never repeats what is in it.
     #[error("{} is no identity this agent can use: {detail}; restore it from a backup, or move it \
-             away and enrol again", path.display())]
+             away and enroll again", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -74,7 +74,7 @@ pub enum IdentityError {
     Store(#[from] StoreError),
 }
 
-/// What a relay answers to an enrolment, and which relay it was.
+/// What a relay answers to an enrollment, and which relay it was.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
     /// Names this endpoint.
@@ -96,7 +96,7 @@ pub struct PendingIdentity {
 }
 
 impl PendingIdentity {
-    /// A new key, or the one of an attempt to enrol that was cut short. It is on disk when this
+    /// A new key, or the one of an attempt to enroll that was cut short. It is on disk when this
     /// returns. `identity` is where the identity will be; when there is one already, that is an
     /// error unless it `replaces` it.
     pub fn prepare(identity: &Path, replaces: bool) -> Result<Self, IdentityError> {

@@ -12,16 +12,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
 use super::StoreError;
-use super::database::{self, Check, Kind};
+use super::database::{self, DamageCheck, Kind};
 use super::writer::Writer;
-use ledger::Commands;
+use ledger::CommandLedger;
 use protocol::timestamp::Timestamp;
 
 /// Longest text of a result.
 pub const MAX_RESULT_BYTES: usize = 4 << 20;
 
 /// Results that are handed out at once have no more text than this, or are one.
-const MOST_UNSENT_BYTES: usize = 16 << 20;
+const MAX_UNSENT_BYTES: usize = 16 << 20;
 
 /// Jobs that may wait. More than two for each command that can be in flight.
 const QUEUE: usize = 8192;
@@ -49,7 +49,7 @@ const KIND: Kind = Kind {
         CREATE INDEX command_sent ON command (accepted_at) WHERE state = 4;
     ",
     shared: false,
-    check: Check::Whole,
+    check: DamageCheck::Whole,
 };
 
 /// How far a command has come.
@@ -154,7 +154,7 @@ pub enum JournalError {
 
 /// The journal, on disk.
 pub struct Journal {
-    writer: Writer<Commands>,
+    writer: Writer<CommandLedger>,
     counts: Arc<Mutex<JournalCounts>>,
     unfinished: Vec<JournalEntry>,
 }
@@ -166,7 +166,7 @@ impl Journal {
         let unfinished =
             ledger::unfinished(&database).map_err(|error| StoreError::of_sqlite(&path, &error))?;
         let counts = Arc::default();
-        let commands = Commands::new(Arc::clone(&counts));
+        let commands = CommandLedger::new(Arc::clone(&counts));
         let writer = Writer::start("journal", path, database, commands, QUEUE)?;
         Ok(Self { writer, counts, unfinished })
     }
@@ -176,7 +176,7 @@ impl Journal {
     pub async fn accept(&self, command: NewCommand) -> Result<(), JournalError> {
         let command_id = command.command_id.clone();
         let earlier =
-            self.writer.ask(move |commands, database| commands.accept(database, &command)).await?;
+            self.writer.call(move |commands, database| commands.accept(database, &command)).await?;
         match earlier {
             None => Ok(()),
             Some(accepted_at) => Err(JournalError::Duplicate { command_id, accepted_at }),
@@ -188,7 +188,7 @@ impl Journal {
     /// command then counts as less far, and still as unfinished.
     pub fn note(&self, command_id: &str, state: CommandState) {
         let command_id = command_id.to_owned();
-        let noted = self.writer.tell(move |commands, database| {
+        let noted = self.writer.cast(move |commands, database| {
             if state < CommandState::ResultReady {
                 commands.advance(database, &command_id, state)?;
             }
@@ -215,7 +215,7 @@ impl Journal {
         let id = command_id.to_owned();
         let before = self
             .writer
-            .ask(move |commands, database| commands.finish(database, &id, &result_json))
+            .call(move |commands, database| commands.finish(database, &id, &result_json))
             .await?;
         match before {
             Some(state) if state < CommandState::ResultReady => Ok(()),
@@ -225,16 +225,16 @@ impl Journal {
     }
 
     /// Notes that the relay has these results, or that they are given up. When this returns `Ok`
-    /// that is on disk. Commands that have no result are left as they are.
+    /// that is on disk. CommandLedger that have no result are left as they are.
     pub async fn sent(&self, command_ids: Vec<String>) -> Result<(), StoreError> {
         self.writer
-            .ask(move |commands, database| {
+            .call(move |commands, database| {
                 command_ids.iter().try_for_each(|id| commands.retire(database, id))
             })
             .await
     }
 
-    /// Commands that had no result when the journal was opened, oldest first: an earlier process
+    /// CommandLedger that had no result when the journal was opened, oldest first: an earlier process
     /// began them, and they are not running.
     pub fn unfinished(&self) -> &[JournalEntry] {
         &self.unfinished
@@ -243,18 +243,18 @@ impl Journal {
     /// Results that are not marked as sent, oldest first: at most `limit`, and fewer when they
     /// are long.
     pub async fn unsent(&self, limit: usize) -> Result<Vec<JournalEntry>, StoreError> {
-        self.writer.ask(move |_, database| ledger::unsent(database, limit, MOST_UNSENT_BYTES)).await
+        self.writer.call(move |_, database| ledger::unsent(database, limit, MAX_UNSENT_BYTES)).await
     }
 
-    /// Commands that have no result yet, or whose result is not marked as sent.
+    /// CommandLedger that have no result yet, or whose result is not marked as sent.
     pub async fn owed(&self) -> Result<HashSet<String>, StoreError> {
-        self.writer.ask(|_, database| ledger::owed(database)).await
+        self.writer.call(|_, database| ledger::owed(database)).await
     }
 
     /// What is known of one command.
     pub async fn find(&self, command_id: &str) -> Result<Option<JournalEntry>, StoreError> {
         let command_id = command_id.to_owned();
-        self.writer.ask(move |_, database| ledger::find(database, &command_id)).await
+        self.writer.call(move |_, database| ledger::find(database, &command_id)).await
     }
 
     /// Forgets sent commands that were accepted before a time, and gives their number. Until then
@@ -265,7 +265,7 @@ impl Journal {
             // In small parts, so that commands need not wait long.
             let part = self
                 .writer
-                .ask(move |commands, database| commands.prune(database, before, PRUNE_AT_ONCE))
+                .call(move |commands, database| commands.prune(database, before, PRUNE_AT_ONCE))
                 .await?;
             pruned += part;
             if part < PRUNE_AT_ONCE {

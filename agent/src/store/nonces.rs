@@ -20,7 +20,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use thiserror::Error;
 
 use super::StoreError;
-use super::database::{self, Check, Kind};
+use super::database::{self, DamageCheck, Kind};
 use super::file::{directory_of, volatile_filesystem};
 use super::writer::{Ledger, Writer};
 use protocol::code::ErrorCode;
@@ -64,7 +64,7 @@ const KIND: Kind = Kind {
         INSERT INTO forgotten VALUES (1, -9223372036854775808);
     ",
     shared: false,
-    check: Check::Whole,
+    check: DamageCheck::Whole,
 };
 
 /// Why a nonce was not spent.
@@ -159,7 +159,7 @@ impl NonceStore {
         let (nonce, command_id) = (nonce.to_owned(), command_id.to_owned());
         let (expires_at, now) = (expires_at.millis(), now.millis());
         self.writer
-            .ask(move |nonces, database| {
+            .call(move |nonces, database| {
                 nonces.spend(database, &Spend { nonce, command_id, expires_at, now })
             })
             .await?
@@ -169,7 +169,7 @@ impl NonceStore {
     pub async fn live(&self, now: Timestamp) -> Result<u64, StoreError> {
         let now = now.millis();
         self.writer
-            .ask(move |_, database| {
+            .call(move |_, database| {
                 database
                     .prepare_cached("SELECT count(*) FROM nonce WHERE keep_until >= ?1")?
                     .query_row([now], count)

@@ -16,13 +16,13 @@ use super::StoreError;
 use crate::confine::{ThreadKind, enter};
 
 /// Most jobs of one transaction. Bounds how long the first of them waits for the last.
-const MOST_JOBS: usize = 512;
+const MAX_JOBS: usize = 512;
 
 /// Pages in the log that are moved into the file as soon as nobody waits.
-const MOVE_WHEN_IDLE: i64 = 1_000;
+const CHECKPOINT_IDLE_PAGES: i64 = 1_000;
 
 /// Pages in the log that are moved into the file even when somebody waits (16 MiB).
-const MOVE_ANYWAY: i64 = 4_000;
+const CHECKPOINT_FORCE_PAGES: i64 = 4_000;
 
 /// What a store keeps in memory beside its database, on the writer's thread.
 pub(super) trait Ledger: Send + 'static {
@@ -54,13 +54,13 @@ trait Job<L>: Send {
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
-struct Asked<F, T> {
+struct Request<F, T> {
     work: Option<F>,
     done: Option<T>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<L, F, T> Job<L> for Asked<F, T>
+impl<L, F, T> Job<L> for Request<F, T>
 where
     F: FnOnce(&mut L, &Connection) -> rusqlite::Result<T> + Send,
     T: Send,
@@ -88,9 +88,9 @@ where
     }
 }
 
-struct Told<F>(Option<F>);
+struct Post<F>(Option<F>);
 
-impl<L, F> Job<L> for Told<F>
+impl<L, F> Job<L> for Post<F>
 where
     F: FnOnce(&mut L, &Connection) -> rusqlite::Result<()> + Send,
 {
@@ -123,15 +123,21 @@ impl<L: Ledger> Writer<L> {
     ) -> Result<Self, StoreError> {
         let path: Arc<Path> = path.into();
         let (orders, waiting) = mpsc::channel(queue);
-        let mut desk =
-            Desk { path: Arc::clone(&path), database, ledger, waiting, stale: true, untidy: false };
-        desk.transaction(&mut []).map_err(|error| StoreError::of_sqlite(&path, &error))?;
-        desk.ledger.publish();
+        let mut thread_side = WriterThread {
+            path: Arc::clone(&path),
+            database,
+            ledger,
+            waiting,
+            stale: true,
+            checkpoint_failed: false,
+        };
+        thread_side.transaction(&mut []).map_err(|error| StoreError::of_sqlite(&path, &error))?;
+        thread_side.ledger.publish();
         let thread = thread::Builder::new()
             .name(format!("store-{name}"))
             .spawn(move || {
                 enter(ThreadKind::Store);
-                desk.work();
+                thread_side.work();
             })
             .map_err(|error| StoreError::of_io(&path, &error))?;
         Ok(Self { path, orders: Some(orders), thread: Some(thread) })
@@ -143,25 +149,25 @@ impl<L: Ledger> Writer<L> {
     }
 
     /// Has something done. What it changed is on disk when this returns `Ok`.
-    pub async fn ask<T, F>(&self, work: F) -> Result<T, StoreError>
+    pub async fn call<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&mut L, &Connection) -> rusqlite::Result<T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
         let orders = self.orders.as_ref().ok_or_else(|| self.closed())?;
-        let job = Box::new(Asked { work: Some(work), done: None, reply });
+        let job = Box::new(Request { work: Some(work), done: None, reply });
         orders.send(job).await.map_err(|_| self.closed())?;
         answer.await.map_err(|_| self.closed())?
     }
 
     /// Queues something and does not wait for it.
-    pub fn tell<F>(&self, work: F) -> Result<(), StoreError>
+    pub fn cast<F>(&self, work: F) -> Result<(), StoreError>
     where
         F: FnOnce(&mut L, &Connection) -> rusqlite::Result<()> + Send + 'static,
     {
         let orders = self.orders.as_ref().ok_or_else(|| self.closed())?;
-        orders.try_send(Box::new(Told(Some(work)))).map_err(|error| match error {
+        orders.try_send(Box::new(Post(Some(work)))).map_err(|error| match error {
             TrySendError::Full(_) => StoreError::Overloaded { path: self.path.to_path_buf() },
             TrySendError::Closed(_) => self.closed(),
         })
@@ -184,7 +190,7 @@ impl<L: Ledger> Drop for Writer<L> {
 }
 
 /// The thread's side.
-struct Desk<L: Ledger> {
+struct WriterThread<L: Ledger> {
     path: Arc<Path>,
     database: Connection,
     ledger: L,
@@ -192,21 +198,21 @@ struct Desk<L: Ledger> {
     /// What the ledger keeps in memory may not be what the database says.
     stale: bool,
     /// The log could not be moved into the file.
-    untidy: bool,
+    checkpoint_failed: bool,
 }
 
-impl<L: Ledger> Desk<L> {
+impl<L: Ledger> WriterThread<L> {
     fn work(mut self) {
-        let mut jobs = Vec::with_capacity(MOST_JOBS);
+        let mut jobs = Vec::with_capacity(MAX_JOBS);
         while let Some(first) = self.waiting.blocking_recv() {
             jobs.push(first);
-            while jobs.len() < MOST_JOBS
+            while jobs.len() < MAX_JOBS
                 && let Ok(next) = self.waiting.try_recv()
             {
                 jobs.push(next);
             }
             self.batch(&mut jobs);
-            self.tidy();
+            self.checkpoint();
         }
     }
 
@@ -251,16 +257,17 @@ impl<L: Ledger> Desk<L> {
 
     /// Moves the log into the file when it is long, so that it does not grow for ever. Left to
     /// SQLite this would happen inside a commit.
-    fn tidy(&mut self) {
-        let limit = if self.waiting.is_empty() { MOVE_WHEN_IDLE } else { MOVE_ANYWAY };
-        let moved = self.unmoved_pages("NOOP").and_then(|pages| {
-            if pages < limit { Ok(pages) } else { self.unmoved_pages("PASSIVE") }
-        });
+    fn checkpoint(&mut self) {
+        let limit =
+            if self.waiting.is_empty() { CHECKPOINT_IDLE_PAGES } else { CHECKPOINT_FORCE_PAGES };
+        let moved = self
+            .wal_backlog("NOOP")
+            .and_then(|pages| if pages < limit { Ok(pages) } else { self.wal_backlog("PASSIVE") });
         match moved {
-            Ok(_) => self.untidy = false,
+            Ok(_) => self.checkpoint_failed = false,
             // Once, and not with every transaction until it works again.
-            Err(error) if !self.untidy => {
-                self.untidy = true;
+            Err(error) if !self.checkpoint_failed => {
+                self.checkpoint_failed = true;
                 let error = StoreError::of_sqlite(&self.path, &error);
                 tracing::warn!(%error, "the log of a store cannot be moved into its file");
             }
@@ -269,7 +276,7 @@ impl<L: Ledger> Desk<L> {
     }
 
     /// Pages that are in the log and not in the file, after a checkpoint of this kind.
-    fn unmoved_pages(&self, kind: &str) -> rusqlite::Result<i64> {
+    fn wal_backlog(&self, kind: &str) -> rusqlite::Result<i64> {
         self.database.query_row(&format!("PRAGMA wal_checkpoint({kind})"), [], |row| {
             Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?)
         })

@@ -1,4 +1,4 @@
-//! A relay, an agent, and a few commands: enrols the agent, has it serve, sends it tools and prints
+//! A relay, an agent, and a few commands: enrolls the agent, has it serve, sends it tools and prints
 //! what came back, with the state of each reset and the time it took.
 //!
 //! `demo AGENT IMAGE_DIR [COUNT] [--tamper AGENT_TO_TAMPER]`. With a count it sends that many

@@ -38,7 +38,7 @@ pub struct Cli {
 enum Command {
     /// Run a tool on an endpoint: shows the preview, asks, prints the result.
     Dispatch(dispatch::Arguments),
-    /// Get a bootstrap token to enrol an endpoint with.
+    /// Get a bootstrap token to enroll an endpoint with.
     Token(token::Arguments),
 }
 

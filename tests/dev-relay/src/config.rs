@@ -12,7 +12,7 @@ use crate::random;
 pub struct Config {
     /// Where WebSockets are served; must be a loopback address, port 0 takes a free one.
     pub ws: SocketAddr,
-    /// Where enrolment is served; must be a loopback address, port 0 takes a free one.
+    /// Where enrollment is served; must be a loopback address, port 0 takes a free one.
     pub http: SocketAddr,
     /// The one tenant of this relay.
     pub tenant_id: String,

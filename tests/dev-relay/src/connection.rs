@@ -16,7 +16,7 @@ use crate::socket::SharedSocket;
 /// Frames that may wait to be written.
 const QUEUE: usize = 1 << 17;
 /// Largest message read, as in relays in the field.
-const MOST_BYTES: usize = 100 << 20;
+const MAX_BYTES: usize = 100 << 20;
 /// How long a closing peer is waited for.
 const CLOSING: Duration = Duration::from_secs(2);
 
@@ -80,8 +80,8 @@ impl Line {
 /// Limits of the sockets of this relay.
 pub(crate) fn limits() -> WebSocketConfig {
     WebSocketConfig::default()
-        .max_message_size(Some(MOST_BYTES))
-        .max_frame_size(Some(MOST_BYTES))
+        .max_message_size(Some(MAX_BYTES))
+        .max_frame_size(Some(MAX_BYTES))
         .max_write_buffer_size(usize::MAX)
 }
 

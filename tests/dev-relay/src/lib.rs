@@ -7,7 +7,7 @@
 //! endpoint sends against the closed schemas and the ordering rules of the protocol: what a relay
 //! in the field lets pass, or dies of, is recorded here in [`DevRelay::violations`].
 //!
-//! - [`DevRelay`]: start, stop, enrol, dispatch, look at what arrived.
+//! - [`DevRelay`]: start, stop, enroll, dispatch, look at what arrived.
 //! - [`EnvelopeBuilder`]: command envelopes, good ones and every kind of bad one.
 //! - [`operator`]: the operator's side, and a client for it.
 #![warn(missing_docs)]
@@ -17,7 +17,7 @@ mod config;
 mod connection;
 mod dispatch;
 mod endpoint;
-mod enrolment;
+mod enrollment;
 mod envelope;
 mod frame;
 mod hostile;
@@ -34,7 +34,7 @@ mod violation;
 pub use command::{CommandEvent, CommandHandle, Happening, NoEvent, Outcome, Timings};
 pub use config::{Config, Faults, HelloAnswer};
 pub use dispatch::{DispatchError, DispatchOptions};
-pub use enrolment::BootstrapToken;
+pub use enrollment::BootstrapToken;
 pub use envelope::{Envelope, EnvelopeBuilder, EnvelopeError};
 pub use frame::{FrameBody, ReceivedFrame};
 pub use hostile::Hostile;

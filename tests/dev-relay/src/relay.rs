@@ -13,7 +13,7 @@ use protocol::timestamp::Timestamp;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
-use crate::enrolment::BootstrapToken;
+use crate::enrollment::BootstrapToken;
 use crate::frame::ReceivedFrame;
 use crate::shared::{Refused, SessionInfo, Shared};
 use crate::violation::{Late, Violation};
@@ -70,7 +70,7 @@ impl DevRelay {
         format!("ws://{}", self.ws)
     }
 
-    /// Where endpoints enrol: `http://127.0.0.1:PORT`, without a path.
+    /// Where endpoints enroll: `http://127.0.0.1:PORT`, without a path.
     pub fn http_url(&self) -> String {
         format!("http://{}", self.http)
     }
@@ -114,26 +114,26 @@ impl DevRelay {
         &self.shared.config.operator_api_key
     }
 
-    /// A token to enrol an endpoint with, as the administration call gives it. Without an
+    /// A token to enroll an endpoint with, as the administration call gives it. Without an
     /// identifier the endpoint gets a new one.
     pub fn issue_token(&self, endpoint_id: Option<&str>) -> BootstrapToken {
         let lifetime = i64::try_from(self.shared.config.token_lifetime.as_millis());
         self.shared.change(|state| {
             let expires_at = state.now().plus_millis(lifetime.unwrap_or(i64::MAX));
-            state.enrolments.issue(&self.shared.config.tenant_id, endpoint_id, expires_at)
+            state.enrollments.issue(&self.shared.config.tenant_id, endpoint_id, expires_at)
         })
     }
 
-    /// Enrols an endpoint without the HTTP call; `public_key` in standard base64.
-    pub fn enrol(&self, endpoint_id: &str, public_key: &str) {
+    /// Enrolls an endpoint without the HTTP call; `public_key` in standard base64.
+    pub fn enroll(&self, endpoint_id: &str, public_key: &str) {
         self.shared.change(|state| {
-            state.enrolments.insert(endpoint_id, &self.shared.config.tenant_id, public_key);
+            state.enrollments.insert(endpoint_id, &self.shared.config.tenant_id, public_key);
         });
     }
 
     /// Forgets an endpoint's key: its next hello is refused, a live session stays up.
     pub fn revoke(&self, endpoint_id: &str) {
-        self.shared.change(|state| state.enrolments.revoke(endpoint_id));
+        self.shared.change(|state| state.enrollments.revoke(endpoint_id));
     }
 
     /// The relay's clock, offset included.

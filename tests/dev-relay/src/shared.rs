@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::command::EventSender;
 use crate::config::{Config, Faults};
 use crate::connection::Line;
-use crate::enrolment::Enrolments;
+use crate::enrollment::Enrollments;
 use crate::frame::{FrameLog, ReceivedFrame};
 use crate::ledger::Ledger;
 use crate::violation::{Late, Violation};
@@ -57,7 +57,7 @@ pub(crate) struct Session {
 /// Everything that changes.
 #[derive(Debug)]
 pub(crate) struct State {
-    pub(crate) enrolments: Enrolments,
+    pub(crate) enrollments: Enrollments,
     pub(crate) sessions: HashMap<String, Session>,
     pub(crate) ledger: Ledger,
     pub(crate) frames: FrameLog,
@@ -121,7 +121,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: Config) -> Arc<Self> {
         let state = State {
-            enrolments: Enrolments::default(),
+            enrollments: Enrollments::default(),
             sessions: HashMap::new(),
             ledger: Ledger::default(),
             frames: FrameLog::new(config.frames_kept, config.frame_bytes_kept),

@@ -2,7 +2,7 @@
 
 mod agent;
 mod commands;
-mod enrolment;
+mod enrollment;
 mod fake;
 mod faults;
 mod hello;

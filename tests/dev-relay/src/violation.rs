@@ -47,8 +47,8 @@ pub enum ViolationKind {
     UnknownCommand,
     /// A `HealthPong` nobody asked for.
     UnknownPing,
-    /// An enrolment the relay accepts and cannot use.
-    Enrolment,
+    /// An enrollment the relay accepts and cannot use.
+    Enrollment,
 }
 
 /// One broken rule.

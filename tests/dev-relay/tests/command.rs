@@ -79,7 +79,7 @@ impl Drop for Serving {
     }
 }
 
-/// Enrols the endpoint of the ready file over HTTP and connects it.
+/// Enrolls the endpoint of the ready file over HTTP and connects it.
 async fn endpoint(ready: &Value) -> (WebSocketStream<TcpStream>, Value) {
     let text = |name: &str| ready[name].as_str().unwrap().to_owned();
     let key = SigningKey::from_bytes(&[7; 32]);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use brainstorm_agent::commands::executor::{PoolExecutor, Tools};
 use brainstorm_agent::config::Config;
 use brainstorm_agent::service::ServiceError;
-use integration_tests::agent_process::{begin, give_up, lay_groundwork};
+use integration_tests::agent_process::{acquire_prerequisites, begin, give_up};
 use sandbox::KvmSource;
 use sandbox::pool::{OnFault, Pool, PoolConfig};
 use sandbox::{FaultPoint, ImageSource, KvmSandbox, Sandbox, SandboxConfig};
@@ -71,11 +71,11 @@ fn main() {
 /// What `brainstorm-agent run` does, with one machine.
 fn serve(config: Config, dir: &Path) -> Result<(), ServiceError> {
     let sandbox = config.sandbox.clone();
-    let groundwork = lay_groundwork(config);
+    let prerequisites = acquire_prerequisites(config);
     let manifest = sandbox.image.manifest().unwrap().expect("the image has no manifest");
     let tools = Tools::new(&manifest, &sandbox.enable_tools).unwrap();
     let sandbox = KvmSandbox::new(sandbox);
-    sandbox.set_incident_handler(Arc::clone(&groundwork.degraded) as _);
+    sandbox.set_incident_handler(Arc::clone(&prerequisites.degraded) as _);
     sandbox.boot().unwrap();
     let mut attack = Attack { order: dir.join("tamper"), pending: None };
     sandbox.inject_faults(Box::new(move |moment, machine| attack.meddle(moment, machine)));
@@ -83,7 +83,7 @@ fn serve(config: Config, dir: &Path) -> Result<(), ServiceError> {
     let source = KvmSource::new(sandbox).unwrap();
     let config = PoolConfig { on_fault: OnFault::Halt, ..PoolConfig::new(1) };
     let pool = Pool::start(source, config).unwrap();
-    groundwork.serve(Arc::new(PoolExecutor::new(pool, tools)), None)
+    prerequisites.serve(Arc::new(PoolExecutor::new(pool, tools)), None)
 }
 
 struct Attack {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 use brainstorm_agent::commands::executor::{Executor, ToolFacts};
 use brainstorm_agent::commands::milestone::{Milestone, Observer};
 use guest::registry::{CallError, Track};
-use integration_tests::agent_process::{begin, give_up, lay_groundwork};
+use integration_tests::agent_process::{acquire_prerequisites, begin, give_up};
 use protocol::message::WireState;
 use protocol::timestamp::Timestamp;
 use sandbox::Chunks;
@@ -38,21 +38,21 @@ fn main() {
     let (config, arguments) = begin();
     let [dir] = arguments.as_slice() else { panic!("agent-under-test CONFIG DIR") };
     let dir = PathBuf::from(dir);
-    let mut groundwork = lay_groundwork(config);
+    let mut prerequisites = acquire_prerequisites(config);
     let offset = dir.join("clock_offset_ms");
-    groundwork.clock = Arc::new(move || {
+    prerequisites.clock = Arc::new(move || {
         let text = fs::read_to_string(&offset).unwrap_or_default();
         Timestamp::now().plus_millis(text.trim().parse().unwrap_or_default())
     });
-    groundwork.link.ping_every = Duration::from_millis(300);
-    groundwork.link.dead_after = Duration::from_secs(2);
-    groundwork.link.replaced_pause = Duration::from_secs(3);
-    groundwork.link.hello_timeout = Duration::from_secs(2);
-    groundwork.link.backoff.first = Duration::from_millis(100);
-    groundwork.link.backoff.most = Duration::from_millis(500);
+    prerequisites.link.ping_every = Duration::from_millis(300);
+    prerequisites.link.dead_after = Duration::from_secs(2);
+    prerequisites.link.replaced_pause = Duration::from_secs(3);
+    prerequisites.link.hello_timeout = Duration::from_secs(2);
+    prerequisites.link.backoff.first = Duration::from_millis(100);
+    prerequisites.link.backoff.most = Duration::from_millis(500);
     let executor = Arc::new(Tools { dir: dir.clone(), ended: AtomicBool::new(false) });
     let fuse = Box::new(Fuse(dir.join("kill_at")));
-    groundwork.serve(executor, Some(fuse)).unwrap_or_else(|error| give_up(&error));
+    prerequisites.serve(executor, Some(fuse)).unwrap_or_else(|error| give_up(&error));
 }
 
 /// Kills the process where a test wants it.

@@ -1,14 +1,14 @@
 use super::*;
 
 /// A field and something that makes it wrong.
-type Change = (&'static str, fn(&mut Record));
+type Change = (&'static str, fn(&mut BaselineRecord));
 
 pub fn hash(of: &str) -> String {
     format!("sha256:{}", hex_of_bytes(&Sha256::digest(of)))
 }
 
-pub fn record(name: &str) -> Record {
-    Record {
+pub fn record(name: &str) -> BaselineRecord {
+    BaselineRecord {
         version: VERSION,
         measured_at: Timestamp::from_millis(1_767_323_046_000),
         snapshot: format!("/state/snapshots/{name}.snapshot").into(),
@@ -72,11 +72,11 @@ fn hashes_anything_could_have_are_refused() {
     let upper = hash("disk").to_uppercase().replace("SHA256", "sha256");
     for bad in [&zeros, nothing, line, &blocks, &upper, "", "sha256:", "none"] {
         for set in [
-            |r: &mut Record, h: &str| r.fs_hash = h.into(),
-            |r: &mut Record, h: &str| r.golden_hash = h.into(),
-            |r: &mut Record, h: &str| r.kernel_sha256 = h.into(),
-            |r: &mut Record, h: &str| r.rootfs_sha256 = h.into(),
-            |r: &mut Record, h: &str| r.cpu_template = h.into(),
+            |r: &mut BaselineRecord, h: &str| r.fs_hash = h.into(),
+            |r: &mut BaselineRecord, h: &str| r.golden_hash = h.into(),
+            |r: &mut BaselineRecord, h: &str| r.kernel_sha256 = h.into(),
+            |r: &mut BaselineRecord, h: &str| r.rootfs_sha256 = h.into(),
+            |r: &mut BaselineRecord, h: &str| r.cpu_template = h.into(),
         ] {
             let mut wrong = record("one");
             set(&mut wrong, bad);

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::baselines::record::tests::{hash, record};
-use crate::baselines::start::{OtherwiseGo, StartError, start};
+use crate::baselines::start::{Fallback, StartError, start};
 use crate::keyholder::mac_of_baselines;
 use crate::store::StateDir;
 
@@ -117,7 +117,7 @@ fn a_log_beside_it_is_refused_and_so_is_a_file_that_vanished() {
 fn worthless_records_are_neither_written_nor_believed() {
     let (dir, key) = (directory(), Key::new(1));
     let store = BaselineStore::new(dir.path(), &key);
-    let empty = Record { fs_hash: hash(""), ..record("one") };
+    let empty = BaselineRecord { fs_hash: hash(""), ..record("one") };
     assert!(matches!(store.mint(empty.clone()), Err(BaselineError::Worthless(_))));
     assert_eq!(store.load().unwrap(), None);
     let minted = Some(Minted { record: empty, proved: true });
@@ -132,10 +132,10 @@ fn the_newest_that_fails_its_first_reset_makes_way_for_the_one_before() {
     let (dir, key) = (directory(), Key::new(1));
     let store = BaselineStore::new(dir.path(), &key);
     assert!(start(&store, |_, _| Ok(())).unwrap().is_none());
-    let golden = |record: &Record| record.golden_hash.clone();
+    let golden = |record: &BaselineRecord| record.golden_hash.clone();
     let fails = |of: &str| {
         let bad = hash(of);
-        move |record: &Record, _: OtherwiseGo| {
+        move |record: &BaselineRecord, _: Fallback| {
             if record.golden_hash == bad {
                 return Err(StartError::Machine("it is not clean".to_owned()));
             }
@@ -169,40 +169,40 @@ fn it_is_an_incident_where_there_is_nothing_to_go_back_to() {
     let store = BaselineStore::new(dir.path(), &key);
     let attempts = |fail: bool| {
         let mut attempts = Vec::new();
-        let started = start(&store, |record, otherwise| {
-            attempts.push((record.golden_hash.clone(), otherwise));
+        let started = start(&store, |record, fallback| {
+            attempts.push((record.golden_hash.clone(), fallback));
             if fail { Err(StartError::NotAsInstalled("it is not".to_owned())) } else { Ok(()) }
         });
         (started.map(|_| ()), attempts)
     };
     store.mint(record("one")).unwrap();
     let (failed, tried) = attempts(true);
-    assert_eq!(tried, [(hash("one"), OtherwiseGo::Nowhere)]);
+    assert_eq!(tried, [(hash("one"), Fallback::None)]);
     assert!(failed.unwrap_err().alarm().unwrap().contains("it is not"));
     attempts(false).0.unwrap();
     store.mint(record("two")).unwrap();
     let (failed, tried) = attempts(true);
-    let both = [(hash("two"), OtherwiseGo::Back), (hash("one"), OtherwiseGo::Nowhere)];
+    let both = [(hash("two"), Fallback::EarlierRecord), (hash("one"), Fallback::None)];
     assert_eq!(tried, both);
     assert!(failed.unwrap_err().alarm().is_some());
     // Once it has proved itself there is no way back.
     attempts(false).0.unwrap();
     let (_, tried) = attempts(true);
-    assert_eq!(tried, [(hash("two"), OtherwiseGo::Nowhere)]);
+    assert_eq!(tried, [(hash("two"), Fallback::None)]);
 }
 
 #[test]
 fn an_alarm_is_what_no_upgrade_and_no_settings_explain() {
     let (dir, key) = (directory(), Key::new(1));
     let store = BaselineStore::new(dir.path(), &key);
-    let alarm_of = |found: Record| {
+    let alarm_of = |found: BaselineRecord| {
         let error = StartError::from(crate::baselines::check(&record("one"), &found).unwrap_err());
         error.alarm().is_some()
     };
     assert!(alarm_of(record("two")));
-    assert!(alarm_of(Record { open_fd_count: 99, ..record("one") }));
-    assert!(!alarm_of(Record { kernel_sha256: hash("other"), ..record("one") }));
-    assert!(!alarm_of(Record { memory_mib: 7, ..record("two") }));
+    assert!(alarm_of(BaselineRecord { open_fd_count: 99, ..record("one") }));
+    assert!(!alarm_of(BaselineRecord { kernel_sha256: hash("other"), ..record("one") }));
+    assert!(!alarm_of(BaselineRecord { memory_mib: 7, ..record("two") }));
     assert!(StartError::Machine("no KVM".to_owned()).alarm().is_none());
     assert!(StartError::from(BaselineError::Nothing).alarm().is_none());
     store.mint(record("one")).unwrap();
@@ -221,7 +221,7 @@ fn another_kernel_is_no_reason_to_go_back() {
     store.mint(record("one")).unwrap();
     store.confirm().unwrap();
     store.mint(record("two")).unwrap();
-    let found = Record { kernel_sha256: hash("other"), ..record("two") };
+    let found = BaselineRecord { kernel_sha256: hash("other"), ..record("two") };
     let error = start(&store, |record, _| {
         crate::baselines::check(record, &found)?;
         Ok(())
@@ -238,7 +238,8 @@ fn only_snapshots_that_are_named_are_kept() {
     for name in ["a.snapshot", "b.snapshot", "note"] {
         fs::write(dir.path().join(name), "").unwrap();
     }
-    let minted = Minted { record: Record { snapshot: named, ..record("one") }, proved: false };
+    let minted =
+        Minted { record: BaselineRecord { snapshot: named, ..record("one") }, proved: false };
     let installed = Installed { active: Slot::A, a: Some(minted), b: None };
     remove_unused(dir.path(), &installed).unwrap();
     let mut left: Vec<_> =

@@ -31,7 +31,7 @@ pub struct Success<'a> {
 
 /// A call that failed.
 #[derive(Debug, Serialize)]
-pub struct Failure<'a> {
+pub struct ExecFailure<'a> {
     command_id: &'a str,
     error: FailureError,
     #[serde(flatten)]
@@ -103,7 +103,7 @@ impl<'a> Success<'a> {
     }
 }
 
-impl<'a> Failure<'a> {
+impl<'a> ExecFailure<'a> {
     pub fn new(command_id: &'a str, error: &'a SandboxError, timings_us: &'a Timings) -> Self {
         let partial = match error {
             SandboxError::ToolTimeout { partial, .. } => Some(partial),
@@ -245,7 +245,7 @@ mod tests {
     fn the_json_form_of_a_failure() {
         let timings = Timings::default();
         let error = SandboxError::NotAvailable { reason: "no KVM".into() };
-        let json = serde_json::to_value(Failure::new("c", &error, &timings)).unwrap();
+        let json = serde_json::to_value(ExecFailure::new("c", &error, &timings)).unwrap();
         assert_eq!(json["error"]["code"], "SANDBOX_NOT_AVAILABLE");
         assert_eq!(json["error"]["message"], "no KVM");
         assert!(json.get("stdout").is_none());

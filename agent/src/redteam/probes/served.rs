@@ -17,7 +17,7 @@ use crate::commands::watched::Watched;
 use crate::commands::{Commands, Endpoint, Parts};
 use crate::degraded::DegradedMode;
 use crate::evidence::{EvidenceStore, Retention};
-use crate::relay::link::near::NearEnd;
+use crate::relay::link::loopback::LoopbackSession;
 use crate::relay::{Handler, RelayAdapter};
 use crate::store::{AuditLog, Journal, NonceStore};
 use protocol::{KeyRing, Timestamp};
@@ -65,7 +65,7 @@ impl Served {
 
     /// A session, which takes the place of one before.
     pub fn connect(&self, session: &str, patience: Duration) -> Relay {
-        let end = NearEnd::open(session);
+        let end = LoopbackSession::open(session);
         self.adapter.connected(end.session().clone());
         Relay { end, patience, heard: Vec::new() }
     }
@@ -90,7 +90,7 @@ impl Served {
 
 /// The relay's end of a session.
 pub struct Relay {
-    end: NearEnd,
+    end: LoopbackSession,
     patience: Duration,
     heard: Vec<Value>,
 }

@@ -114,7 +114,7 @@ impl ProxyRules {
         if url.is_loopback() {
             return None;
         }
-        let destination: Uri = url.full(Purpose::Enrolment).parse().ok()?;
+        let destination: Uri = url.full(Purpose::Enrollment).parse().ok()?;
         let found = self.matcher.intercept(&destination)?;
         Some(Proxy::new(found.uri(), found.basic_auth().cloned()))
     }

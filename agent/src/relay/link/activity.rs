@@ -26,7 +26,7 @@ pub enum Lost {
 }
 
 #[derive(Debug)]
-struct State {
+struct ActivityState {
     heard: Instant,
     drained: Instant,
     /// Since when a write waits.
@@ -35,7 +35,7 @@ struct State {
     paused: bool,
 }
 
-impl State {
+impl ActivityState {
     /// What is known at `now`: the loss, or when to look again.
     fn judge(&self, now: Instant, dead_after: Duration) -> Result<Instant, Lost> {
         let moved = self.heard.max(self.drained);
@@ -55,17 +55,17 @@ impl State {
 /// What was seen of the other side.
 #[derive(Debug)]
 pub struct Activity {
-    state: Mutex<State>,
+    state: Mutex<ActivityState>,
 }
 
 impl Activity {
     pub fn new() -> Self {
         let now = Instant::now();
-        let state = State { heard: now, drained: now, blocked: None, paused: false };
+        let state = ActivityState { heard: now, drained: now, blocked: None, paused: false };
         Self { state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ActivityState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -172,7 +172,8 @@ mod tests {
     #[test]
     fn silence_is_death_unless_nobody_reads() {
         let start = Instant::now();
-        let mut state = State { heard: start, drained: start, blocked: None, paused: false };
+        let mut state =
+            ActivityState { heard: start, drained: start, blocked: None, paused: false };
         assert_eq!(state.judge(after(start, 24), DEAD_AFTER), Ok(after(start, 25)));
         assert_eq!(state.judge(after(start, 25), DEAD_AFTER), Err(Lost::Silent));
         state.paused = true;
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn an_upload_that_goes_on_is_life_and_one_that_stands_is_not() {
         let start = Instant::now();
-        let mut state = State {
+        let mut state = ActivityState {
             heard: start,
             drained: after(start, 20),
             blocked: Some(after(start, 21)),

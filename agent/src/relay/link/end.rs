@@ -51,7 +51,7 @@ pub enum SessionEnd {
     },
     /// Another connection with this identity took over.
     #[error(
-        "another agent with this endpoint's identity has connected; stop one of them, or enrol it \
+        "another agent with this endpoint's identity has connected; stop one of them, or enroll it \
          as an endpoint of its own"
     )]
     Replaced,
@@ -117,7 +117,7 @@ fn advice(status: StatusCode) -> &'static str {
 fn refusal_advice(reason: &str) -> &'static str {
     match reason {
         "ENDPOINT_NOT_ENROLLED" => {
-            "it was never enrolled there or its enrolment was revoked: enrol it anew with \
+            "it was never enrolled there or its enrollment was revoked: enroll it anew with \
              `brainstorm-agent enroll --force` and a fresh token"
         }
         "ENDPOINT_PROOF_EXPIRED" => {
@@ -127,7 +127,7 @@ fn refusal_advice(reason: &str) -> &'static str {
             "this host's clock is ahead of the relay's by more than a minute: correct the clock"
         }
         "ENDPOINT_PROOF_INVALID" => {
-            "the relay knows another key for it: was it enrolled again elsewhere? Enrol it anew \
+            "the relay knows another key for it: was it enrolled again elsewhere? Enroll it anew \
              with `brainstorm-agent enroll --force` and a fresh token"
         }
         _ if reason.starts_with("unknown path") => "check the path of the relay's URL",

@@ -49,11 +49,11 @@ pub struct Sent {
 pub struct Session {
     /// The relay's id for it, which every frame carries.
     pub id: Arc<str>,
-    shared: Arc<Shared>,
+    shared: Arc<SessionCore>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct SessionCore {
     number: u64,
     queue: mpsc::Sender<Outgoing>,
     room: Arc<Semaphore>,
@@ -170,7 +170,7 @@ pub fn open(id: &str) -> (Session, Outbox, Confirmations) {
     let (confirmed, confirmations) = watch::channel(0);
     let room = Arc::new(Semaphore::new(QUEUE_UNITS));
     let marks = Arc::new(Marks::default());
-    let shared = Shared {
+    let shared = SessionCore {
         number,
         queue,
         room: room.clone(),

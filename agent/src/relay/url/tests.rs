@@ -10,16 +10,16 @@ fn parse(text: &str) -> Result<RelayUrl, UrlError> {
 fn a_bare_url_gets_port_and_path_of_its_purpose() {
     let url = parse("wss://Relay.Example").unwrap();
     assert_eq!(url.full(Purpose::Session), "wss://relay.example:443/v1/endpoint/connect");
-    assert_eq!(url.full(Purpose::Enrolment), "https://relay.example:443/v1/endpoint/enroll");
+    assert_eq!(url.full(Purpose::Enrollment), "https://relay.example:443/v1/endpoint/enroll");
     let url = parse("http://127.0.0.1:8444/").unwrap();
-    assert_eq!(url.full(Purpose::Enrolment), "http://127.0.0.1:8444/v1/endpoint/enroll");
+    assert_eq!(url.full(Purpose::Enrollment), "http://127.0.0.1:8444/v1/endpoint/enroll");
     assert_eq!(url.to_string(), "http://127.0.0.1:8444");
 }
 
 #[test]
 fn a_path_is_kept_to_the_letter() {
     let url = parse("https://relay.example/prefix/v1/endpoint/enroll").unwrap();
-    assert_eq!(url.path(Purpose::Enrolment), "/prefix/v1/endpoint/enroll");
+    assert_eq!(url.path(Purpose::Enrollment), "/prefix/v1/endpoint/enroll");
     assert_eq!(url.to_string(), "https://relay.example:443/prefix/v1/endpoint/enroll");
 }
 

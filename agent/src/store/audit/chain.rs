@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use rusqlite::{Connection, params};
 
 use super::row::{COLUMNS, HashedColumns};
-use super::{AuditEntry, AuditHead, Channel, LOST, Shared};
+use super::{AuditEntry, AuditHead, Channel, LOST, SharedHead};
 use crate::store::StoreError;
 use crate::store::writer::Ledger;
 use protocol::timestamp::Timestamp;
@@ -18,11 +18,11 @@ pub(super) struct Chain {
     written: u64,
     /// Lost entries that a row of this transaction stands for.
     recorded: u64,
-    shared: Arc<Shared>,
+    shared: Arc<SharedHead>,
 }
 
 impl Chain {
-    pub fn new(shared: Arc<Shared>) -> Self {
+    pub fn new(shared: Arc<SharedHead>) -> Self {
         Self { head: AuditHead::none(), written: 0, recorded: 0, shared }
     }
 

@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::row::{AuditRow, COLUMNS, StoredRow};
 use super::{AuditHead, KIND};
 use crate::store::StoreError;
-use crate::store::database::{Check, beside, check, distrust, real_path, require_kind};
+use crate::store::database::{DamageCheck, check, harden, real_path, require_kind, sidecar_path};
 use protocol::signing::sha256_text;
 
 /// What an undamaged log holds.
@@ -199,7 +199,7 @@ fn read_whole<T>(
 
 /// Whether a log of changes is beside the file, as it is while an agent runs or after it crashed.
 fn is_written_to(path: &Path) -> bool {
-    fs::symlink_metadata(beside(path, "-wal")).is_ok()
+    fs::symlink_metadata(sidecar_path(path, "-wal")).is_ok()
 }
 
 /// `untouched` files are read without making any other beside them, so also from media that
@@ -211,7 +211,7 @@ fn open(path: &Path, untouched: bool) -> Result<Connection, AuditFault> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;
     let log = Connection::open_with_flags(uri(path, untouched), flags).map_err(sqlite)?;
-    distrust(&log).map_err(sqlite)?;
+    harden(&log).map_err(sqlite)?;
     require_kind(&log, path, &KIND).map_err(AuditFault::Unreadable)?;
     Ok(log)
 }
@@ -249,7 +249,7 @@ fn walk_all(
     let sqlite = |error| AuditFault::Unreadable(StoreError::of_sqlite(path, &error));
     // One transaction, so that all of it is the same state of the log.
     log.execute_batch("BEGIN").map_err(sqlite)?;
-    check(log, path, Check::Structure).map_err(AuditFault::Unreadable)?;
+    check(log, path, DamageCheck::Structure).map_err(AuditFault::Unreadable)?;
     let report = walk(log, path, 0, expected)?;
     if let Some(missing) = expected.anchors.iter().find(|anchor| anchor.seq > report.rows) {
         return Err(AuditFault::AnchorMissing { last: report.rows, seq: missing.seq });

@@ -12,7 +12,7 @@ const KIND: Kind = Kind {
     version: 3,
     schema: "CREATE TABLE word (word TEXT PRIMARY KEY) STRICT;",
     shared: false,
-    check: Check::Whole,
+    check: DamageCheck::Whole,
 };
 
 fn directory_with_store() -> (TempDir, PathBuf) {
@@ -83,7 +83,7 @@ fn files_others_may_touch_are_refused() {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     expect_refused(&path, |error| matches!(error, StoreError::Permissions { .. }));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    let log = beside(&path, "-wal");
+    let log = sidecar_path(&path, "-wal");
     fs::write(&log, "").unwrap();
     fs::set_permissions(&log, fs::Permissions::from_mode(0o644)).unwrap();
     let message = open(&path, &KIND).map(|_| ()).unwrap_err().to_string();
@@ -178,7 +178,7 @@ fn only_the_whole_check_holds_indexes_against_rows() {
         database.execute_batch("PRAGMA writable_schema = ON;").unwrap();
         database.execute_batch(hidden).unwrap();
     }
-    let structure = Kind { check: Check::Structure, ..INDEXED };
+    let structure = Kind { check: DamageCheck::Structure, ..INDEXED };
     let (database, _) = open(&path, &structure).unwrap();
     let look_up = "SELECT count(*) FROM word WHERE word = 'after'";
     let found: i64 = database.query_row(look_up, [], |row| row.get(0)).unwrap();
@@ -201,7 +201,7 @@ fn a_file_that_was_cut_off_is_refused() {
 #[test]
 fn a_store_is_not_made_beside_the_log_of_one_that_is_gone() {
     let (_directory, path) = directory_with_store();
-    fs::rename(&path, beside(&path, "-wal")).unwrap();
+    fs::rename(&path, sidecar_path(&path, "-wal")).unwrap();
     let message = open(&path, &KIND).map(|_| ()).unwrap_err().to_string();
     assert!(message.contains("words.db-wal is still here"), "{message}");
     assert!(!path.exists());

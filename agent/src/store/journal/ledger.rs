@@ -23,12 +23,12 @@ macro_rules! select {
 }
 
 /// The commands and how many there are of each state.
-pub(super) struct Commands {
+pub(super) struct CommandLedger {
     counts: JournalCounts,
     shown: Arc<Mutex<JournalCounts>>,
 }
 
-impl Commands {
+impl CommandLedger {
     pub fn new(shown: Arc<Mutex<JournalCounts>>) -> Self {
         Self { counts: JournalCounts::default(), shown }
     }
@@ -140,7 +140,7 @@ impl Commands {
     }
 }
 
-impl Ledger for Commands {
+impl Ledger for CommandLedger {
     fn load(&mut self, database: &Connection) -> rusqlite::Result<()> {
         self.counts = JournalCounts::default();
         let mut statement =
@@ -168,7 +168,7 @@ fn state_of(database: &Connection, command_id: &str) -> rusqlite::Result<Option<
         .optional()
 }
 
-/// Commands without a result, oldest first.
+/// CommandLedger without a result, oldest first.
 pub(super) fn unfinished(database: &Connection) -> rusqlite::Result<Vec<JournalEntry>> {
     let mut statement = database.prepare(select!("WHERE state < 3 ORDER BY seq"))?;
     statement.query_map([], entry)?.collect()
@@ -197,7 +197,7 @@ pub(super) fn unsent(
     Ok(found)
 }
 
-/// Commands that are not done with.
+/// CommandLedger that are not done with.
 pub(super) fn owed(database: &Connection) -> rusqlite::Result<HashSet<String>> {
     let mut statement =
         database.prepare_cached("SELECT command_id FROM command WHERE state < 4")?;

@@ -145,7 +145,7 @@ fn unsent_results_come_oldest_first_and_not_too_many_at_once() {
         assert_eq!(ids(&journal.unsent(100).await.unwrap()), ["b", "d", "e", "f"]);
         let one = journal
             .writer
-            .ask(|_, database| ledger::unsent(database, 100, MAX_RESULT_BYTES - 1))
+            .call(|_, database| ledger::unsent(database, 100, MAX_RESULT_BYTES - 1))
             .await
             .unwrap();
         assert_eq!(ids(&one), ["b"]);
@@ -199,7 +199,7 @@ fn a_command_that_did_not_reach_the_disk_is_not_accepted() {
     single().block_on(async {
         journal.accept(command("before", 0)).await.unwrap();
         let limit = |pages: i64| {
-            journal.writer.ask(move |_, database| {
+            journal.writer.call(move |_, database| {
                 database
                     .pragma_update_and_check(None, "max_page_count", pages, |row| row.get(0))
                     .map(|_: i64| ())

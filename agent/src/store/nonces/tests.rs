@@ -248,7 +248,7 @@ fn a_nonce_that_did_not_reach_the_disk_is_not_spent() {
     let fixture = Fixture::new(1000);
     single().block_on(async {
         let limit = |pages: i64| {
-            fixture.store().writer.ask(move |_, database| {
+            fixture.store().writer.call(move |_, database| {
                 database
                     .pragma_update_and_check(None, "max_page_count", pages, |row| row.get(0))
                     .map(|_: i64| ())

@@ -5,7 +5,7 @@ use std::sync::mpsc as gate;
 use std::task::{Context, Poll, Waker};
 
 use super::*;
-use crate::store::database::{self, Check, Kind};
+use crate::store::database::{self, DamageCheck, Kind};
 use crate::store::testing::{on_disk, several, single};
 
 const KIND: Kind = Kind {
@@ -14,7 +14,7 @@ const KIND: Kind = Kind {
     version: 1,
     schema: "CREATE TABLE number (number INTEGER PRIMARY KEY, filling BLOB) STRICT;",
     shared: true,
-    check: Check::Whole,
+    check: DamageCheck::Whole,
 };
 
 /// Knows the sum of the numbers without asking the database.
@@ -79,7 +79,7 @@ impl Fixture {
         let (started, has_started) = gate::channel();
         let (release, released) = gate::channel::<()>();
         self.writer
-            .tell(move |_, _| {
+            .cast(move |_, _| {
                 started.send(()).unwrap();
                 released.recv().ok();
                 Ok(())
@@ -100,7 +100,7 @@ fn every_commit_is_flushed() {
     single().block_on(async {
         let (mode, synchronous): (String, i64) = fixture
             .writer
-            .ask(|_, database| {
+            .call(|_, database| {
                 Ok((
                     database.pragma_query_value(None, "journal_mode", |row| row.get(0))?,
                     database.pragma_query_value(None, "synchronous", |row| row.get(0))?,
@@ -116,14 +116,14 @@ fn every_commit_is_flushed() {
 fn nobody_is_answered_before_the_transaction_is_stored() {
     let fixture = fixture();
     let hold = fixture.hold();
-    let mut first = pin!(fixture.writer.ask(|sum, database| sum.add(database, 1)));
+    let mut first = pin!(fixture.writer.call(|sum, database| sum.add(database, 1)));
     assert!(poll_once(first.as_mut()).is_pending());
 
     let (started, has_started) = gate::channel();
     let (release, released) = gate::channel::<()>();
     fixture
         .writer
-        .tell(move |_, _| {
+        .cast(move |_, _| {
             started.send(()).unwrap();
             released.recv().ok();
             Ok(())
@@ -145,12 +145,12 @@ fn nobody_is_answered_before_the_transaction_is_stored() {
 fn one_failure_undoes_all_of_its_transaction_and_nothing_else() {
     let fixture = fixture();
     single().block_on(async {
-        fixture.writer.ask(|sum, database| sum.add(database, 1)).await.unwrap();
+        fixture.writer.call(|sum, database| sum.add(database, 1)).await.unwrap();
         let hold = fixture.hold();
-        let mut good = pin!(fixture.writer.ask(|sum, database| sum.add(database, 10)));
-        let mut bad = pin!(fixture.writer.ask(|sum, database| sum.add(database, 1)));
+        let mut good = pin!(fixture.writer.call(|sum, database| sum.add(database, 10)));
+        let mut bad = pin!(fixture.writer.call(|sum, database| sum.add(database, 1)));
         assert!(poll_once(good.as_mut()).is_pending());
-        fixture.writer.tell(|sum, database| sum.add(database, 20).map(|_| ())).unwrap();
+        fixture.writer.cast(|sum, database| sum.add(database, 20).map(|_| ())).unwrap();
         assert!(poll_once(bad.as_mut()).is_pending());
         drop(hold);
         for outcome in [good.await, bad.await] {
@@ -159,7 +159,7 @@ fn one_failure_undoes_all_of_its_transaction_and_nothing_else() {
         assert_eq!(fixture.stored(), [1]);
         assert_eq!(fixture.lost.load(Ordering::SeqCst), 1, "the told one");
         // What the ledger remembered of the undone jobs is gone too.
-        let sum = fixture.writer.ask(|sum, database| sum.add(database, 100)).await;
+        let sum = fixture.writer.call(|sum, database| sum.add(database, 100)).await;
         assert_eq!(sum, Ok(101));
     });
 }
@@ -169,14 +169,14 @@ fn a_full_disk_refuses_and_is_forgotten_when_there_is_room() {
     let fixture = fixture();
     single().block_on(async {
         let limit = |pages: i64| {
-            fixture.writer.ask(move |_, database| {
+            fixture.writer.call(move |_, database| {
                 database
                     .pragma_update_and_check(None, "max_page_count", pages, |row| row.get(0))
                     .map(|_: i64| ())
             })
         };
         let fill = || {
-            fixture.writer.ask(|_, database| {
+            fixture.writer.call(|_, database| {
                 database.execute("INSERT INTO number VALUES (NULL, zeroblob(100000))", [])
             })
         };
@@ -197,7 +197,7 @@ fn a_disk_that_turns_read_only_refuses_and_is_forgotten_when_it_turns_back() {
     single().block_on(async {
         let refused = fixture
             .writer
-            .ask(|sum, database| {
+            .call(|sum, database| {
                 database.pragma_update(None, "query_only", true)?;
                 let refused = sum.add(database, 1);
                 database.pragma_update(None, "query_only", false)?;
@@ -205,7 +205,7 @@ fn a_disk_that_turns_read_only_refuses_and_is_forgotten_when_it_turns_back() {
             })
             .await;
         assert!(matches!(refused, Err(StoreError::ReadOnly { .. })), "{refused:?}");
-        assert_eq!(fixture.writer.ask(|sum, database| sum.add(database, 1)).await, Ok(1));
+        assert_eq!(fixture.writer.call(|sum, database| sum.add(database, 1)).await, Ok(1));
     });
 }
 
@@ -213,7 +213,7 @@ fn a_disk_that_turns_read_only_refuses_and_is_forgotten_when_it_turns_back() {
 fn what_is_queued_is_done_before_the_store_closes() {
     let fixture = fixture();
     for number in 1..=40 {
-        fixture.writer.tell(move |sum, database| sum.add(database, number).map(|_| ())).unwrap();
+        fixture.writer.cast(move |sum, database| sum.add(database, number).map(|_| ())).unwrap();
     }
     let Fixture { directory, writer, .. } = fixture;
     drop(writer);
@@ -227,7 +227,7 @@ fn what_is_queued_is_done_before_the_store_closes() {
 fn a_full_queue_refuses_what_does_not_wait() {
     let fixture = fixture();
     let _hold = fixture.hold();
-    let outcomes: Vec<_> = (0..65).map(|_| fixture.writer.tell(|_, _| Ok(()))).collect();
+    let outcomes: Vec<_> = (0..65).map(|_| fixture.writer.cast(|_, _| Ok(()))).collect();
     assert!(outcomes[..64].iter().all(Result::is_ok));
     assert!(matches!(outcomes[64], Err(StoreError::Overloaded { .. })));
 }
@@ -236,9 +236,10 @@ fn a_full_queue_refuses_what_does_not_wait() {
 fn a_store_whose_thread_failed_is_closed() {
     let fixture = fixture();
     single().block_on(async {
-        let failed = fixture.writer.ask(|_, _| -> rusqlite::Result<()> { panic!("as told") }).await;
+        let failed =
+            fixture.writer.call(|_, _| -> rusqlite::Result<()> { panic!("as told") }).await;
         assert!(matches!(failed, Err(StoreError::Closed { .. })), "{failed:?}");
-        let after = fixture.writer.ask(|sum, database| sum.add(database, 1)).await;
+        let after = fixture.writer.call(|sum, database| sum.add(database, 1)).await;
         assert!(matches!(after, Err(StoreError::Closed { .. })), "{after:?}");
     });
 }
@@ -253,7 +254,7 @@ fn many_callers_share_transactions_and_all_get_their_own_answer() {
                 let writer = Arc::clone(&writer);
                 tokio::spawn(async move {
                     writer
-                        .ask(move |sum, database| sum.add(database, number).map(|_| number))
+                        .call(move |sum, database| sum.add(database, number).map(|_| number))
                         .await
                         .unwrap()
                         == number
@@ -274,7 +275,7 @@ fn the_log_does_not_grow_for_ever() {
         for _ in 0..60 {
             fixture
                 .writer
-                .ask(|_, database| {
+                .call(|_, database| {
                     database.execute("INSERT INTO number VALUES (NULL, zeroblob(1000000))", [])
                 })
                 .await

@@ -19,7 +19,7 @@ use super::{complain, printable, say};
 /// How much longer than the deadline the end of a command is waited for.
 const GRACE: Duration = Duration::from_secs(5);
 /// Longest answer to a question that is read.
-const MOST_ANSWER: u64 = 64;
+const MAX_ANSWER: u64 = 64;
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -165,7 +165,7 @@ fn ask() -> io::Result<bool> {
     eprint!("Proceed? [y/N] ");
     io::stderr().flush()?;
     let mut answer = String::new();
-    io::stdin().lock().take(MOST_ANSWER).read_line(&mut answer)?;
+    io::stdin().lock().take(MAX_ANSWER).read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 

@@ -9,7 +9,7 @@ use dev_relay::DevRelay;
 use serde::{Deserialize, Serialize};
 
 /// A ready file is a few hundred bytes.
-const MOST_BYTES: u64 = 64 << 10;
+const MAX_BYTES: u64 = 64 << 10;
 
 /// Who the operator is unless another is named.
 pub const OPERATOR: &str = "operator@local";
@@ -19,7 +19,7 @@ pub const OPERATOR: &str = "operator@local";
 pub struct Ready {
     /// Where endpoints and operators connect, without a path.
     pub ws_url: String,
-    /// Where endpoints enrol, without a path.
+    /// Where endpoints enroll, without a path.
     pub http_url: String,
     /// The tenant.
     pub tenant_id: String,
@@ -29,9 +29,9 @@ pub struct Ready {
     pub signing_key_id: String,
     /// Bearer token of the administration calls.
     pub admin_token: String,
-    /// Good for one enrolment.
+    /// Good for one enrollment.
     pub bootstrap_token: String,
-    /// Whom that token enrols.
+    /// Whom that token enrolls.
     pub endpoint_id: String,
     /// What operators derive their key from.
     pub operator_api_key: String,
@@ -94,10 +94,10 @@ impl Ready {
         let file = File::open(path)
             .map_err(|error| failed(format!("cannot be read: {error}; is the relay running?")))?;
         let mut text = String::new();
-        file.take(MOST_BYTES + 1)
+        file.take(MAX_BYTES + 1)
             .read_to_string(&mut text)
             .map_err(|error| failed(format!("cannot be read: {error}")))?;
-        if text.len() as u64 > MOST_BYTES {
+        if text.len() as u64 > MAX_BYTES {
             return Err(failed("is too long to be a ready file".to_owned()));
         }
         serde_json::from_str(&text).map_err(|error| failed(format!("is no ready file: {error}")))

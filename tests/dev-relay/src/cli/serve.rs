@@ -20,7 +20,7 @@ pub struct Arguments {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8443")]
     ws: SocketAddr,
 
-    /// Where endpoints enrol; port 0 takes a free one.
+    /// Where endpoints enroll; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8444")]
     http: SocketAddr,
 
@@ -118,11 +118,11 @@ fn introduction(ready: &Ready, file: Option<&std::path::Path>) -> String {
     };
     format!(
         "relay      {ws_url}/v1/endpoint/connect\n\
-         enrolment  {http_url}\n\
+         enrollment  {http_url}\n\
          tenant     {}\n\
          key        {} ({})\n\
          \n\
-         Enrol an endpoint (the token is good once, `dev-relay token` gives more):\n  \
+         Enroll an endpoint (the token is good once, `dev-relay token` gives more):\n  \
          brainstorm-agent enroll --relay {http_url} --token={} --signing-key-id {} --tenant-key {}\n\
          Let it serve:\n  \
          brainstorm-agent run --relay {ws_url}\n\

@@ -17,7 +17,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", required_unless_present = "admin_token")]
     ready_file: Option<PathBuf>,
 
-    /// Where the relay enrols endpoints.
+    /// Where the relay enrolls endpoints.
     #[arg(long, value_name = "URL", conflicts_with = "ready_file")]
     #[arg(default_value = "http://127.0.0.1:8444")]
     relay: String,

@@ -5,12 +5,12 @@ use protocol::timestamp::Timestamp;
 use serde_json::{Map, Value};
 
 use super::Peer;
-use crate::enrolment::decode_base64;
+use crate::enrollment::decode_base64;
 use crate::schema;
 use crate::violation::ViolationKind;
 
 /// How far a proof's time may be off, in milliseconds.
-const MOST_SKEW_MS: i64 = 60_000;
+const MAX_SKEW_MS: i64 = 60_000;
 
 /// A frame that is an `EndpointHello`, whatever else is wrong with it.
 #[derive(Debug)]
@@ -57,15 +57,15 @@ pub(super) fn read(text: &str) -> Result<Hello, String> {
     })
 }
 
-/// Checks a hello in the order relays do: enrolment, time, signature.
+/// Checks a hello in the order relays do: enrollment, time, signature.
 pub(super) fn check(peer: &Peer, hello: &Hello, text: &str) -> Result<(), Problem> {
-    let (now, enrolment) = {
+    let (now, enrollment) = {
         let state = peer.shared.state();
-        (state.now(), state.enrolments.get(&hello.endpoint_id).cloned())
+        (state.now(), state.enrollments.get(&hello.endpoint_id).cloned())
     };
-    let enrolment = enrolment.ok_or(problem("ENDPOINT_NOT_ENROLLED"))?;
-    if hello.tenant_id != enrolment.tenant_id {
-        let what = format!("tenant_id is not {}, the one of the enrolment", enrolment.tenant_id);
+    let enrollment = enrollment.ok_or(problem("ENDPOINT_NOT_ENROLLED"))?;
+    if hello.tenant_id != enrollment.tenant_id {
+        let what = format!("tenant_id is not {}, the one of the enrollment", enrollment.tenant_id);
         peer.broke(ViolationKind::Schema, &what, text);
     }
     let Some((ts, signature)) = &hello.proof else {
@@ -74,10 +74,10 @@ pub(super) fn check(peer: &Peer, hello: &Hello, text: &str) -> Result<(), Proble
     };
     let at = Timestamp::parse(ts).ok_or(problem("ENDPOINT_PROOF_MALFORMED"))?;
     let age = now.millis().saturating_sub(at.millis());
-    if age > MOST_SKEW_MS {
+    if age > MAX_SKEW_MS {
         return Err(problem("ENDPOINT_PROOF_EXPIRED"));
     }
-    if age < -MOST_SKEW_MS {
+    if age < -MAX_SKEW_MS {
         return Err(problem("ENDPOINT_PROOF_FUTURE_DATED"));
     }
     let signature = decode_base64(signature).ok_or(problem("ENDPOINT_PROOF_MALFORMED"))?;
@@ -86,7 +86,7 @@ pub(super) fn check(peer: &Peer, hello: &Hello, text: &str) -> Result<(), Proble
     };
     let signed = signing::connection_proof_bytes(&hello.endpoint_id, &hello.tenant_id, ts)
         .map_err(|_| problem("ENDPOINT_PROOF_INVALID"))?;
-    let Some(key) = enrolment.key() else {
+    let Some(key) = enrollment.key() else {
         peer.broke(ViolationKind::KillsRelay, "a hello for an enrolled key that is none", text);
         return Err(problem("ENDPOINT_PROOF_INVALID"));
     };

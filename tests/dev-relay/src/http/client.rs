@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 /// Largest answer read.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,7 @@ pub async fn send(
             sender.send_request(request).await.map_err(|error| broken(error.to_string()))?;
         let status = response.status().as_u16();
         let unreadable = |what: String| CallError::Answer { address, what };
-        let body = Limited::new(response.into_body(), MOST_BYTES)
+        let body = Limited::new(response.into_body(), MAX_BYTES)
             .collect()
             .await
             .map_err(|error| unreadable(error.to_string()))?;

@@ -1,4 +1,4 @@
-//! The enrolment calls, with the very statuses and codes relays in the field give.
+//! The enrollment calls, with the very statuses and codes relays in the field give.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use serde_json::{Value, json};
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpStream;
 
-use crate::enrolment::TokenProblem;
+use crate::enrollment::TokenProblem;
 use crate::shared::Shared;
 use crate::violation::{Violation, ViolationKind, excerpt};
 
 /// Largest body read.
-const MOST_BYTES: usize = 1 << 20;
+const MAX_BYTES: usize = 1 << 20;
 /// How long a client may take for its headers.
 const HEADERS: Duration = Duration::from_secs(30);
 
@@ -67,7 +67,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("Bearer "))
         .map(str::to_owned);
-    let body = Limited::new(request.into_body(), MOST_BYTES).collect().await;
+    let body = Limited::new(request.into_body(), MAX_BYTES).collect().await;
     let body: Option<Value> =
         body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
     // The body is read before anything else is looked at, even where nobody needs it.
@@ -76,7 +76,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
     };
     let path = path.unwrap_or_default();
     if path == "/v1/endpoint/enroll" {
-        return enrol(shared, bearer.as_deref(), &body);
+        return enroll(shared, bearer.as_deref(), &body);
     }
     let rotated = path
         .strip_prefix("/v1/admin/endpoint/")
@@ -90,7 +90,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
     }
     if let Some(endpoint_id) = rotated {
         // Before the body is looked at: a call that fails has revoked all the same.
-        shared.change(|state| state.enrolments.revoke(endpoint_id));
+        shared.change(|state| state.enrollments.revoke(endpoint_id));
     }
     issue(shared, &body, rotated)
 }
@@ -108,12 +108,12 @@ fn issue(shared: &Shared, body: &Value, rotated: Option<&str>) -> Answer {
     let lifetime = i64::try_from(shared.config.token_lifetime.as_millis()).unwrap_or(i64::MAX);
     let token = shared.change(|state| {
         let expires_at = state.now().plus_millis(lifetime);
-        state.enrolments.issue(tenant_id, endpoint_id, expires_at)
+        state.enrollments.issue(tenant_id, endpoint_id, expires_at)
     });
     (StatusCode::OK, json!(token))
 }
 
-fn enrol(shared: &Shared, bearer: Option<&str>, body: &Value) -> Answer {
+fn enroll(shared: &Shared, bearer: Option<&str>, body: &Value) -> Answer {
     let Some(token) = bearer else {
         return refusal(StatusCode::UNAUTHORIZED, "AUTH_INVALID_PROOF");
     };
@@ -127,7 +127,7 @@ fn enrol(shared: &Shared, bearer: Option<&str>, body: &Value) -> Answer {
     };
     let enrolled = shared.change(|state| {
         let now = state.now();
-        let token = state.enrolments.enrol(token, public_key, now)?;
+        let token = state.enrollments.enroll(token, public_key, now)?;
         if let Some(violation) = misfit(&token.endpoint_id, body, public_key) {
             state.violation(violation);
         }
@@ -148,14 +148,14 @@ fn enrol(shared: &Shared, bearer: Option<&str>, body: &Value) -> Answer {
     }
 }
 
-/// What is wrong with an enrolment that relays accept all the same.
+/// What is wrong with an enrollment that relays accept all the same.
 fn misfit(endpoint_id: &str, body: &Value, public_key: &str) -> Option<Violation> {
     let (kind, detail) = if public_key.contains(['-', '_']) {
         (ViolationKind::KillsRelay, "public_key is base64url; the next hello kills the relay")
     } else if !STANDARD.decode(public_key).is_ok_and(|key| key.len() == 32) {
-        (ViolationKind::Enrolment, "public_key is not 32 bytes in padded base64")
+        (ViolationKind::Enrollment, "public_key is not 32 bytes in padded base64")
     } else if ["os", "arch", "agent_version"].iter().any(|name| !body[*name].is_string()) {
-        (ViolationKind::Enrolment, "os, arch and agent_version must be texts")
+        (ViolationKind::Enrollment, "os, arch and agent_version must be texts")
     } else {
         return None;
     };

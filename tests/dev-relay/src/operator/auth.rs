@@ -9,7 +9,7 @@ use protocol::signing::Domain;
 use serde_json::Value;
 use sha2::Sha256;
 
-use crate::enrolment::decode_base64;
+use crate::enrollment::decode_base64;
 
 /// Salt of the key derivation.
 const SALT: &[u8] = b"brainstorm-relay-operator-hmac-v1";

@@ -15,7 +15,7 @@ use crate::random;
 use crate::shared::Shared;
 
 /// Requests an operator may leave unconfirmed.
-const MOST_PENDING: usize = 1000;
+const MAX_PENDING: usize = 1000;
 /// Stands for a request identifier where there is none.
 const NO_REQUEST: &str = "(no-request-id)";
 
@@ -128,7 +128,7 @@ impl Operator {
         }
         self.key.verify(&request)?;
         self.session(&request)?;
-        if self.pending.len() >= MOST_PENDING {
+        if self.pending.len() >= MAX_PENDING {
             return Err(refusal("RELAY_RATE_LIMITED", "too many requests wait for confirmation"));
         }
         let summary = preview::summary(&request);

@@ -126,7 +126,7 @@ impl DevRelay {
         Ok(())
     }
 
-    /// Ends every connection and closes both ports. Commands under way are forgotten; enrolments
+    /// Ends every connection and closes both ports. Commands under way are forgotten; enrollments
     /// stay.
     pub async fn go_down(&self, farewell: Farewell) {
         let Some(listeners) = self.listeners.lock().await.take() else { return };

@@ -76,7 +76,7 @@ async fn an_agent_can_verify_what_is_sent() {
     let signature = envelope["signature"].as_str().unwrap().to_owned();
     envelope["signature"] = json!("");
     let canonical = Json::from_value(&envelope).unwrap().canonical();
-    let signature = crate::enrolment::decode_base64(&signature).unwrap().try_into().unwrap();
+    let signature = crate::enrollment::decode_base64(&signature).unwrap().try_into().unwrap();
     let key: Vec<u8> = (0..32)
         .map(|place| {
             u8::from_str_radix(&relay.tenant_public_key_hex()[2 * place..2 * place + 2], 16)
@@ -244,7 +244,7 @@ async fn a_refusal_may_be_about_no_command() {
 }
 
 #[tokio::test]
-async fn a_restart_forgets_commands_and_keeps_enrolments() {
+async fn a_restart_forgets_commands_and_keeps_enrollments() {
     let (relay, identity, mut endpoint) = pair(Config::default()).await;
     let mut command = dispatch(&relay, &identity.endpoint_id);
     let id = command.command_id().to_owned();

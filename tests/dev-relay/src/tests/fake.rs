@@ -24,11 +24,11 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// Enrols a new endpoint.
+    /// Enrolls a new endpoint.
     pub(super) fn enrolled(relay: &DevRelay) -> Self {
         let key = SigningKey::from_bytes(&random::bytes());
         let endpoint_id = random::uuid();
-        relay.enrol(&endpoint_id, &STANDARD.encode(key.verifying_key()));
+        relay.enroll(&endpoint_id, &STANDARD.encode(key.verifying_key()));
         Self { endpoint_id, tenant_id: relay.tenant_id().to_owned(), key }
     }
 

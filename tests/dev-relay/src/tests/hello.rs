@@ -123,7 +123,7 @@ async fn a_base64url_key_is_enrolled_and_named() {
         .find(|(_, key)| base64::engine::general_purpose::STANDARD.encode(key).contains(['+', '/']))
         .unwrap();
     identity.key = seed;
-    relay.enrol(&identity.endpoint_id, &base64::engine::general_purpose::URL_SAFE.encode(key));
+    relay.enroll(&identity.endpoint_id, &base64::engine::general_purpose::URL_SAFE.encode(key));
     let hello = identity.hello(&Timestamp::now().to_string());
     assert_eq!(answer(&relay, &hello.to_string()).await.1, "ENDPOINT_PROOF_INVALID");
     assert_eq!(kinds(&relay), [ViolationKind::KillsRelay]);

@@ -6,12 +6,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use brainstorm_agent::baselines::{Authenticator, BaselineStore, Record as Baselines};
+use brainstorm_agent::baselines::{Authenticator, BaselineRecord as Baselines, BaselineStore};
 use brainstorm_agent::commands::policy::{Policy, Request};
-use brainstorm_agent::degraded::Record as Latch;
+use brainstorm_agent::degraded::IncidentRecord as Latch;
 use brainstorm_agent::degraded::explain::explain;
 use brainstorm_agent::evidence::check::{BundleFault, Trust, verify};
-use brainstorm_agent::evidence::{Record as Evidence, bundle};
+use brainstorm_agent::evidence::{EvidenceRecord as Evidence, bundle};
 use brainstorm_agent::keyholder::KeyHolderError;
 use brainstorm_agent::store::identity::Identity;
 use ed25519_dalek::SigningKey;

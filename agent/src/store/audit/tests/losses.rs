@@ -11,7 +11,7 @@ fn hold(log: &AuditLog) -> std::sync::mpsc::Sender<()> {
     let (started, has_started) = std::sync::mpsc::channel();
     let (release, released) = std::sync::mpsc::channel::<()>();
     log.writer
-        .tell(move |_, _| {
+        .cast(move |_, _| {
             started.send(()).unwrap();
             released.recv().ok();
             Ok(())
@@ -87,7 +87,7 @@ fn what_a_full_disk_swallows_is_counted_and_told() {
     let Fixture { path, log, directory: _directory } = fixture(3);
     single().block_on(async {
         let limit = |pages: i64| {
-            log.writer.ask(move |_, database| {
+            log.writer.call(move |_, database| {
                 database
                     .pragma_update_and_check(None, "max_page_count", pages, |row| row.get(0))
                     .map(|_: i64| ())

@@ -1,4 +1,4 @@
-//! Why a relay does not enrol an endpoint.
+//! Why a relay does not enroll an endpoint.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use protocol::shape::start_of;
 
 /// Why there is no identity. The text says what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum EnrolError {
+pub enum EnrollError {
     /// There was no connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
@@ -30,7 +30,7 @@ pub enum EnrolError {
     },
     /// The connection broke, or what answered does not speak HTTP.
     #[error(
-        "the relay's answer cannot be read ({detail}); check that its URL is the enrolment one"
+        "the relay's answer cannot be read ({detail}); check that its URL is the enrollment one"
     )]
     Broken {
         /// How.
@@ -42,7 +42,7 @@ pub enum EnrolError {
     )]
     UnknownToken,
     /// 409 `TOKEN_ALREADY_CONSUMED`
-    #[error("this token was used before; every enrolment needs a fresh one")]
+    #[error("this token was used before; every enrollment needs a fresh one")]
     UsedToken,
     /// 409 or 410 `TOKEN_EXPIRED`
     #[error("this token is older than a day; ask for a fresh one")]
@@ -85,8 +85,8 @@ pub enum EnrolError {
     },
     /// Any other answer.
     #[error(
-        "status {status} ({code:?}) is not a relay's answer to an enrolment; check host, port and \
-         path of the URL: relays often enrol on another port than sessions"
+        "status {status} ({code:?}) is not a relay's answer to an enrollment; check host, port and \
+         path of the URL: relays often enroll on another port than sessions"
     )]
     NotARelay {
         /// The status.
@@ -97,7 +97,7 @@ pub enum EnrolError {
     /// Success, without what it must hold.
     #[error(
         "the relay enrolled this endpoint but its answer cannot be used ({detail}); have it made \
-         sound and enrol with a fresh token"
+         sound and enroll with a fresh token"
     )]
     Unusable {
         /// What is wrong with it.
@@ -105,36 +105,36 @@ pub enum EnrolError {
     },
 }
 
-impl From<hyper::Error> for EnrolError {
+impl From<hyper::Error> for EnrollError {
     fn from(error: hyper::Error) -> Self {
         Self::Broken { detail: error.to_string() }
     }
 }
 
 /// What an answer other than success means.
-pub fn read(status: StatusCode, body: &[u8]) -> EnrolError {
+pub fn read(status: StatusCode, body: &[u8]) -> EnrollError {
     #[derive(Default, Deserialize)]
-    struct Refusal {
+    struct RefusalBody {
         #[serde(default)]
         code: String,
         #[serde(default)]
         message: String,
     }
 
-    let Refusal { code, message } = serde_json::from_slice(body).unwrap_or_default();
+    let RefusalBody { code, message } = serde_json::from_slice(body).unwrap_or_default();
     match (status.as_u16(), code.as_str()) {
-        (409 | 410, "TOKEN_EXPIRED") | (410, _) => EnrolError::ExpiredToken,
-        (409, _) => EnrolError::UsedToken,
-        (404, "TOKEN_NOT_FOUND") => EnrolError::UnknownToken,
-        (401, "AUTH_INVALID_PROOF") => EnrolError::NoToken,
-        (400, "INVALID_PUBLIC_KEY") => EnrolError::PublicKeyRefused,
-        (400, "INVALID_JSON") => EnrolError::RequestRefused,
-        (429, _) => EnrolError::TooMany,
-        (300..=399, _) => EnrolError::Redirected { status },
+        (409 | 410, "TOKEN_EXPIRED") | (410, _) => EnrollError::ExpiredToken,
+        (409, _) => EnrollError::UsedToken,
+        (404, "TOKEN_NOT_FOUND") => EnrollError::UnknownToken,
+        (401, "AUTH_INVALID_PROOF") => EnrollError::NoToken,
+        (400, "INVALID_PUBLIC_KEY") => EnrollError::PublicKeyRefused,
+        (400, "INVALID_JSON") => EnrollError::RequestRefused,
+        (429, _) => EnrollError::TooMany,
+        (300..=399, _) => EnrollError::Redirected { status },
         (500..=599, _) => {
             let said = if message.is_empty() { &code } else { &message };
-            EnrolError::RelayFault { status, message: start_of(said) }
+            EnrollError::RelayFault { status, message: start_of(said) }
         }
-        _ => EnrolError::NotARelay { status, code: start_of(&code) },
+        _ => EnrollError::NotARelay { status, code: start_of(&code) },
     }
 }

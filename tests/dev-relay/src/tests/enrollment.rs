@@ -7,7 +7,7 @@ use crate::http::client::{post, send};
 use crate::{Config, DevRelay, ViolationKind};
 
 const KEY: &str = "Kay64UG8yvCyLhqU000LxzYeUm0L/hLIl5S8kyKWbdc=";
-const ENROL: &str = "/v1/endpoint/enroll";
+const ENROLL: &str = "/v1/endpoint/enroll";
 const ADMIN: &str = "/v1/admin/endpoint/enroll";
 
 struct Http {
@@ -38,7 +38,7 @@ fn body() -> String {
 }
 
 #[tokio::test]
-async fn an_endpoint_enrols_with_a_token_once() {
+async fn an_endpoint_enrolls_with_a_token_once() {
     let http = Http::start(Config::default()).await;
     let admin = Some(http.relay.admin_token());
     let (status, token) = http.post(ADMIN, admin, r#"{"tenant_id":"t"}"#).await;
@@ -48,12 +48,12 @@ async fn an_endpoint_enrols_with_a_token_once() {
     let secret = token["bootstrap_token"].as_str().unwrap();
     assert_eq!(secret.len(), 43);
 
-    let (status, enrolled) = http.post(ENROL, Some(secret), &body()).await;
+    let (status, enrolled) = http.post(ENROLL, Some(secret), &body()).await;
     assert_eq!(status, 200);
     assert_eq!(enrolled["endpoint_id"], token["endpoint_id"]);
     assert_eq!(enrolled["tenant_id"], "t");
     assert!(enrolled["registered_at"].is_string());
-    let again = http.refused(ENROL, Some(secret), &body()).await;
+    let again = http.refused(ENROLL, Some(secret), &body()).await;
     assert_eq!(again, (409, "TOKEN_ALREADY_CONSUMED".to_owned()));
     assert!(http.relay.violations().is_empty(), "{:?}", http.relay.violations());
 }
@@ -66,17 +66,17 @@ async fn every_refusal_has_its_status_and_code() {
     let token = Some(token.as_str());
     let body = body();
     let cases = [
-        (ENROL, token, "not JSON", 400, "INVALID_JSON"),
+        (ENROLL, token, "not JSON", 400, "INVALID_JSON"),
         // The body comes before the path.
         ("/nowhere", None, "not JSON", 400, "INVALID_JSON"),
         ("/nowhere", None, "{}", 404, "NOT_FOUND"),
         ("/v1/admin/agent/provision", admin, "{}", 404, "NOT_FOUND"),
         ("/v1/endpoint/enroll?x=1", token, body.as_str(), 404, "NOT_FOUND"),
-        (ENROL, None, body.as_str(), 401, "AUTH_INVALID_PROOF"),
-        (ENROL, token, "{}", 400, "INVALID_PUBLIC_KEY"),
-        (ENROL, token, r#"{"public_key":7}"#, 400, "INVALID_PUBLIC_KEY"),
-        (ENROL, token, "null", 500, "INTERNAL_ERROR"),
-        (ENROL, Some("unknown"), body.as_str(), 404, "TOKEN_NOT_FOUND"),
+        (ENROLL, None, body.as_str(), 401, "AUTH_INVALID_PROOF"),
+        (ENROLL, token, "{}", 400, "INVALID_PUBLIC_KEY"),
+        (ENROLL, token, r#"{"public_key":7}"#, 400, "INVALID_PUBLIC_KEY"),
+        (ENROLL, token, "null", 500, "INTERNAL_ERROR"),
+        (ENROLL, Some("unknown"), body.as_str(), 404, "TOKEN_NOT_FOUND"),
         (ADMIN, None, r#"{"tenant_id":"t"}"#, 401, "AUTH_INVALID_PROOF"),
         (ADMIN, Some("wrong"), r#"{"tenant_id":"t"}"#, 401, "AUTH_INVALID_PROOF"),
         (ADMIN, admin, "{}", 400, "INVALID_TENANT_ID"),
@@ -86,7 +86,7 @@ async fn every_refusal_has_its_status_and_code() {
         let refused = http.refused(path, bearer, body).await;
         assert_eq!(refused, (status, code.to_owned()), "{path} {body}");
     }
-    let (status, answer) = send(http.address, hyper::Method::GET, ENROL, None, "").await.unwrap();
+    let (status, answer) = send(http.address, hyper::Method::GET, ENROLL, None, "").await.unwrap();
     assert_eq!((status, &answer["code"]), (405, &json!("METHOD_NOT_ALLOWED")));
 }
 
@@ -95,7 +95,7 @@ async fn a_token_ends() {
     let http = Http::start(Config { token_lifetime: Duration::ZERO, ..Config::default() }).await;
     let token = http.relay.issue_token(None).token;
     tokio::time::sleep(Duration::from_millis(5)).await;
-    let refused = http.refused(ENROL, Some(&token), &body()).await;
+    let refused = http.refused(ENROLL, Some(&token), &body()).await;
     assert_eq!(refused, (409, "TOKEN_EXPIRED".to_owned()));
 }
 
@@ -103,12 +103,12 @@ async fn a_token_ends() {
 async fn keys_that_cannot_work_are_enrolled_and_named() {
     let http = Http::start(Config::default()).await;
     for (body, kind) in [
-        (r#"{"public_key":"AAAAAAA="}"#.to_owned(), ViolationKind::Enrolment),
+        (r#"{"public_key":"AAAAAAA="}"#.to_owned(), ViolationKind::Enrollment),
         (body().replace('/', "_"), ViolationKind::KillsRelay),
-        (json!({"public_key": KEY}).to_string(), ViolationKind::Enrolment),
+        (json!({"public_key": KEY}).to_string(), ViolationKind::Enrollment),
     ] {
         let token = http.relay.issue_token(None).token;
-        assert_eq!(http.post(ENROL, Some(&token), &body).await.0, 200, "{body}");
+        assert_eq!(http.post(ENROLL, Some(&token), &body).await.0, 200, "{body}");
         let kinds: Vec<_> = http.relay.take_violations().iter().map(|found| found.kind).collect();
         assert_eq!(kinds, [kind], "{body}");
     }

@@ -1,30 +1,25 @@
-//! Small files that are written and read as a whole.
+//! Small files of mode 0600 that are written and read as a whole.
 
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::database::{COMPANIONS, beside};
+use super::database::{COMPANIONS, sidecar_path};
 use super::file::{private_metadata, refuse_others, replace};
 use super::{StoreError, created};
 
-pub(crate) use super::database::distrust;
+pub(crate) use super::database::harden;
 
-/// What was read.
-pub(crate) struct Sealed {
-    /// All of the file.
-    pub bytes: Vec<u8>,
-}
-
-/// Reads a file that only this user may touch; nothing when it never existed. One that was made
-/// before and is gone is refused, and one beside which SQLite would look for changes as well.
-pub(crate) fn read(path: &Path, most: u64) -> Result<Option<Sealed>, StoreError> {
+/// Reads a file of at max `max` bytes that only this user may touch. `None` when it never existed. A
+/// file that was made before and is gone is refused, and so is one with a companion file in which
+/// SQLite would look for changes.
+pub(crate) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, StoreError> {
     if private_metadata(path)?.is_none() {
         created::refuse_vanished(path)?;
         return Ok(None);
     }
     for companion in COMPANIONS {
-        if private_metadata(&beside(path, companion))?.is_some() {
+        if private_metadata(&sidecar_path(path, companion))?.is_some() {
             let detail = format!("there is a {companion} beside it, which this agent never makes");
             return Err(StoreError::Corrupt { path: path.to_path_buf(), detail });
         }
@@ -36,12 +31,12 @@ pub(crate) fn read(path: &Path, most: u64) -> Result<Option<Sealed>, StoreError>
     // Once more, of the very file that is read.
     refuse_others(path, &file.metadata().map_err(failed)?, 0o600)?;
     let mut bytes = Vec::new();
-    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > most {
-        let detail = format!("it is longer than {most} bytes");
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > max {
+        let detail = format!("it is longer than {max} bytes");
         return Err(StoreError::Corrupt { path: path.to_path_buf(), detail });
     }
-    Ok(Some(Sealed { bytes }))
+    Ok(Some(bytes))
 }
 
 /// Puts a file in place of the one that is there; on disk when this returns.

@@ -1,8 +1,8 @@
-//! Enrolment: a one-time token and a public key for an identity.
+//! Enrollment: a one-time token and a public key for an identity.
 
 mod refusal;
 
-pub use refusal::EnrolError;
+pub use refusal::EnrollError;
 
 use std::fmt;
 use std::time::Duration;
@@ -33,18 +33,18 @@ const MAX_TOKEN: usize = 1024;
 /// Longest tenant, in bytes.
 const MAX_TENANT: usize = 256;
 
-/// The one-time token of an enrolment. Never shown.
+/// The one-time token of an enrollment. Never shown.
 pub struct BootstrapToken(Zeroizing<String>);
 
 impl BootstrapToken {
     /// Takes a token, without the white space around it that files and shells add.
-    pub fn parse(text: &str) -> Result<Self, EnrolError> {
+    pub fn parse(text: &str) -> Result<Self, EnrollError> {
         let token = text.trim();
         let fits = (1..=MAX_TOKEN).contains(&token.len());
         if fits && token.bytes().all(|byte| byte.is_ascii_graphic()) {
             Ok(Self(Zeroizing::new(token.to_owned())))
         } else {
-            Err(EnrolError::NotAToken)
+            Err(EnrollError::NotAToken)
         }
     }
 }
@@ -57,7 +57,7 @@ impl fmt::Debug for BootstrapToken {
 
 /// What an endpoint says of itself.
 #[derive(Debug)]
-pub struct EnrolRequest {
+pub struct EnrollRequest {
     /// The relay.
     pub url: RelayUrl,
     /// The token its operator gave out, good once and for a day.
@@ -83,19 +83,19 @@ pub struct Enrolled {
     pub registered_at: String,
 }
 
-/// Enrols within `limit`. When it fails after the request was sent, the token may be spent.
-pub async fn enrol(
+/// Enrolls within `limit`. When it fails after the request was sent, the token may be spent.
+pub async fn enroll(
     connector: &Connector,
-    request: &EnrolRequest,
+    request: &EnrollRequest,
     limit: Duration,
-) -> Result<Enrolled, EnrolError> {
+) -> Result<Enrolled, EnrollError> {
     match timeout(limit, attempt(connector, request)).await {
         Ok(done) => done,
-        Err(_) => Err(EnrolError::TooSlow { limit }),
+        Err(_) => Err(EnrollError::TooSlow { limit }),
     }
 }
 
-async fn attempt(connector: &Connector, request: &EnrolRequest) -> Result<Enrolled, EnrolError> {
+async fn attempt(connector: &Connector, request: &EnrollRequest) -> Result<Enrolled, EnrollError> {
     let stream = connector.connect(&request.url).await?;
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(MAX_HEAD).handshake(TokioIo::new(stream)).await?;
@@ -108,14 +108,14 @@ async fn attempt(connector: &Connector, request: &EnrolRequest) -> Result<Enroll
     let body = match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
         Ok(body) => body.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => {
-            return Err(EnrolError::Unusable { detail: format!("over {MAX_ANSWER} bytes") });
+            return Err(EnrollError::Unusable { detail: format!("over {MAX_ANSWER} bytes") });
         }
-        Err(error) => return Err(EnrolError::Broken { detail: error.to_string() }),
+        Err(error) => return Err(EnrollError::Broken { detail: error.to_string() }),
     };
     if status == StatusCode::OK { read_enrolled(&body) } else { Err(refusal::read(status, &body)) }
 }
 
-fn http_request(request: &EnrolRequest) -> Result<Request<Full<Bytes>>, EnrolError> {
+fn http_request(request: &EnrollRequest) -> Result<Request<Full<Bytes>>, EnrollError> {
     #[derive(Serialize)]
     struct Body<'a> {
         public_key: String,
@@ -131,24 +131,24 @@ fn http_request(request: &EnrolRequest) -> Result<Request<Full<Bytes>>, EnrolErr
         agent_version: &request.agent_version,
     };
     let body = serde_json::to_vec(&body)
-        .map_err(|error| EnrolError::Broken { detail: error.to_string() })?;
+        .map_err(|error| EnrollError::Broken { detail: error.to_string() })?;
     let bearer = Zeroizing::new(format!("Bearer {}", request.token.0.as_str()));
-    let mut bearer = HeaderValue::from_str(&bearer).map_err(|_| EnrolError::NotAToken)?;
+    let mut bearer = HeaderValue::from_str(&bearer).map_err(|_| EnrollError::NotAToken)?;
     bearer.set_sensitive(true);
     Request::builder()
         .method(Method::POST)
-        .uri(request.url.path(Purpose::Enrolment))
+        .uri(request.url.path(Purpose::Enrollment))
         .header(HOST, request.url.authority())
         .header(AUTHORIZATION, bearer)
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, "application/json")
         .header(USER_AGENT, format!("brainstorm-agent/{}", request.agent_version))
         .body(Full::new(Bytes::from(body)))
-        .map_err(|error| EnrolError::Broken { detail: error.to_string() })
+        .map_err(|error| EnrollError::Broken { detail: error.to_string() })
 }
 
-fn read_enrolled(body: &[u8]) -> Result<Enrolled, EnrolError> {
-    let unusable = |detail: String| EnrolError::Unusable { detail };
+fn read_enrolled(body: &[u8]) -> Result<Enrolled, EnrollError> {
+    let unusable = |detail: String| EnrollError::Unusable { detail };
     let enrolled: Enrolled =
         serde_json::from_slice(body).map_err(|error| unusable(error.to_string()))?;
     if !is_uuid(&enrolled.endpoint_id) {

@@ -13,7 +13,7 @@ use crate::random;
 /// A bootstrap token, in the form the administration call gives it.
 #[derive(Debug, Clone, Serialize)]
 pub struct BootstrapToken {
-    /// 43 characters of base64url, good for one enrolment.
+    /// 43 characters of base64url, good for one enrollment.
     #[serde(rename = "bootstrap_token")]
     pub token: String,
     /// The tenant.
@@ -34,13 +34,13 @@ pub(crate) enum TokenProblem {
 
 /// An enrolled endpoint.
 #[derive(Debug, Clone)]
-pub(crate) struct Enrolment {
+pub(crate) struct Enrollment {
     pub(crate) tenant_id: String,
     /// As it was sent: relays in the field check it at the first hello only.
     public_key: String,
 }
 
-impl Enrolment {
+impl Enrollment {
     /// The key, when it is one.
     pub(crate) fn key(&self) -> Option<VerifyingKey> {
         let bytes: [u8; 32] = decode_base64(&self.public_key)?.try_into().ok()?;
@@ -50,12 +50,12 @@ impl Enrolment {
 
 /// All tokens and all endpoints. Outlives a restart of the relay.
 #[derive(Debug, Default)]
-pub(crate) struct Enrolments {
+pub(crate) struct Enrollments {
     tokens: HashMap<String, (BootstrapToken, bool)>,
-    endpoints: HashMap<String, Enrolment>,
+    endpoints: HashMap<String, Enrollment>,
 }
 
-impl Enrolments {
+impl Enrollments {
     pub(crate) fn issue(
         &mut self,
         tenant_id: &str,
@@ -72,8 +72,8 @@ impl Enrolments {
         token
     }
 
-    /// Uses up a token and enrols its endpoint; an endpoint enrolled before gets the new key.
-    pub(crate) fn enrol(
+    /// Uses up a token and enrolls its endpoint; an endpoint enrolled before gets the new key.
+    pub(crate) fn enroll(
         &mut self,
         token: &str,
         public_key: &str,
@@ -92,14 +92,14 @@ impl Enrolments {
         Ok(token)
     }
 
-    /// Enrols an endpoint without a token. An endpoint known before keeps its tenant.
+    /// Enrolls an endpoint without a token. An endpoint known before keeps its tenant.
     pub(crate) fn insert(&mut self, endpoint_id: &str, tenant_id: &str, public_key: &str) {
         let public_key = public_key.to_owned();
         if let Some(endpoint) = self.endpoints.get_mut(endpoint_id) {
             endpoint.public_key = public_key;
         } else {
             let tenant_id = tenant_id.to_owned();
-            self.endpoints.insert(endpoint_id.to_owned(), Enrolment { tenant_id, public_key });
+            self.endpoints.insert(endpoint_id.to_owned(), Enrollment { tenant_id, public_key });
         }
     }
 
@@ -108,7 +108,7 @@ impl Enrolments {
         self.endpoints.remove(endpoint_id);
     }
 
-    pub(crate) fn get(&self, endpoint_id: &str) -> Option<&Enrolment> {
+    pub(crate) fn get(&self, endpoint_id: &str) -> Option<&Enrollment> {
         self.endpoints.get(endpoint_id)
     }
 }
@@ -131,18 +131,18 @@ mod tests {
 
     #[test]
     fn a_token_is_good_once_and_for_its_time() {
-        let mut enrolments = Enrolments::default();
-        let token = enrolments.issue("tenant", Some("endpoint"), NOW);
+        let mut enrollments = Enrollments::default();
+        let token = enrollments.issue("tenant", Some("endpoint"), NOW);
         let later = Timestamp::from_millis(NOW.millis() + 1);
-        let refused = |enrolments: &mut Enrolments, token: &str, now| {
-            enrolments.enrol(token, "key", now).unwrap_err()
+        let refused = |enrollments: &mut Enrollments, token: &str, now| {
+            enrollments.enroll(token, "key", now).unwrap_err()
         };
-        assert_eq!(refused(&mut enrolments, "unknown", NOW), TokenProblem::NotFound);
-        assert_eq!(refused(&mut enrolments, &token.token, later), TokenProblem::Expired);
-        assert_eq!(enrolments.enrol(&token.token, "key", NOW).unwrap().endpoint_id, "endpoint");
-        assert_eq!(refused(&mut enrolments, &token.token, later), TokenProblem::Consumed);
-        enrolments.revoke("endpoint");
-        assert!(enrolments.get("endpoint").is_none());
+        assert_eq!(refused(&mut enrollments, "unknown", NOW), TokenProblem::NotFound);
+        assert_eq!(refused(&mut enrollments, &token.token, later), TokenProblem::Expired);
+        assert_eq!(enrollments.enroll(&token.token, "key", NOW).unwrap().endpoint_id, "endpoint");
+        assert_eq!(refused(&mut enrollments, &token.token, later), TokenProblem::Consumed);
+        enrollments.revoke("endpoint");
+        assert!(enrollments.get("endpoint").is_none());
     }
 
     #[test]

@@ -45,13 +45,13 @@ async fn server(status: u16, body: String) -> (SocketAddr, Seen) {
     (address, seen)
 }
 
-async fn enrol_at(address: SocketAddr, limit: Duration) -> Result<Enrolled, EnrolError> {
+async fn enroll_at(address: SocketAddr, limit: Duration) -> Result<Enrolled, EnrollError> {
     let config = ConnectorConfig {
         ca_file: None,
         proxies: ProxyRules::none(),
         step_limit: Duration::from_secs(10),
     };
-    let request = EnrolRequest {
+    let request = EnrollRequest {
         url: RelayUrl::parse(&format!("http://{address}"), false).unwrap(),
         token: BootstrapToken::parse(TOKEN).unwrap(),
         public_key: [0xfb; 32],
@@ -59,12 +59,12 @@ async fn enrol_at(address: SocketAddr, limit: Duration) -> Result<Enrolled, Enro
         arch: "x86_64".to_owned(),
         agent_version: "1.2.3".to_owned(),
     };
-    enrol(&Connector::new(config).unwrap(), &request, limit).await
+    enroll(&Connector::new(config).unwrap(), &request, limit).await
 }
 
-async fn answer(status: u16, body: impl ToString) -> Result<Enrolled, EnrolError> {
+async fn answer(status: u16, body: impl ToString) -> Result<Enrolled, EnrollError> {
     let (address, _) = server(status, body.to_string()).await;
-    enrol_at(address, Duration::from_secs(10)).await
+    enroll_at(address, Duration::from_secs(10)).await
 }
 
 fn good() -> Value {
@@ -75,7 +75,7 @@ fn good() -> Value {
 #[tokio::test]
 async fn the_request_is_what_relays_read() {
     let (address, seen) = server(200, good().to_string()).await;
-    let enrolled = enrol_at(address, Duration::from_secs(10)).await.unwrap();
+    let enrolled = enroll_at(address, Duration::from_secs(10)).await.unwrap();
     assert_eq!(enrolled.endpoint_id, ENDPOINT);
     assert_eq!(enrolled.tenant_id, "tenant-local");
     let (line, headers, body) = seen.lock().unwrap().remove(0);
@@ -99,21 +99,21 @@ async fn each_refusal_is_told_apart() {
             assert!(matches!(&error, $wanted), "{} gave {error:?}", $status);
         };
     }
-    refused!(404, code("TOKEN_NOT_FOUND"), EnrolError::UnknownToken);
-    refused!(409, code("TOKEN_ALREADY_CONSUMED"), EnrolError::UsedToken);
-    refused!(409, code("TOKEN_EXPIRED"), EnrolError::ExpiredToken);
-    refused!(410, "gone", EnrolError::ExpiredToken);
-    refused!(401, code("AUTH_INVALID_PROOF"), EnrolError::NoToken);
-    refused!(400, code("INVALID_PUBLIC_KEY"), EnrolError::PublicKeyRefused);
-    refused!(400, code("INVALID_JSON"), EnrolError::RequestRefused);
-    refused!(429, "", EnrolError::TooMany);
-    refused!(307, "", EnrolError::Redirected { .. });
-    refused!(502, "<html>", EnrolError::RelayFault { .. });
-    refused!(404, "<html>", EnrolError::NotARelay { .. });
-    refused!(405, code("METHOD_NOT_ALLOWED"), EnrolError::NotARelay { .. });
+    refused!(404, code("TOKEN_NOT_FOUND"), EnrollError::UnknownToken);
+    refused!(409, code("TOKEN_ALREADY_CONSUMED"), EnrollError::UsedToken);
+    refused!(409, code("TOKEN_EXPIRED"), EnrollError::ExpiredToken);
+    refused!(410, "gone", EnrollError::ExpiredToken);
+    refused!(401, code("AUTH_INVALID_PROOF"), EnrollError::NoToken);
+    refused!(400, code("INVALID_PUBLIC_KEY"), EnrollError::PublicKeyRefused);
+    refused!(400, code("INVALID_JSON"), EnrollError::RequestRefused);
+    refused!(429, "", EnrollError::TooMany);
+    refused!(307, "", EnrollError::Redirected { .. });
+    refused!(502, "<html>", EnrollError::RelayFault { .. });
+    refused!(404, "<html>", EnrollError::NotARelay { .. });
+    refused!(405, code("METHOD_NOT_ALLOWED"), EnrollError::NotARelay { .. });
     let message = json!({"code": "INTERNAL_ERROR", "message": "Cannot read\n\u{1b}[31m"});
     let error = answer(500, message).await.unwrap_err();
-    assert!(matches!(&error, EnrolError::RelayFault { .. }), "{error:?}");
+    assert!(matches!(&error, EnrollError::RelayFault { .. }), "{error:?}");
     assert!(!error.to_string().contains(char::is_control), "{error}");
 }
 
@@ -136,7 +136,7 @@ async fn success_without_a_sound_identity_is_no_success() {
         changed("filler", json!("x".repeat(MAX_ANSWER))),
     ] {
         let error = answer(200, &body).await.unwrap_err();
-        assert!(matches!(&error, EnrolError::Unusable { .. }), "{error:?}");
+        assert!(matches!(&error, EnrollError::Unusable { .. }), "{error:?}");
     }
 }
 
@@ -144,8 +144,8 @@ async fn success_without_a_sound_identity_is_no_success() {
 async fn a_server_that_does_not_answer_is_given_up_and_one_that_babbles_is_not_read_for_ever() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let limit = Duration::from_millis(100);
-    let error = enrol_at(listener.local_addr().unwrap(), limit).await.unwrap_err();
-    assert!(matches!(&error, EnrolError::TooSlow { .. }), "{error:?}");
+    let error = enroll_at(listener.local_addr().unwrap(), limit).await.unwrap_err();
+    assert!(matches!(&error, EnrollError::TooSlow { .. }), "{error:?}");
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -153,8 +153,8 @@ async fn a_server_that_does_not_answer_is_given_up_and_one_that_babbles_is_not_r
         let (mut stream, _) = listener.accept().await.unwrap();
         while stream.write_all(b"RFB 003.008\n").await.is_ok() {}
     });
-    let error = enrol_at(address, Duration::from_secs(10)).await.unwrap_err();
-    assert!(matches!(&error, EnrolError::Broken { .. }), "{error:?}");
+    let error = enroll_at(address, Duration::from_secs(10)).await.unwrap_err();
+    assert!(matches!(&error, EnrollError::Broken { .. }), "{error:?}");
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn a_token_is_trimmed_checked_and_never_shown() {
     assert_eq!(token.0.as_str(), TOKEN);
     assert!(!format!("{token:?}").contains(TOKEN));
     for text in ["", " \n", "a b", "a\u{e9}", "a\r\nHost: x", &"a".repeat(MAX_TOKEN + 1)] {
-        assert!(matches!(BootstrapToken::parse(text), Err(EnrolError::NotAToken)), "{text}");
+        assert!(matches!(BootstrapToken::parse(text), Err(EnrollError::NotAToken)), "{text}");
     }
 }
 

@@ -12,13 +12,13 @@ const UNREAD: usize = 1024;
 /// The other end of a session. It reads every frame and confirms it at once; the session is over
 /// when this is dropped.
 #[derive(Debug)]
-pub struct NearEnd {
+pub struct LoopbackSession {
     session: Session,
     frames: mpsc::Receiver<String>,
     reader: JoinHandle<()>,
 }
 
-impl NearEnd {
+impl LoopbackSession {
     /// Opens a session of that id. Needs a runtime.
     pub fn open(id: &str) -> Self {
         let (session, mut outbox, confirmations) = session::open(id);
@@ -56,7 +56,7 @@ impl NearEnd {
     }
 }
 
-impl Drop for NearEnd {
+impl Drop for LoopbackSession {
     fn drop(&mut self) {
         self.reader.abort();
     }
@@ -72,7 +72,7 @@ mod tests {
 
     #[tokio::test]
     async fn frames_are_heard_and_confirmed_until_it_is_gone() {
-        let mut end = NearEnd::open("s");
+        let mut end = LoopbackSession::open("s");
         let session = end.session().clone();
         let sent = session.send(frame("s")).await.unwrap();
         session.confirmed(sent).await.unwrap();
