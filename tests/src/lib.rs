@@ -8,6 +8,7 @@
 
 pub mod agent_process;
 mod image;
+pub mod ordered;
 mod raw_guest;
 mod served_agent;
 
