@@ -29,8 +29,9 @@
 //! # }
 //! ```
 //!
-//! Dependencies inside the crate point one way: `machine` uses `snapshot`, `boot`, `kvm` and
-//! `devices`; `snapshot` uses the last two; those use `memory`; nothing points back.
+//! Dependencies inside the crate point one way: `machine`, `integrity`, `snapshot`; below them `boot`,
+//! `devices` and `kvm`, which do not use each other; below these `arch`, all that is x86-64; at the
+//! bottom `memory` and the error of KVM's calls.
 #![warn(missing_docs)]
 
 mod arch;
