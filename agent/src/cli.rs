@@ -13,24 +13,22 @@ mod exec;
 mod exit;
 mod explain;
 mod install;
-mod logging;
-#[cfg(feature = "testing")]
+pub mod logging;
 mod redteam;
 mod run;
 mod settings;
 mod snapshot;
 mod status;
 mod stdin;
-mod terminal;
+pub mod terminal;
 mod tools;
 
 pub use exit::Exit;
+pub use settings::SettingsArguments;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-use settings::SettingsArguments;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -92,8 +90,8 @@ enum Command {
     Clear(clear::Arguments),
     /// Measure this host.
     Bench(bench::Arguments),
-    /// Attack the sandbox with everything there is, and say whether it held.
-    #[cfg(feature = "testing")]
+    /// Names the program that attacks the sandbox: `bsm-redteam`.
+    #[command(hide = true, disable_help_flag = true)]
     Redteam(redteam::Arguments),
     /// Look at snapshots of microVMs.
     Snapshot(snapshot::Arguments),
@@ -138,14 +136,10 @@ impl Cli {
         if matches!(self.command, Command::KeyHolder) {
             return crate::keyholder::serve();
         }
-        // There the alarms are what is wanted, and the report says which went off.
-        #[cfg(feature = "testing")]
-        let silent = self.verbose == 0 && matches!(self.command, Command::Redteam(_));
-        #[cfg(not(feature = "testing"))]
-        let silent = false;
-        if !silent {
-            logging::start(self.verbose, matches!(self.command, Command::Run(_)));
+        if let Command::Redteam(arguments) = &self.command {
+            return redteam::run(arguments);
         }
+        logging::start(self.verbose, matches!(self.command, Command::Run(_)));
         let mut flags = self.settings.flags();
         if let Command::Run(arguments) = &self.command {
             arguments.overrides(&mut flags);
@@ -167,8 +161,7 @@ impl Cli {
             Command::Explain(arguments) => explain::run(&arguments, &config),
             Command::Clear(arguments) => clear::run(&arguments, &config),
             Command::Bench(arguments) => bench::run(&arguments, &config),
-            #[cfg(feature = "testing")]
-            Command::Redteam(arguments) => redteam::run(&arguments, config),
+            Command::Redteam(arguments) => redteam::run(&arguments),
             Command::Snapshot(arguments) => snapshot::run(&arguments, &config),
             Command::Canonicalize => canonicalize::run(),
             Command::Envelope(arguments) => envelope::run(&arguments),

@@ -13,7 +13,6 @@
 //! - [`app`]: all of it put together from the settings.
 //! - [`bench`]: what a reset costs on this host.
 //! - [`doctor`]: whether this host is fit for it.
-//! - `redteam`: attacks on all of it.
 //! - [`cli`]: the `brainstorm-agent` command.
 #![warn(missing_docs)]
 
@@ -28,8 +27,6 @@ pub mod degraded;
 pub mod doctor;
 pub mod evidence;
 pub mod keyholder;
-#[cfg(feature = "testing")]
-pub mod redteam;
 pub mod relay;
 pub mod reset_report;
 pub mod service;

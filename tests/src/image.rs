@@ -21,6 +21,21 @@ pub fn agent_binary() -> PathBuf {
         .expect("BSM_AGENT_BIN is not set: run the tests with `cargo xtask test`")
 }
 
+/// The program `bsm-redteam`: `BSM_REDTEAM_BIN`, or the one that cargo built beside this test.
+///
+/// # Panics
+///
+/// Where the path of the running test is unknown.
+pub fn redteam_binary() -> PathBuf {
+    std::env::var_os("BSM_REDTEAM_BIN").map_or_else(
+        || {
+            let test = std::env::current_exe().expect("the running test has a path");
+            test.ancestors().nth(2).expect("cargo's directory").join("bsm-redteam")
+        },
+        PathBuf::from,
+    )
+}
+
 /// The guest kernel.
 pub fn kernel() -> Arc<KernelImage> {
     let path = image_dir().join("vmlinux");

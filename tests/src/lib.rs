@@ -12,6 +12,8 @@ pub mod ordered;
 mod raw_guest;
 mod served_agent;
 
-pub use image::{agent_binary, attack_image_dir, cmdline, image_dir, kernel, rootfs};
+pub use image::{
+    agent_binary, attack_image_dir, cmdline, image_dir, kernel, redteam_binary, rootfs,
+};
 pub use raw_guest::{RawConnection, RawGuest, Received, default_config, dispatch, freshness};
 pub use served_agent::{LIMIT, ServedAgent, damage};

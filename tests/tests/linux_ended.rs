@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brainstorm_agent::degraded::DegradedMode;
-use brainstorm_agent::redteam::{Arena, Guest, Plan};
+use redteam::{Arena, Guest, Plan};
 use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxState};
 use sandbox::{Verdict, VerifiedReset};
 use serde_json::json;

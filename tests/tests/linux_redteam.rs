@@ -1,4 +1,4 @@
-//! The red team's battery through the real binary, and for each defence a run without it, in which
+//! The red team's battery through its own program, and for each defence a run without it, in which
 //! the probes must fail.
 #![allow(
     clippy::unwrap_used,
@@ -17,10 +17,10 @@ use serde_json::Value;
 const BUDGET: &str = "120";
 
 fn redteam(image: PathBuf, arguments: &[&str]) -> Output {
-    Command::new(integration_tests::agent_binary())
+    Command::new(integration_tests::redteam_binary())
         .arg("--image-dir")
         .arg(image)
-        .args(["redteam", "--no-gates", "--budget", BUDGET])
+        .args(["--no-gates", "--budget", BUDGET])
         .args(arguments)
         .output()
         .unwrap()

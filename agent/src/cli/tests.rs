@@ -41,3 +41,15 @@ fn exit_codes_are_the_documented_ones() {
     assert_eq!(Exit::Usage.code(), 2);
     assert_eq!(Exit::Unfit.code(), 64);
 }
+
+#[test]
+fn redteam_takes_any_arguments_and_names_its_successor() {
+    for line in [
+        &["brainstorm-agent", "redteam"][..],
+        &["brainstorm-agent", "redteam", "--help"],
+        &["brainstorm-agent", "redteam", "--probes", "all", "--json"],
+    ] {
+        let cli = Cli::try_parse_from(line).unwrap();
+        assert_eq!(format!("{:?}", cli.run()), format!("{:?}", ExitCode::from(2)));
+    }
+}

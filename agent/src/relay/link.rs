@@ -9,7 +9,7 @@ mod end;
 mod guard;
 mod handshake;
 #[cfg(any(test, feature = "testing"))]
-pub(crate) mod loopback;
+pub mod loopback;
 mod pump;
 mod refusal;
 mod session;

@@ -177,7 +177,7 @@ fn told(result: &Result<ToolOutcome, SandboxError>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redteam::attack_log::tests::outcome;
+    use crate::attack_log::tests::outcome;
     use sandbox::ChannelError;
 
     #[test]

@@ -5,7 +5,7 @@ use std::{fs, thread};
 
 use serde_json::{Value, json};
 
-use crate::bench::Footprint;
+use brainstorm_agent::bench::Footprint;
 
 /// A thread that has ended is counted for a moment longer, and keeps its descriptors as long.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -111,7 +111,6 @@ fn more(counts: [(&str, u64, u64, u64); 2]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::testing::{child, child_directory, expect_success, on_disk};
 
     #[test]
     fn what_grows_in_the_second_half_is_a_leak_and_what_stops_growing_is_not() {
@@ -122,13 +121,22 @@ mod tests {
         assert_eq!(grown(before).len(), 2);
     }
 
+    /// Says to a test that it runs in a process of its own.
+    const ALONE: &str = "BSM_REDTEAM_TEST_ALONE";
+
     /// Runs `test` of this module in a process of its own: here, others start and end threads and
     /// open and close files. True in that process.
     fn alone(test: &str) -> bool {
-        if child_directory().is_some() {
+        if std::env::var_os(ALONE).is_some() {
             return true;
         }
-        expect_success(child(module_path!(), test, on_disk().path()));
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([&format!("leak::tests::{test}"), "--exact", "--nocapture"])
+            .env(ALONE, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
         false
     }
 

@@ -101,7 +101,7 @@ fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redteam::attack_log::tests::outcome;
+    use crate::attack_log::tests::outcome;
 
     fn taken(count: u64) -> ToolOutcome {
         let facts = json!({"taken": count, "refused": "no"});

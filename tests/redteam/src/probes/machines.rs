@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::super::{Arena, Guest, ProbeError};
 use super::signer::failed;
-use crate::commands::executor::{Executor, PoolExecutor, ToolFacts, Tools};
+use brainstorm_agent::commands::executor::{Executor, PoolExecutor, ToolFacts, Tools};
 use protocol::message::WireState;
 use sandbox::KvmSource;
 use sandbox::pool::{OnFault, Pool, PoolConfig};

@@ -145,7 +145,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::redteam::Summary;
+    use crate::Summary;
 
     #[test]
     fn what_a_guest_said_is_text_and_every_sample_is_drawn() {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::scratch::Scratch;
 use super::super::{Arena, AttackerClass, Expectation, Probe, ProbeError, Verdict};
 use super::signer::{self, ENDPOINT, Envelope, LIFE_MS, OTHER, SESSION, TENANT, failed};
-use crate::store::NonceStore;
+use brainstorm_agent::store::NonceStore;
 use protocol::code::ErrorCode;
 use protocol::signing::{self, Domain, connection_proof_bytes};
 use protocol::{Audience, KeyRing, Timestamp, verify};
@@ -181,7 +181,7 @@ impl Tries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redteam::Plan;
+    use crate::Plan;
 
     fn verdict(without: &[&str]) -> Verdict {
         run(&Arena::new(Plan::for_tests(without))).unwrap()

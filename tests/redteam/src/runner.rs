@@ -254,7 +254,7 @@ fn name(state: &SandboxState) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redteam::{AttackerClass, Expectation};
+    use crate::{AttackerClass, Expectation};
 
     fn arena(budget: Duration) -> Arc<Arena> {
         Arc::new(Arena::new(Plan { budget, ..Plan::for_tests(&[]) }))

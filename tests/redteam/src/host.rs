@@ -4,7 +4,7 @@ use std::fs;
 
 use serde::Serialize;
 
-use crate::bench::Footprint;
+use brainstorm_agent::bench::Footprint;
 
 /// What an attack may not touch, and what it may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::super::scratch::Scratch;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
 use super::signer::failed;
-use crate::store::{
+use brainstorm_agent::store::{
     AuditEntry, AuditHead, AuditLog, Channel, Expected, rows_about, verify_audit_against,
 };
 use protocol::Timestamp;

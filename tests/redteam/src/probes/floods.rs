@@ -261,7 +261,7 @@ fn processor_time() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::redteam::Plan;
+    use crate::Plan;
 
     #[test]
     fn a_flood_that_costs_more_than_the_processors_it_has_fails() {

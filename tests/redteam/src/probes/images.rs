@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::super::scratch::Scratch;
 use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
-use crate::store::StateDir;
+use brainstorm_agent::store::StateDir;
 use sandbox::{Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig};
 
 /// Images that change, and machines that share one.

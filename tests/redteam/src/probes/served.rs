@@ -11,15 +11,15 @@ use tokio::task::JoinHandle;
 use super::super::ProbeError;
 use super::machines::Machines;
 use super::signer::{self, ENDPOINT, TENANT, failed};
-use crate::commands::milestone::NoObserver;
-use crate::commands::policy::Policy;
-use crate::commands::watched::Watched;
-use crate::commands::{Commands, Endpoint, Parts};
-use crate::degraded::DegradedMode;
-use crate::evidence::{EvidenceStore, Retention};
-use crate::relay::link::loopback::LoopbackSession;
-use crate::relay::{Handler, RelayAdapter};
-use crate::store::{AuditLog, Journal, NonceStore};
+use brainstorm_agent::commands::milestone::NoObserver;
+use brainstorm_agent::commands::policy::Policy;
+use brainstorm_agent::commands::watched::Watched;
+use brainstorm_agent::commands::{Commands, Endpoint, Parts};
+use brainstorm_agent::degraded::DegradedMode;
+use brainstorm_agent::evidence::{EvidenceStore, Retention};
+use brainstorm_agent::relay::link::loopback::LoopbackSession;
+use brainstorm_agent::relay::{Handler, RelayAdapter};
+use brainstorm_agent::store::{AuditLog, Journal, NonceStore};
 use protocol::{KeyRing, Timestamp};
 
 /// File with the journal, in the directory of an agent's stores.
