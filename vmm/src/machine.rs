@@ -155,7 +155,7 @@ impl Machine {
                 let (config, tracking, vsock) = *parts;
                 let live = RunningMachine::boot(&config, tracking, self.handles(vsock))
                     .inspect_err(|e| self.never_started(e))?;
-                self.vsock.quiesce();
+                live.core.devices.quiesce();
                 *phase = Phase::Paused(live);
                 Ok(())
             }
@@ -309,7 +309,7 @@ impl Machine {
             Phase::Running(live) => match live.park() {
                 Ok(()) => {
                     // Host threads must not reach guest memory either.
-                    self.vsock.quiesce();
+                    live.core.devices.quiesce();
                     (Phase::Paused(live), Ok(()))
                 }
                 Err(e) => (Phase::Running(live), Err(e)),
@@ -325,7 +325,7 @@ impl Machine {
     pub fn resume(&self) -> Result<(), MachineError> {
         self.change("resume", |phase| match phase {
             Phase::Paused(live) => {
-                self.vsock.resume();
+                live.core.devices.resume();
                 live.run();
                 (Phase::Running(live), Ok(()))
             }
@@ -439,9 +439,8 @@ impl Machine {
     }
 
     fn handles(&self, device: VsockDevice) -> HostHandles<'_> {
-        let vsock = (device, self.vsock.clone());
         HostHandles {
-            vsock,
+            vsock: device,
             console: self.console.clone(),
             checkpoint: self.checkpoint.clone(),
             stop_state: &self.stop_state,

@@ -1,7 +1,5 @@
 //! The kernel command line.
 
-use std::fmt::Write as _;
-
 use thiserror::Error;
 
 use crate::arch::layout;
@@ -25,21 +23,19 @@ pub enum CommandLineError {
     },
 }
 
-/// Appends one `virtio_mmio.device=` parameter for each of `devices` virtio-mmio devices.
+/// Appends the parameters that tell the kernel of its devices.
 ///
 /// # Errors
 ///
 /// The line holds other bytes than printable ASCII, or is longer than the kernel keeps.
-pub fn with_devices(base: &str, devices: u32) -> Result<String, CommandLineError> {
+pub fn with_devices(base: &str, devices: &[String]) -> Result<String, CommandLineError> {
     if let Some((at, byte)) = base.bytes().enumerate().find(|(_, b)| !(0x20..0x7f).contains(b)) {
         return Err(CommandLineError::NotAscii { byte, at });
     }
     let mut line = base.trim().to_owned();
-    for slot in 0..devices {
-        let address = layout::VIRTIO_MMIO + u64::from(slot) * layout::VIRTIO_MMIO_STRIDE;
-        let irq = layout::VIRTIO_MMIO_IRQ + slot;
-        // Writing to a String cannot fail.
-        let _ = write!(line, " virtio_mmio.device=4K@{address:#x}:{irq}");
+    for device in devices {
+        line.push(' ');
+        line.push_str(device);
     }
     if line.len() >= layout::COMMAND_LINE_MAX {
         return Err(CommandLineError::TooLong(line.len()));
@@ -50,11 +46,12 @@ pub fn with_devices(base: &str, devices: u32) -> Result<String, CommandLineError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::virtio::transport;
 
     #[test]
     fn devices_follow_the_base() {
         assert_eq!(
-            with_devices("quiet ", 2).unwrap(),
+            with_devices("quiet ", &transport::announce(2)).unwrap(),
             "quiet virtio_mmio.device=4K@0xd0000000:5 virtio_mmio.device=4K@0xd0001000:6"
         );
     }
@@ -62,15 +59,15 @@ mod tests {
     #[test]
     fn what_the_kernel_would_cut_is_refused() {
         let longest = "x".repeat(layout::COMMAND_LINE_MAX - 1);
-        assert!(with_devices(&longest, 0).is_ok());
+        assert!(with_devices(&longest, &[]).is_ok());
         assert_eq!(
-            with_devices(&format!("{longest}x"), 0),
+            with_devices(&format!("{longest}x"), &[]),
             Err(CommandLineError::TooLong(layout::COMMAND_LINE_MAX))
         );
     }
 
     #[test]
     fn control_bytes_are_refused() {
-        assert_eq!(with_devices("a\0b", 0), Err(CommandLineError::NotAscii { byte: 0, at: 1 }));
+        assert_eq!(with_devices("a\0b", &[]), Err(CommandLineError::NotAscii { byte: 0, at: 1 }));
     }
 }

@@ -8,13 +8,11 @@
 mod device;
 mod image;
 mod overlay;
-mod queue;
-mod state;
+mod request;
 
 pub use device::Block;
 pub use image::{DiskError, DiskImage, SECTOR_BYTES};
 pub use overlay::{BLOCK_BYTES, Damage, Overlay, OverlayError};
-pub use state::BlockState;
 
 #[cfg(test)]
 mod tests;

@@ -1,113 +1,120 @@
-//! Routes port and memory-mapped accesses to devices. What nobody owns reads as all ones and
-//! swallows writes, as on a real bus.
+//! Routes port and memory-mapped accesses to devices. An address that no device has reads as all
+//! ones and swallows writes, as on a real bus.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::Range;
+use std::sync::Arc;
 
-use vm_superio::SerialState;
+/// A device that the guest reaches by address. `offset` counts from the start of the range that the
+/// device was added with.
+pub trait BusDevice: Send + Sync {
+    /// Fills `data` from the register at `offset`.
+    fn read(&self, offset: u64, data: &mut [u8]);
 
-use super::virtio::{MmioState, MmioTransport, StateError};
-use super::{Checkpoint, Com1};
-use crate::arch::{KeyboardController, layout};
+    /// Writes `data` to the register at `offset`.
+    fn write(&self, offset: u64, data: &[u8]);
+}
+
+struct Mapping {
+    range: Range<u64>,
+    device: Arc<dyn BusDevice>,
+}
 
 /// All devices the guest can reach by address.
+#[derive(Default)]
 pub struct Bus {
-    com1: Mutex<Com1>,
-    keyboard: KeyboardController,
-    checkpoint: Checkpoint,
-    virtio: Vec<Mutex<MmioTransport>>,
+    mmio: Vec<Mapping>,
+    ports: Vec<Mapping>,
 }
 
 impl Bus {
-    /// A bus with virtio-mmio devices in slot order.
-    pub fn new(
-        com1: Com1,
-        keyboard: KeyboardController,
-        checkpoint: Checkpoint,
-        virtio: Vec<MmioTransport>,
-    ) -> Self {
-        let virtio = virtio.into_iter().map(Mutex::new).collect();
-        Self { com1: Mutex::new(com1), keyboard, checkpoint, virtio }
+    /// Adds a device at guest-physical addresses. Where ranges overlap, the first device wins.
+    pub fn add_mmio(&mut self, range: Range<u64>, device: Arc<dyn BusDevice>) {
+        self.mmio.push(Mapping { range, device });
+    }
+
+    /// Adds a device at ports. Where ranges overlap, the first device wins.
+    pub fn add_ports(&mut self, first: u16, count: u16, device: Arc<dyn BusDevice>) {
+        let range = u64::from(first)..u64::from(first) + u64::from(count);
+        self.ports.push(Mapping { range, device });
     }
 
     /// A memory-mapped read.
     pub fn mmio_read(&self, address: u64, data: &mut [u8]) {
-        match self.device_at(address) {
-            Some((device, offset)) => {
-                lock(device).read(offset, data);
-            }
-            None => data.fill(0xff),
-        }
+        read(&self.mmio, address, data);
     }
 
     /// A memory-mapped write.
     pub fn mmio_write(&self, address: u64, data: &[u8]) {
-        if let Some((device, offset)) = self.device_at(address) {
-            lock(device).write(offset, data);
-        }
+        write(&self.mmio, address, data);
     }
 
     /// A port read. String instructions read the same register again and again.
     pub fn pio_read(&self, port: u16, data: &mut [u8]) {
-        if Com1::owns(port) {
-            let mut com1 = lock(&self.com1);
-            for byte in data {
-                *byte = com1.read(port);
-            }
-        } else if KeyboardController::owns(port) {
-            data.fill(0);
-        } else {
-            data.fill(0xff);
-        }
+        read(&self.ports, port.into(), data);
     }
 
-    /// A port write.
+    /// A port write. String instructions write the same register again and again.
     pub fn pio_write(&self, port: u16, data: &[u8]) {
-        if Com1::owns(port) {
-            let mut com1 = lock(&self.com1);
-            for byte in data {
-                com1.write(port, *byte);
-            }
-        } else if port == Checkpoint::PORT {
-            for byte in data {
-                self.checkpoint.write(*byte);
-            }
-        } else {
-            for byte in data {
-                self.keyboard.write(port, *byte);
-            }
-        }
-    }
-
-    /// Registers of the virtio transports, in slot order, and of the serial port.
-    pub fn capture(&self) -> Result<(Vec<MmioState>, SerialState), StateError> {
-        let transports = self.virtio.iter().map(|transport| lock(transport).state());
-        Ok((transports.collect::<Result<_, _>>()?, lock(&self.com1).state()))
-    }
-
-    /// Puts back what [`Self::capture`] read.
-    pub fn restore(&self, transports: &[MmioState], com1: &SerialState) -> Result<(), StateError> {
-        if transports.len() != self.virtio.len() {
-            return Err(StateError::Queue);
-        }
-        for (transport, state) in self.virtio.iter().zip(transports) {
-            lock(transport).restore(state)?;
-        }
-        lock(&self.com1).restore(com1)
-    }
-
-    /// Keeps everybody who wants to use the serial port waiting.
-    #[cfg(test)]
-    pub fn hold_com1(&self) -> MutexGuard<'_, Com1> {
-        lock(&self.com1)
-    }
-
-    fn device_at(&self, address: u64) -> Option<(&Mutex<MmioTransport>, u64)> {
-        let relative = address.checked_sub(layout::VIRTIO_MMIO)?;
-        let slot = usize::try_from(relative / layout::VIRTIO_MMIO_STRIDE).ok()?;
-        Some((self.virtio.get(slot)?, relative % layout::VIRTIO_MMIO_STRIDE))
+        write(&self.ports, port.into(), data);
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+fn read(mappings: &[Mapping], address: u64, data: &mut [u8]) {
+    match mappings.iter().find(|mapping| mapping.range.contains(&address)) {
+        Some(Mapping { range, device }) => device.read(address - range.start, data),
+        None => data.fill(0xff),
+    }
+}
+
+fn write(mappings: &[Mapping], address: u64, data: &[u8]) {
+    if let Some(Mapping { range, device }) =
+        mappings.iter().find(|mapping| mapping.range.contains(&address))
+    {
+        device.write(address - range.start, data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Register(Mutex<Vec<(u64, Vec<u8>)>>);
+
+    impl BusDevice for Register {
+        fn read(&self, offset: u64, data: &mut [u8]) {
+            data.fill(offset as u8);
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) {
+            self.0.lock().unwrap().push((offset, data.to_vec()));
+        }
+    }
+
+    #[test]
+    fn accesses_reach_the_device_at_the_address_and_no_other() {
+        let register = Arc::new(Register::default());
+        let mut bus = Bus::default();
+        bus.add_mmio(0x1000..0x2000, Arc::clone(&register) as _);
+        bus.add_ports(0x60, 2, Arc::clone(&register) as _);
+        let mut data = [0; 2];
+        bus.mmio_read(0x1004, &mut data);
+        assert_eq!(data, [4; 2]);
+        bus.pio_read(0x61, &mut data);
+        assert_eq!(data, [1; 2]);
+        for outside in [0xfff, 0x2000, 0x60, u64::MAX] {
+            bus.mmio_read(outside, &mut data);
+            assert_eq!(data, [0xff; 2]);
+            bus.mmio_write(outside, &[1]);
+        }
+        bus.pio_read(0x62, &mut data);
+        assert_eq!(data, [0xff; 2]);
+        bus.pio_write(0x62, &[1]);
+        bus.pio_write(0x60, &[7, 8]);
+        bus.mmio_write(0x1fff, &[9]);
+        let written = register.0.lock().unwrap().clone();
+        assert_eq!(written, [(0, vec![7, 8]), (0xfff, vec![9])]);
+    }
 }

@@ -5,21 +5,25 @@
 pub(crate) mod chain;
 mod fault;
 mod interrupt;
-mod mmio;
+pub mod model;
+pub(crate) mod one_queue;
 pub(crate) mod request_queue;
 #[cfg(test)]
 pub(crate) mod test_driver;
+pub(crate) mod transport;
 
 use std::sync::Arc;
 
-use thiserror::Error;
 use virtio_queue::{Queue, QueueState};
 
 use crate::memory::GuestRam;
 
-pub use fault::{DeviceFault, FaultLatch, FaultSink};
-pub use interrupt::{Interrupt, IrqLine};
-pub use mmio::{MmioState, MmioTransport};
+pub use super::fault::{DeviceFault, FaultSink};
+pub use super::irq::IrqLine;
+pub use super::state_error::StateError;
+pub use fault::FaultLatch;
+pub use interrupt::Interrupt;
+pub use transport::MmioTransport;
 
 /// What the transport hands to a device when the driver sets `DRIVER_OK`.
 pub struct Activation {
@@ -61,7 +65,7 @@ pub trait VirtioDevice: Send {
 
     /// Goes on with work that a notification left undone to bound its time. Called when the driver
     /// acknowledges an interrupt, so a device with work left has to have raised one.
-    fn resume(&mut self) -> Result<(), DeviceFault> {
+    fn continue_work(&mut self) -> Result<(), DeviceFault> {
         Ok(())
     }
 
@@ -73,21 +77,4 @@ pub trait VirtioDevice: Send {
 
     /// Returns to the state before activation, dropping queues and requests in flight.
     fn reset(&mut self);
-}
-
-/// Why a device could not be captured or put back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum StateError {
-    /// It met a fault.
-    #[error("the device has stopped; start a new machine")]
-    Stopped,
-    /// The state describes queues this device cannot have.
-    #[error("the state's queues do not fit the device; capture it again")]
-    Queue,
-    /// The transport has to be put back first: it decides whether the device is active.
-    #[error("the device and its state disagree on activation; put back the transport first")]
-    Activation,
-    /// Registers that no device can have.
-    #[error("the state's registers fit no device; capture it again")]
-    Registers,
 }

@@ -1,7 +1,7 @@
 //! Putting a machine together: memory, kernel, VM, devices, vCPUs, in that order.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::stop_state::StopState;
@@ -10,11 +10,13 @@ use crate::arch::{
     self, CpuidTemplate, KeyboardController, RestoreKind, VcpuRole, VmIrqLine, layout,
 };
 use crate::boot::{self, BootError};
-use crate::devices::block::{Block, DiskImage, Overlay};
-use crate::devices::rng::Rng;
-use crate::devices::virtio::{FaultLatch, FaultSink, Interrupt, MmioTransport, VirtioDevice};
-use crate::devices::vsock::{VsockDevice, VsockHost};
-use crate::devices::{Bus, Checkpoint, Com1, Console, DeviceSet};
+use crate::devices::block::DiskImage;
+use crate::devices::virtio::{FaultSink, IrqLine, transport};
+use crate::devices::vsock::VsockDevice;
+use crate::devices::{
+    BuildError, Builder, ByType, Checkpoint, Console, DEVICES, DeviceSet, MachineShape,
+    virtio_slots,
+};
 use crate::kvm::{self, DirtyTracking, KvmError, Vcpu, Vm, VmOptions};
 use crate::memory::{self, GuestRam};
 use crate::snapshot::{Golden, ResetError};
@@ -32,7 +34,7 @@ pub struct Assembly {
 
 /// What exists before the machine does.
 pub struct HostHandles<'a> {
-    pub vsock: (VsockDevice, VsockHost),
+    pub vsock: VsockDevice,
     pub console: Console,
     pub checkpoint: Checkpoint,
     pub stop_state: &'a Arc<StopState>,
@@ -54,8 +56,9 @@ pub fn assemble(
     let ram = Arc::new(ram);
     let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), options))?;
     let reset = Arc::new(AtomicBool::new(false));
-    let devices =
-        timed(&mut timings.devices, || devices(config.disk.as_ref(), &vm, handles, &reset))?;
+    let devices = timed(&mut timings.devices, || {
+        devices(shape_of(config), config.disk.as_ref(), &vm, handles, &reset)
+    })?;
     let (cpuid, vcpus) = timed(&mut timings.vcpus, || {
         let cpuid = Arc::new(CpuidTemplate::for_host(&kvm, config.vcpus)?);
         let vcpus = (0..config.vcpus)
@@ -84,10 +87,10 @@ pub fn fork(
     let ram = Arc::new(timed(&mut timings.memory, || golden.memory.map())?);
     let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), options))?;
     let reset = Arc::new(AtomicBool::new(false));
-    // Nothing may move between host and guest before both are back.
-    handles.vsock.1.quiesce();
     let devices = timed(&mut timings.devices, || {
-        let devices = devices(golden.disk.as_ref(), &vm, handles, &reset)?;
+        let devices = devices(golden.shape(), golden.disk.as_ref(), &vm, handles, &reset)?;
+        // Nothing may move between host and guest before both are restored.
+        devices.quiesce();
         devices.restore(&golden.devices).map_err(ResetError::from)?;
         Ok::<_, MachineError>(devices)
     })?;
@@ -106,45 +109,23 @@ pub fn fork(
     Ok(Assembly { vm, vcpus, devices, cpuid, reset, timings })
 }
 
-/// Virtio devices that every machine has: vsock and entropy.
-const ALWAYS_THERE: u32 = 2;
-
-type SharedDevice = Arc<Mutex<dyn VirtioDevice>>;
-
-/// All devices, the virtio ones in slot order: disk if there is one, vsock, entropy.
+/// All devices of a machine of this shape, on their bus.
 fn devices(
+    shape: MachineShape,
     disk: Option<&Arc<DiskImage>>,
     vm: &Vm,
     handles: HostHandles<'_>,
     reset: &Arc<AtomicBool>,
 ) -> Result<DeviceSet, MachineError> {
-    let HostHandles { vsock: (vsock_device, vsock), console, checkpoint, stop_state } = handles;
-    let block = disk
-        .map(|image| {
-            let overlay = Overlay::new(Arc::clone(image))
-                .map_err(|e| MachineError::Device { device: "disk", reason: e.to_string() })?;
-            Ok::<_, MachineError>(Arc::new(Mutex::new(Block::new(overlay))))
-        })
-        .transpose()?;
-    let rng = Arc::new(Mutex::new(Rng::new()));
-    let mut virtio: Vec<SharedDevice> = Vec::new();
-    virtio.extend(block.iter().map(|block| Arc::clone(block) as SharedDevice));
-    virtio.push(Arc::new(Mutex::new(vsock_device)));
-    virtio.push(Arc::clone(&rng) as SharedDevice);
-    let bus = Arc::new(wire(vm, virtio, (console, checkpoint), stop_state, reset));
-    Ok(DeviceSet { bus, block, rng, vsock })
-}
-
-/// Gives every device its interrupt line and place on the bus.
-fn wire(
-    vm: &Vm,
-    devices: Vec<SharedDevice>,
-    (console, checkpoint): (Console, Checkpoint),
-    stop_state: &Arc<StopState>,
-    reset: &Arc<AtomicBool>,
-) -> Bus {
-    let line = |gsi| VmIrqLine::new(Arc::clone(vm.fd()), gsi);
-    let sink: FaultSink = {
+    let HostHandles { vsock, console, checkpoint, stop_state } = handles;
+    let mut resources = ByType::default();
+    resources.put(console);
+    resources.put(vsock);
+    if let Some(disk) = disk {
+        resources.put(Arc::clone(disk));
+    }
+    let line = |gsi| -> Box<dyn IrqLine> { Box::new(VmIrqLine::new(Arc::clone(vm.fd()), gsi)) };
+    let faults: FaultSink = {
         let stop_state = Arc::downgrade(stop_state);
         Arc::new(move |fault| {
             if let Some(stop_state) = stop_state.upgrade() {
@@ -152,25 +133,24 @@ fn wire(
             }
         })
     };
-    let transports = devices
-        .into_iter()
-        .zip(layout::VIRTIO_MMIO_IRQ..)
-        .map(|(device, gsi)| {
-            let interrupt = Arc::new(Interrupt::new(Box::new(line(gsi))));
-            let faults = Arc::new(FaultLatch::new(Arc::clone(&interrupt), Arc::clone(&sink)));
-            MmioTransport::new(device, Arc::clone(vm.ram()), interrupt, faults)
-        })
-        .collect();
-    let com1 = Com1::new(console, Arc::new(line(Com1::IRQ)));
+    let mut builder = Builder::new(resources, Arc::clone(vm.ram()), &line, faults);
     let keyboard = KeyboardController::new(Arc::clone(reset));
-    Bus::new(com1, keyboard, checkpoint, transports)
+    let (first, count) = (KeyboardController::FIRST_PORT, KeyboardController::PORTS);
+    builder.bus.add_ports(first, count, Arc::new(keyboard));
+    builder.bus.add_ports(Checkpoint::PORT, 1, Arc::new(checkpoint));
+    DeviceSet::build(DEVICES, shape, builder)
+        .map_err(|BuildError { device, reason }| MachineError::Device { device, reason })
+}
+
+fn shape_of(config: &MachineConfig) -> MachineShape {
+    MachineShape { has_disk: config.disk.is_some(), guest_cid: config.guest_cid }
 }
 
 /// Writes the kernel and everything it reads at entry. Returns the entry point.
 fn load(config: &MachineConfig, ram: &GuestRam) -> Result<u64, BootError> {
     let bytes = u64::from(config.memory_mib) << 20;
-    let devices = ALWAYS_THERE + u32::from(config.disk.is_some());
-    let command_line = boot::with_devices(&config.cmdline, devices)?;
+    let devices = transport::announce(virtio_slots(DEVICES, shape_of(config)));
+    let command_line = boot::with_devices(&config.cmdline, &devices)?;
     let kernel = config.kernel.load(ram, bytes)?;
     arch::write_boot_data(ram, bytes, config.vcpus, &command_line, kernel.setup)?;
     Ok(kernel.entry)

@@ -160,7 +160,7 @@ impl RunningMachine {
         if resumes && let Err(e) = park(others, 1) {
             // Nothing of a machine that cannot be stopped may go on.
             first.park();
-            self.core.devices.vsock.quiesce();
+            self.core.devices.quiesce();
             return Err(e);
         }
         let core = Arc::clone(&self.core);
@@ -175,7 +175,7 @@ impl RunningMachine {
         match call.wait(PARK_LIMIT) {
             Ok(outcome) => outcome,
             Err(CallError::Stuck) => {
-                self.core.devices.vsock.quiesce();
+                self.core.devices.quiesce();
                 Err(MachineError::VcpuStuck { index: 0, limit: PARK_LIMIT })
             }
             Err(CallError::Ended) => {

@@ -11,28 +11,30 @@
 //!
 //! # Format
 //!
-//! All numbers are little-endian. Version 1:
+//! All numbers are little-endian. Version 2:
 //!
 //! ```text
 //! preamble
 //!   8   magic: b5 "BSM" 0d 0a 1a 0a
-//!   4   version of this format: 1
+//!   4   version of this format: 2
 //!   4   length of the header, at most 1 MiB
 //! header
 //!   n   the header, below
 //!   32  SHA-256 of preamble and header
 //! section, once for each of cpuid, vcpus, machine, devices, memory and, with a disk, disk,
 //! in this order
-//!   4   kind: 1 to 6 in the same order
+//!   8   kind: that name in ASCII, with zeros behind it
+//!   4   version of the content: 1
 //!   4   zero
 //!   8   length of the content
 //!   n   the content, below
-//!   32  SHA-256 of the 16 bytes before the content, and the content
+//!   32  SHA-256 of the 24 bytes before the content, and the content
 //! end
 //!   32  SHA-256 of all digests so far, the header's first
 //! ```
 //!
-//! Nothing follows. Header and the first four sections are in the [postcard] wire format, the
+//! Nothing follows. A file of another version is refused, and so is a section or a device of another
+//! version or of a kind that this program does not know. Header and the first four sections are in the [postcard] wire format, the
 //! structures of KVM as bytes with their length before them:
 //!
 //! - *header*: version of this crate; memory in MiB, SHA-256 of the kernel image, SHA-256 of the
@@ -43,7 +45,10 @@
 //! - *vcpus*: for each its `kvm_mp_state`, `kvm_regs`, `kvm_sregs`, `kvm_vcpu_events`,
 //!   `kvm_xsave`, `kvm_xcrs`, `kvm_debugregs`, `kvm_lapic_state`, list of `kvm_msr_entry`, TSC;
 //! - *machine*: three `kvm_irqchip`, `kvm_pit_state2`, kvmclock in nanoseconds;
-//! - *devices*: registers of the virtio transports, serial port, disk, entropy, socket device.
+//! - *devices*: number of devices, then for each its kind as a string, the version of its state, and
+//!   its state as bytes with their length before them. The kinds are `serial`, `block` with a disk,
+//!   `vsock` and `entropy`, in this order, all of version 1. The state of a virtio device begins with
+//!   the number of its transport, 0 for virtio-mmio, and the transport's registers.
 //!
 //! *memory* and *disk* have the same form. Pages that are not listed are zero:
 //!
@@ -68,13 +73,15 @@ mod read;
 mod sparse;
 #[cfg(test)]
 mod tests;
+mod version;
 mod write;
 
 pub use diff::{Change, Diff, Range, VcpuChange};
 pub use error::SnapshotError;
 pub use expect::Expectation;
-pub use format::{Processor, VERSION};
+pub use format::Processor;
 pub use info::{Info, SectionInfo};
+pub use version::VERSION;
 
 use std::fs::{File, OpenOptions};
 use std::io::BufReader;

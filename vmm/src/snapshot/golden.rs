@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::arch::{CpuidTemplate, MpState, VcpuImage, VmState, host_tsc, msr_list};
 use crate::devices::block::{DiskError, DiskImage};
-use crate::devices::{DeviceSet, DeviceState};
+use crate::devices::virtio::model::VirtioState;
+use crate::devices::vsock::VsockDevice;
+use crate::devices::{DeviceSet, DeviceStates, MachineShape};
 use crate::kvm::{Vcpu, Vm};
 use crate::memory::{GoldenMemory, MemoryError};
 
@@ -36,7 +38,7 @@ pub struct Golden {
     pub(crate) memory: GoldenMemory,
     pub(crate) vcpus: Vec<VcpuImage>,
     pub(crate) vm: VmState,
-    pub(crate) devices: DeviceState,
+    pub(crate) devices: DeviceStates,
     pub(crate) disk: Option<Arc<DiskImage>>,
     pub(crate) cpuid: Arc<CpuidTemplate>,
     pub(crate) origin: Origin,
@@ -158,7 +160,13 @@ impl Golden {
     /// Ports of the vsock connections that are open in it, the guest's first: what
     /// [`VsockHost::reattach`](crate::VsockHost::reattach) takes.
     pub fn connections(&self) -> Vec<(u32, u32)> {
-        self.devices.vsock.connections()
+        let state = self.devices.find::<VirtioState<VsockDevice>>();
+        state.map_or_else(Vec::new, |state| state.device().connections())
+    }
+
+    /// What decides which devices a machine in this state has.
+    pub(crate) fn shape(&self) -> MachineShape {
+        MachineShape { has_disk: self.disk.is_some(), guest_cid: self.origin.guest_cid }
     }
 
     /// Its number of vCPUs.

@@ -19,7 +19,7 @@ use crate::script::Script;
 
 const DIGEST_BYTES: usize = 32;
 const PREAMBLE_BYTES: usize = 16;
-const SECTION_HEAD_BYTES: usize = 16;
+const SECTION_HEAD_BYTES: usize = 24;
 const SECTIONS: usize = 6;
 const MOST_CHANGES: usize = 16;
 
@@ -136,7 +136,7 @@ fn parts(bytes: &[u8]) -> Vec<Range<usize>> {
     let header = 0..at;
     let mut parts = Vec::from([header]);
     for _ in 0..SECTIONS {
-        let end = at + SECTION_HEAD_BYTES + number(at + 8) + DIGEST_BYTES;
+        let end = at + SECTION_HEAD_BYTES + number(at + 16) + DIGEST_BYTES;
         parts.push(at..end);
         at = end;
     }

@@ -19,6 +19,11 @@ impl KeyboardController {
         Self { reset }
     }
 
+    /// First port of the controller's range.
+    pub const FIRST_PORT: u16 = 0x60;
+    /// Ports in the controller's range. Those in between belong to no device.
+    pub const PORTS: u16 = COMMAND_PORT - Self::FIRST_PORT + 1;
+
     /// True when `port` is one of this device's registers. They read as zero, which says that the
     /// buffers are empty, so that no driver waits for them.
     pub fn owns(port: u16) -> bool {

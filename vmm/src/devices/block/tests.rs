@@ -5,7 +5,7 @@ mod hostile;
 
 use std::sync::Arc;
 
-use super::device::MAX_REQUEST_BYTES;
+use super::request::{self, MAX_REQUEST_BYTES};
 use super::*;
 use crate::devices::virtio::test_driver::{BUFFERS, TestDriver};
 
@@ -127,8 +127,8 @@ fn the_driver_is_told_how_large_a_request_may_be() {
     let mut driver = disk();
     let (segment, segments) = (driver.get(0x108), driver.get(0x10c));
     assert_eq!(segment as usize * segments as usize, MAX_REQUEST_BYTES);
-    assert!(queue::byte_range(0, MAX_REQUEST_BYTES).is_ok());
-    assert!(queue::byte_range(0, MAX_REQUEST_BYTES + 512).is_err());
+    assert!(request::byte_range(0, MAX_REQUEST_BYTES).is_ok());
+    assert!(request::byte_range(0, MAX_REQUEST_BYTES + 512).is_err());
 }
 
 #[test]

@@ -1,75 +1,73 @@
-//! The device as the transport sees it. It has no configuration.
+//! Fills every buffer in the queue with random bytes. The device has no configuration.
 
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use rustix::rand::{GetRandomFlags, getrandom};
 use virtio_bindings::virtio_ids::VIRTIO_ID_RNG;
-use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
-use virtio_queue::QueueState;
+use virtio_queue::DescriptorChain;
 
-use super::queue;
-use crate::devices::virtio::chain::Buffers;
-use crate::devices::virtio::request_queue::RequestQueue;
-use crate::devices::virtio::{Activation, DeviceFault, VirtioDevice};
+use crate::devices::builder::ByType;
+use crate::devices::virtio::DeviceFault;
+use crate::devices::virtio::chain::{Buffers, Direction};
+use crate::devices::virtio::one_queue::{OneQueue, RequestHandler};
+use crate::devices::virtio::request_queue::{Completion, QueueName};
+use crate::memory::GuestRam;
 
-const QUEUE_SIZES: [u16; 1] = [16];
+/// Most random bytes for one request. A device may fill less than it is offered (section 5.4.6),
+/// and the guest's buffer sizes must not decide how long the host works.
+pub(super) const MAX_REQUEST_BYTES: usize = 4096;
 
 /// An entropy device.
+pub type Rng = OneQueue<Entropy>;
+
+/// The host's side of an entropy device.
 #[derive(Default)]
-pub struct Rng {
-    pub(super) active: Option<Active>,
+pub struct Entropy {
+    buffers: Buffers,
 }
 
-/// What exists from activation to reset.
-pub(super) struct Active {
-    pub requests: RequestQueue,
-    pub buffers: Buffers,
-}
-
-impl Rng {
+impl OneQueue<Entropy> {
     /// A device that has not been activated.
     pub fn new() -> Self {
-        Self::default()
+        Self::with_handler(Entropy::default())
     }
 }
 
-impl VirtioDevice for Rng {
-    fn device_type(&self) -> u32 {
-        VIRTIO_ID_RNG
+impl RequestHandler for Entropy {
+    const KIND: &'static str = "entropy";
+    const VERSION: u32 = 1;
+    const QUEUE: QueueName = QueueName { device: "rng", queue: 0 };
+    const DEVICE_TYPE: u32 = VIRTIO_ID_RNG;
+    const FEATURES: u64 = 0;
+    const QUEUE_SIZES: [u16; 1] = [16];
+
+    fn handle(
+        &mut self,
+        memory: &GuestRam,
+        chain: DescriptorChain<&GuestRam>,
+        limit: u16,
+    ) -> Result<Completion, DeviceFault> {
+        self.buffers
+            .load(chain, memory, Direction::ToGuest, limit)
+            .map_err(|reason| Self::QUEUE.bad_chain(reason))?;
+        let written = fill(memory, &self.buffers)?;
+        Ok(Completion { written, copied: written.into() })
     }
 
-    fn features(&self) -> u64 {
-        1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_EVENT_IDX
+    fn create(_: &mut ByType) -> Result<Self, String> {
+        Ok(Self::default())
     }
+}
 
-    fn queue_max_sizes(&self) -> &[u16] {
-        &QUEUE_SIZES
+fn fill(memory: &GuestRam, buffers: &Buffers) -> Result<u32, DeviceFault> {
+    let mut random = [0; MAX_REQUEST_BYTES];
+    let count = buffers.bytes().min(MAX_REQUEST_BYTES);
+    let random = random.get_mut(..count).unwrap_or_default();
+    let mut done = 0;
+    while let Some(rest) = random.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        done += getrandom(rest, GetRandomFlags::empty()).map_err(|e| DeviceFault::Host {
+            device: Entropy::QUEUE.device,
+            reason: format!("cannot read random bytes: {e}"),
+        })?;
     }
-
-    fn read_config(&self, _: u64, data: &mut [u8]) {
-        data.fill(0);
-    }
-
-    fn activate(&mut self, activation: Activation) -> Result<(), DeviceFault> {
-        let requests = RequestQueue::new(queue::NAME, activation)?;
-        self.active = Some(Active { requests, buffers: Buffers::default() });
-        Ok(())
-    }
-
-    fn notify(&mut self, _: u16) -> Result<(), DeviceFault> {
-        self.active.as_mut().map_or(Ok(()), Active::process)
-    }
-
-    fn resume(&mut self) -> Result<(), DeviceFault> {
-        match &mut self.active {
-            Some(active) if active.requests.has_more() => active.process(),
-            _ => Ok(()),
-        }
-    }
-
-    fn queue_states(&self) -> Vec<QueueState> {
-        self.active.iter().map(|active| active.requests.position()).collect()
-    }
-
-    fn reset(&mut self) {
-        self.active = None;
-    }
+    buffers.write(memory, 0, random).map_err(|reason| Entropy::QUEUE.bad_chain(reason))?;
+    Ok(count as u32)
 }

@@ -3,7 +3,7 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 
 use super::Rng;
-use super::queue::MAX_REQUEST_BYTES;
+use super::device::MAX_REQUEST_BYTES;
 use crate::devices::virtio::test_driver::{BUFFERS, NEXT, RAM_BYTES, TestDriver, WRITE};
 
 #[test]
@@ -63,10 +63,10 @@ fn the_device_goes_back_to_where_it_was_in_its_queue() {
         assert_eq!(driver.request(&[(BUFFERS, 8, true)]), Some(8));
         assert_ne!(device.lock().unwrap().state(), golden);
         driver.load(&ram);
-        device.lock().unwrap().restore(&golden).unwrap();
+        device.lock().unwrap().restore_state(&golden).unwrap();
         assert_eq!(device.lock().unwrap().state(), golden);
     }
-    assert!(device.lock().unwrap().restore(&fresh).is_err());
+    assert!(device.lock().unwrap().restore_state(&fresh).is_err());
 }
 
 proptest! {

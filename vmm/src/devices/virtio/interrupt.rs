@@ -3,16 +3,12 @@
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::devices::irq::IrqLine;
+
 /// `InterruptStatus` bit 0: the device used a buffer (section 4.2.2).
 const USED_BUFFER: u32 = 1;
 /// `InterruptStatus` bit 1: the device configuration changed (section 4.2.2).
 const CONFIG_CHANGE: u32 = 2;
-
-/// Something that can deliver an edge to the guest's interrupt controller.
-pub trait IrqLine: Send + Sync {
-    /// Raises and lowers the line. On return the interrupt controller has seen the edge.
-    fn pulse(&self) -> io::Result<()>;
-}
 
 /// A device's interrupt. Edge triggered: the status register tells the driver why.
 pub struct Interrupt {

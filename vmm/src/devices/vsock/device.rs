@@ -10,7 +10,11 @@ use virtio_queue::{QueueState, QueueT};
 use super::host::VsockHost;
 use super::queue::{Active, TRANSMIT};
 use super::shared::Shared;
+use super::state::VsockState;
+use crate::devices::builder::ByType;
+use crate::devices::device::DeviceStateError;
 use crate::devices::virtio::chain::Buffers;
+use crate::devices::virtio::model::VirtioModel;
 use crate::devices::virtio::{Activation, DeviceFault, VirtioDevice};
 
 /// Receive, transmit, event. Linux fills the receive queue with buffers of a page each, and posts
@@ -94,7 +98,7 @@ impl VirtioDevice for VsockDevice {
         })
     }
 
-    fn resume(&mut self) -> Result<(), DeviceFault> {
+    fn continue_work(&mut self) -> Result<(), DeviceFault> {
         self.shared.with(|core| core.service().inspect_err(|fault| core.stop(&fault.to_string())))
     }
 
@@ -107,5 +111,31 @@ impl VirtioDevice for VsockDevice {
             core.active = None;
             core.muxer.forget_guest(&mut core.host);
         });
+    }
+}
+
+impl VirtioModel for VsockDevice {
+    const KIND: &'static str = "vsock";
+    const VERSION: u32 = 1;
+    type State = VsockState;
+
+    fn create(resources: &mut ByType) -> Result<Self, String> {
+        resources.take().ok_or_else(|| "its host side was not given".to_owned())
+    }
+
+    fn quiesce(&self) {
+        self.shared.with(|core| core.held = true);
+    }
+
+    fn resume(&self) {
+        self.shared.with_guest(|core| core.held = false);
+    }
+
+    fn capture(&self) -> VsockState {
+        self.shared.with(|core| VsockState::capture(core))
+    }
+
+    fn restore(&mut self, state: &VsockState) -> Result<(), DeviceStateError> {
+        self.shared.with(|core| state.restore(core)).map_err(DeviceStateError::of(Self::KIND))
     }
 }

@@ -7,7 +7,10 @@ use super::connection::ConnectionId;
 use super::error::VsockError;
 use super::muxer::Muxer;
 use super::shared::Core;
+use crate::arch::Named;
+use crate::devices::device::MachineShape;
 use crate::devices::foreign;
+use crate::devices::virtio::model::ModelState;
 
 /// Everything about a vsock device that the guest could notice: connections with their credit and
 /// buffers, packets not yet sent, the port counter, queue positions.
@@ -27,11 +30,6 @@ impl VsockState {
     /// Ports of the connections that are open, the guest's first.
     pub fn connections(&self) -> Vec<(u32, u32)> {
         self.muxer.open_ports()
-    }
-
-    /// The device's queues; `None` before activation.
-    pub fn queues(&self) -> Option<[QueueState; 3]> {
-        self.queues
     }
 
     /// Whether the device of a guest with this address can be in this state. A state that was
@@ -75,5 +73,27 @@ impl VsockState {
         }
         core.host.wake_all();
         Ok(())
+    }
+}
+
+impl ModelState for VsockState {
+    fn queues(&self) -> Option<Vec<QueueState>> {
+        self.queues.map(|queues| queues.to_vec())
+    }
+
+    fn check(&self, shape: MachineShape) -> Result<(), &'static str> {
+        if self.is_sound(u64::from(shape.guest_cid)) {
+            Ok(())
+        } else {
+            Err("the socket device's connections contradict each other")
+        }
+    }
+
+    fn describe(&self, kind: &'static str) -> Vec<Named> {
+        let (connections, bytes) = self.size();
+        vec![
+            (format!("{kind} queues"), format!("{:?}", self.queues)),
+            (kind.to_owned(), format!("{connections} connections with {bytes} bytes waiting")),
+        ]
     }
 }

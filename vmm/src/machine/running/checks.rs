@@ -88,7 +88,7 @@ impl RunningMachine {
         }));
         let reset = wait(only.awaiting(reset), 0).and_then(|report| report);
         if reset.is_err() {
-            self.core.devices.vsock.quiesce();
+            self.core.devices.quiesce();
             return (reset, Err(unchecked()));
         }
         let check = self.golden_and_when().and_then(|(golden, _)| {

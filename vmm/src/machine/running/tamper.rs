@@ -42,7 +42,7 @@ impl RunningMachine {
             Tamper::Msr => self.change_msr(),
             Tamper::InterruptController => self.change_redirection(),
             Tamper::QueueIndex => {
-                if self.core.devices.move_a_queue().map_err(ResetError::from)? {
+                if self.core.devices.corrupt().map_err(ResetError::from)? {
                     Ok(())
                 } else {
                     Err(refused("no device has a queue"))

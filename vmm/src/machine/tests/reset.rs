@@ -225,13 +225,13 @@ fn a_dirty_ring_that_overflows_loses_nothing() {
 fn a_vcpu_that_does_not_stop_poisons_the_machine_until_it_does() {
     let code = [super::tiny_guest::print("x"), vec![0xeb, 0xf7]].concat();
     let machine = captured(config(&code));
-    let bus = {
+    let com1 = {
         let phase = machine.lock();
         let Phase::Paused(live) = &*phase else { panic!() };
-        Arc::clone(&live.core.devices.bus)
+        Arc::clone(live.core.devices.com1.as_ref().unwrap())
     };
     // The vCPU's thread will wait for this device, out of reach of any signal.
-    let held = bus.hold_com1();
+    let held = com1.lock().unwrap();
     machine.resume().unwrap();
     sleep(Duration::from_millis(50));
     let stuck = machine.reset(Strategy::CopyBack).unwrap_err();

@@ -1,6 +1,5 @@
 //! State read back from KVM and from the devices, compared with what was captured.
 
-use std::fmt::Debug;
 use std::time::Instant;
 
 use super::Difference;
@@ -8,7 +7,7 @@ use crate::arch::host_tsc;
 use crate::devices::DeviceSet;
 use crate::elapsed::{ElapsedBounds, ResetWindow};
 use crate::kvm::{KvmError, Vcpu, Vm};
-use crate::mismatch::{self, Mismatch};
+use crate::mismatch::Mismatch;
 use crate::snapshot::{Golden, ResetError};
 
 /// A part of a machine's state that is not as it was captured.
@@ -69,21 +68,8 @@ pub fn kvm(
     Ok(found)
 }
 
-/// Compares devices: registers, queue positions, connections. The socket device must be quiesced.
+/// Compares devices: registers, queue positions, connections. Devices must be quiesced.
 pub fn devices(golden: &Golden, devices: &DeviceSet) -> Result<Vec<StateMismatch>, ResetError> {
-    let (then, now) = (&golden.devices, devices.capture()?);
-    let mut found = Vec::new();
-    let mut check = |device, same: bool, was: &dyn Debug, is: &dyn Debug| {
-        if !same {
-            let (was, is) = mismatch::fields(was, is);
-            found.push(StateMismatch { part: Difference::Device(device), was, is });
-        }
-    };
-    let same = then.transports == now.transports;
-    check("virtio-mmio", same, &then.transports, &now.transports);
-    check("serial", then.com1 == now.com1, &then.com1, &now.com1);
-    check("block", then.block == now.block, &then.block, &now.block);
-    check("entropy", then.rng == now.rng, &then.rng, &now.rng);
-    check("vsock", then.vsock == now.vsock, &then.vsock, &now.vsock);
-    Ok(found)
+    let found = golden.devices.compare(&devices.capture()?).into_iter();
+    Ok(found.map(|one| one.map(Difference::Device)).collect())
 }

@@ -13,7 +13,7 @@ use super::format::{Header, PAGE, hex};
 use super::sparse::{self, Run};
 use super::{SnapshotError, open, read_file};
 use crate::arch::Named;
-use crate::devices::DeviceState;
+use crate::devices::{DeviceState, DeviceStates};
 use crate::snapshot::Golden;
 
 /// Everything in which two golden states differ.
@@ -129,26 +129,17 @@ fn made_with(left: &Golden, right: &Golden) -> Result<Vec<Change>, SnapshotError
     Ok(changes)
 }
 
-fn devices(left: &DeviceState, right: &DeviceState) -> Vec<Change> {
-    let named = |state: &DeviceState| {
-        let transports = state.transports.iter().enumerate();
-        let mut named: Vec<Named> = transports
-            .map(|(slot, transport)| (format!("virtio-mmio {slot}"), format!("{transport:?}")))
-            .collect();
-        named.push(("serial".into(), format!("{:?}", state.com1)));
-        named.push(("block".into(), format!("{:?}", state.block)));
-        named.push(("entropy".into(), format!("{:?}", state.rng)));
-        named.push(("vsock queues".into(), format!("{:?}", state.vsock.queues())));
-        let (connections, bytes) = state.vsock.size();
-        let size = format!("{connections} connections with {bytes} bytes waiting");
-        named.push(("vsock".into(), size));
-        named
+fn devices(left: &DeviceStates, right: &DeviceStates) -> Vec<Change> {
+    let named = |states: &DeviceStates| -> Vec<Named> {
+        states.iter().flat_map(DeviceState::describe).collect()
     };
     let mut changes = changes(named(left), named(right));
-    if left.vsock != right.vsock && !changes.iter().any(|change| change.name.starts_with("vsock")) {
-        let value = "as many bytes in as many connections".to_owned();
-        let name = "vsock connections".to_owned();
-        changes.push(Change { name, left: value.clone(), right: format!("{value}, but others") });
+    // A description leaves out what would be too long: the bytes in a connection's buffers.
+    for mismatch in left.compare(right) {
+        if !changes.iter().any(|change| change.name.starts_with(mismatch.part)) {
+            let name = format!("{} content", mismatch.part);
+            changes.push(Change { name, left: mismatch.was, right: mismatch.is });
+        }
     }
     changes
 }

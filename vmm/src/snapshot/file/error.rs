@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::format::VERSION;
+use super::version::VERSION;
 use crate::devices::block::DiskError;
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;

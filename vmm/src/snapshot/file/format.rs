@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::SnapshotError;
+use super::version::VERSION;
 use crate::arch::CpuidTemplate;
 use crate::memory::{MAX_MEMORY_MIB, MIN_MEMORY_MIB};
 use crate::snapshot::{Golden, Origin};
@@ -12,12 +13,12 @@ use crate::snapshot::{Golden, Origin};
 /// First bytes of every snapshot. The first one is not text, and the line ends show a file that
 /// was converted on its way.
 pub const MAGIC: [u8; 8] = *b"\xb5BSM\r\n\x1a\n";
-/// Version of the format. Goes up with every change of a section's content.
-pub const VERSION: u32 = 1;
 /// Magic number, version, length of the header.
 pub const PREAMBLE_BYTES: usize = 16;
-/// Kind, zero, length.
-pub const SECTION_HEAD_BYTES: usize = 16;
+/// Bytes of a section's kind.
+pub const KIND_BYTES: usize = 8;
+/// Kind, version, zero, length.
+pub const SECTION_HEAD_BYTES: usize = KIND_BYTES + 16;
 /// Region or zero, first page, number of pages.
 pub const EXTENT_BYTES: usize = 12;
 /// Unit of memory and disk content.
@@ -53,19 +54,28 @@ pub enum Section {
 }
 
 impl Section {
-    /// Its number in the file.
-    pub fn kind(self) -> u32 {
+    /// Its kind in the file: the name, with zeros behind it.
+    pub fn kind(self) -> [u8; KIND_BYTES] {
+        let mut kind = [0; KIND_BYTES];
+        for (to, from) in kind.iter_mut().zip(self.name().bytes()) {
+            *to = from;
+        }
+        kind
+    }
+
+    /// Version of its content. Goes up with every change of that.
+    pub fn version(self) -> u32 {
         match self {
-            Self::Cpuid => 1,
-            Self::Vcpus => 2,
-            Self::Machine => 3,
-            Self::Devices => 4,
-            Self::Memory => 5,
-            Self::Disk => 6,
+            Self::Cpuid
+            | Self::Vcpus
+            | Self::Machine
+            | Self::Devices
+            | Self::Memory
+            | Self::Disk => 1,
         }
     }
 
-    /// Its name in messages.
+    /// Its name, at most [`KIND_BYTES`] long.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cpuid => "cpuid",
@@ -195,8 +205,12 @@ pub fn preamble(header_bytes: u32) -> [u8; PREAMBLE_BYTES] {
 
 /// What comes before a section's content.
 pub fn section_head(section: Section, length: u64) -> [u8; SECTION_HEAD_BYTES] {
-    let number = u128::from(section.kind()) | u128::from(length) << 64;
-    number.to_le_bytes()
+    let mut head = [0; SECTION_HEAD_BYTES];
+    let (kind, numbers) = head.split_at_mut(KIND_BYTES);
+    kind.copy_from_slice(&section.kind());
+    let number = u128::from(section.version()) | u128::from(length) << 64;
+    numbers.copy_from_slice(&number.to_le_bytes());
+    head
 }
 
 /// A value in the form that files and hashes use.

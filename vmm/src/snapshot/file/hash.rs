@@ -8,7 +8,7 @@ use super::{sparse, write};
 use crate::snapshot::Golden;
 
 /// Keeps this hash apart from hashes of anything else.
-const DOMAIN: &[u8] = b"brainstorm golden state 1\n";
+const DOMAIN: &[u8] = b"brainstorm golden state 2\n";
 
 /// See [`Golden::hash`].
 pub fn of(golden: &Golden) -> Result<[u8; 32], SnapshotError> {

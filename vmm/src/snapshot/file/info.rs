@@ -6,7 +6,8 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::expect::{check_host, same_version};
-use super::format::{Processor, VERSION, hex};
+use super::format::{Processor, hex};
+use super::version::VERSION;
 use super::{SnapshotError, open, read_file, sparse};
 
 /// Everything about a snapshot but its content. Making one reads the whole file and checks every

@@ -10,13 +10,14 @@ use sha2::{Digest, Sha256};
 use super::expect::{Expectation, check_host};
 use super::format::{
     DIGEST_BYTES, EXTENT_BYTES, Header, MAGIC, MAX_HEADER, PAGE, PREAMBLE_BYTES, Processor,
-    SECTION_HEAD_BYTES, Section, VERSION, section_head, sha256,
+    SECTION_HEAD_BYTES, Section, section_head, sha256,
 };
 use super::sparse::Run;
+use super::version::VERSION;
 use super::{BUFFER_BYTES, SnapshotError};
 use crate::arch::{CpuidTemplate, VcpuImage, VcpuState, VmState, layout};
-use crate::devices::DeviceState;
 use crate::devices::block::DiskImage;
+use crate::devices::{DEVICES, DeviceStates, MachineShape};
 use crate::memory::{GoldenMemory, GoldenRegion, SealedMemory};
 use crate::snapshot::Golden;
 
@@ -51,11 +52,7 @@ pub fn read(
     }
     let vcpus = vcpus(&source.small(Section::Vcpus, &mut sections)?, &header)?;
     let vm = machine(&source.small(Section::Machine, &mut sections)?)?;
-    let devices: DeviceState =
-        Section::Devices.decode(&source.small(Section::Devices, &mut sections)?)?;
-    devices
-        .check(header.disk.is_some(), header.origin.guest_cid)
-        .map_err(|reason| Section::Devices.damaged(reason))?;
+    let devices = devices(&source.small(Section::Devices, &mut sections)?, &header)?;
     let memory = source.memory(&header, &mut sections)?;
     let disk = source.disk(&header, &mut sections)?;
     source.end()?;
@@ -101,6 +98,13 @@ fn machine(content: &[u8]) -> Result<VmState, SnapshotError> {
     let vm: VmState = Section::Machine.decode(content)?;
     vm.check().map_err(|reason| Section::Machine.damaged(reason))?;
     Ok(vm)
+}
+
+fn devices(content: &[u8], header: &Header) -> Result<DeviceStates, SnapshotError> {
+    let shape =
+        MachineShape { has_disk: header.disk.is_some(), guest_cid: header.origin.guest_cid };
+    DeviceStates::decode(DEVICES, shape, content)
+        .map_err(|e| Section::Devices.damaged(e.to_string()))
 }
 
 /// The rest of the file.
@@ -187,9 +191,21 @@ impl<R: Read> Source<R> {
     ) -> Result<Content<'_, R>, SnapshotError> {
         self.section = section.name();
         let head = self.array::<SECTION_HEAD_BYTES>()?;
-        let length = (u128::from_le_bytes(head) >> 64) as u64;
+        let [kind @ .., v0, v1, v2, v3, _, _, _, _, l0, l1, l2, l3, l4, l5, l6, l7] = head;
+        let version = u32::from_le_bytes([v0, v1, v2, v3]);
+        let length = u64::from_le_bytes([l0, l1, l2, l3, l4, l5, l6, l7]);
+        if kind != section.kind() {
+            let found = String::from_utf8_lossy(&kind);
+            let found = found.trim_end_matches('\0').escape_default();
+            return Err(section.damaged(format!("section `{found}` is in its place")));
+        }
+        if version != section.version() {
+            let here = section.version();
+            let reason = format!("it has version {version}, this program reads version {here}");
+            return Err(section.damaged(reason));
+        }
         if head != section_head(section, length) {
-            return Err(section.damaged("another section is in its place"));
+            return Err(section.damaged("bytes of its head that have to be zero are not"));
         }
         if length > section.limit() {
             let (section, limit) = (section.name(), section.limit());

@@ -80,7 +80,7 @@ pub fn layout(bytes: &[u8]) -> Vec<(&'static str, Range<usize>)> {
     let mut at = PREAMBLE_BYTES + number(12) + DIGEST_BYTES;
     let mut parts = vec![("header", 0..at)];
     for name in ["cpuid", "vcpus", "machine", "devices", "memory", "disk"] {
-        let end = at + SECTION_HEAD_BYTES + number(at + 8) + DIGEST_BYTES;
+        let end = at + SECTION_HEAD_BYTES + number(at + 16) + DIGEST_BYTES;
         parts.push((name, at..end));
         at = end;
     }

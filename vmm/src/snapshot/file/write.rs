@@ -122,7 +122,7 @@ pub fn small_sections(golden: &Golden) -> Result<[(Section, Vec<u8>); 4], Snapsh
         (Section::Cpuid, encode(&*golden.cpuid)?),
         (Section::Vcpus, encode(&vcpus)?),
         (Section::Machine, encode(&golden.vm)?),
-        (Section::Devices, encode(&golden.devices)?),
+        (Section::Devices, golden.devices.encode().map_err(io::Error::other)?),
     ])
 }
 

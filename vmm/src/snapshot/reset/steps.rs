@@ -61,7 +61,7 @@ impl Step {
 fn stop(context: &mut Context<'_>) -> Result<(), ResetError> {
     // Host threads must not reach guest memory either. A machine that is paused, or poisoned by a
     // stop that failed, may or may not hold them already.
-    context.machine.devices.vsock.quiesce();
+    context.machine.devices.quiesce();
     context.vcpus = context.machine.threads.iter().map(|thread| thread.vcpu()).collect();
     Ok(())
 }
@@ -110,7 +110,7 @@ fn vcpus(context: &mut Context<'_>) -> Result<(), ResetError> {
 fn resume(context: &mut Context<'_>) -> Result<(), ResetError> {
     context.vcpus.clear();
     if context.resumes {
-        context.machine.devices.vsock.resume();
+        context.machine.devices.resume();
         for thread in context.machine.threads {
             thread.run();
         }

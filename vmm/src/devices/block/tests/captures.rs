@@ -28,7 +28,7 @@ fn the_device_goes_back_to_where_it_was_in_its_queue() {
         assert_ne!(device.lock().unwrap().state(), golden);
         driver.load(&ram);
         driver.transport.restore(&registers).unwrap();
-        device.lock().unwrap().restore(&golden).unwrap();
+        device.lock().unwrap().restore_state(&golden).unwrap();
         device.lock().unwrap().overlay_mut().discard().unwrap();
         assert_eq!(device.lock().unwrap().state(), golden);
         assert_eq!(driver.transport.state().unwrap(), registers);
@@ -47,10 +47,10 @@ fn a_new_device_begins_where_the_captured_one_stood() {
     let golden = device.lock().unwrap().state();
     let registers = driver.transport.state().unwrap();
     let (fork, mut other) = shared();
-    assert_eq!(fork.lock().unwrap().restore(&golden), Err(StateError::Activation));
+    assert_eq!(fork.lock().unwrap().restore_state(&golden), Err(StateError::Activation));
     other.load(&driver.save());
     other.transport.restore(&registers).unwrap();
-    fork.lock().unwrap().restore(&golden).unwrap();
+    fork.lock().unwrap().restore_state(&golden).unwrap();
     assert_eq!(fork.lock().unwrap().state(), golden);
     assert_eq!(other.transport.state().unwrap(), registers);
     assert_eq!(ask(&mut other, IN, 3, 512), (OK, 513));
@@ -76,7 +76,7 @@ fn a_device_set_up_again_elsewhere_goes_back_too() {
     assert_ne!(device.lock().unwrap().state(), golden);
     driver.load(&ram);
     driver.transport.restore(&registers).unwrap();
-    device.lock().unwrap().restore(&golden).unwrap();
+    device.lock().unwrap().restore_state(&golden).unwrap();
     assert_eq!(ask(&mut driver, IN, 0, 512), (OK, 513));
 }
 
@@ -86,9 +86,9 @@ fn a_device_not_yet_active_goes_back_to_that() {
     let golden = device.lock().unwrap().state();
     let registers = driver.transport.state().unwrap();
     driver.start(0);
-    assert_eq!(device.lock().unwrap().restore(&golden), Err(StateError::Activation));
+    assert_eq!(device.lock().unwrap().restore_state(&golden), Err(StateError::Activation));
     driver.transport.restore(&registers).unwrap();
-    device.lock().unwrap().restore(&golden).unwrap();
+    device.lock().unwrap().restore_state(&golden).unwrap();
     assert_eq!(driver.get(0x070), 0);
     driver.start(0);
 }
@@ -106,6 +106,6 @@ fn a_stopped_device_cannot_be_captured_but_can_be_put_back() {
     assert_eq!(driver.transport.state(), Err(StateError::Stopped));
     driver.load(&ram);
     driver.transport.restore(&registers).unwrap();
-    device.lock().unwrap().restore(&golden).unwrap();
+    device.lock().unwrap().restore_state(&golden).unwrap();
     assert_eq!(ask(&mut driver, IN, 0, 512), (OK, 513));
 }

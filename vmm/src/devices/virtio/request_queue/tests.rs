@@ -62,7 +62,7 @@ impl VirtioDevice for Busy {
         self.work()
     }
 
-    fn resume(&mut self) -> Result<(), DeviceFault> {
+    fn continue_work(&mut self) -> Result<(), DeviceFault> {
         if self.queue.as_ref().is_some_and(RequestQueue::has_more) { self.work() } else { Ok(()) }
     }
 

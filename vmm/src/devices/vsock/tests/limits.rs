@@ -209,7 +209,7 @@ fn work_left_over_is_done_when_the_driver_acknowledges_the_interrupt() {
         core.held = false;
     });
     assert!(guest.interrupts() > interrupts);
-    guest.device.resume().unwrap();
+    guest.device.continue_work().unwrap();
     assert_eq!(guest.host.counters().packets_from_guest, before + 10);
 }
 

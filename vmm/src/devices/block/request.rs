@@ -1,14 +1,14 @@
-//! What a notification does: answers every request in the queue (virtio 1.2, section 5.2.6).
+//! One request to the disk (virtio 1.2, section 5.2.6).
 //!
 //! A request that asks for something impossible gets an error status. A chain that has no place
-//! for a status leaves nobody to answer and is a fault.
+//! for a status cannot be answered and is a fault.
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
     VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
 };
+use virtio_queue::DescriptorChain;
 
-use super::device::{Active, MAX_REQUEST_BYTES};
 use super::{Overlay, SECTOR_BYTES};
 use crate::devices::virtio::DeviceFault;
 use crate::devices::virtio::chain::{self, Buffers};
@@ -22,28 +22,45 @@ const HEADER_BYTES: usize = 16;
 const STATUS_BYTES: usize = 1;
 const SERIAL: &[u8] = b"bsm-disk";
 
-impl Active {
-    /// Carries out the requests in the queue.
-    pub(super) fn process(&mut self, overlay: &mut Overlay) -> Result<(), DeviceFault> {
-        let Self { requests, readable, writable } = self;
-        let limit = requests.size();
-        requests.process(|memory, chain| {
-            chain::load_request(readable, writable, chain, memory, limit)
-                .map_err(|reason| NAME.bad_chain(reason))?;
-            let Some(room) = writable.bytes().checked_sub(STATUS_BYTES) else {
-                return Err(NAME.bad_chain("no place for the status".into()));
-            };
-            let request = Request { memory, overlay, readable, writable, room };
-            let (status, done) = match request.carry_out() {
-                Ok(done) => (VIRTIO_BLK_S_OK, done),
-                Err(status) => (status, Done::default()),
-            };
-            writable
-                .write(memory, room, &[status as u8])
-                .map_err(|reason| NAME.bad_chain(reason))?;
-            let written = u32::try_from(done.read + STATUS_BYTES).unwrap_or(u32::MAX);
-            Ok(Completion { written, copied: (done.read + done.written) as u64 })
-        })
+/// The most data of one request.
+pub(super) const MAX_REQUEST_BYTES: usize = SEGMENTS as usize * SEGMENT_BYTES as usize;
+/// Bytes of one data segment.
+pub(super) const SEGMENT_BYTES: u32 = 128 << 10;
+/// Data segments of one request: the queue's length less header and status.
+pub(super) const SEGMENTS: u32 = QUEUE_SIZE as u32 - 2;
+/// Largest size of the queue.
+pub(super) const QUEUE_SIZE: u16 = 128;
+
+/// The buffers of one request, kept from one to the next.
+#[derive(Default)]
+pub(super) struct RequestBuffers {
+    readable: Buffers,
+    writable: Buffers,
+}
+
+impl RequestBuffers {
+    /// Carries out the request in `chain`.
+    pub(super) fn process(
+        &mut self,
+        overlay: &mut Overlay,
+        memory: &GuestRam,
+        chain: DescriptorChain<&GuestRam>,
+        limit: u16,
+    ) -> Result<Completion, DeviceFault> {
+        let Self { readable, writable } = self;
+        chain::load_request(readable, writable, chain, memory, limit)
+            .map_err(|reason| NAME.bad_chain(reason))?;
+        let Some(room) = writable.bytes().checked_sub(STATUS_BYTES) else {
+            return Err(NAME.bad_chain("no place for the status".into()));
+        };
+        let request = Request { memory, overlay, readable, writable, room };
+        let (status, done) = match request.carry_out() {
+            Ok(done) => (VIRTIO_BLK_S_OK, done),
+            Err(status) => (status, Done::default()),
+        };
+        writable.write(memory, room, &[status as u8]).map_err(|reason| NAME.bad_chain(reason))?;
+        let written = u32::try_from(done.read + STATUS_BYTES).unwrap_or(u32::MAX);
+        Ok(Completion { written, copied: (done.read + done.written) as u64 })
     }
 }
 

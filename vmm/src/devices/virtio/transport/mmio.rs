@@ -11,14 +11,19 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::GuestAddress;
 
-use super::{Activation, DeviceFault, FaultLatch, Interrupt, VirtioDevice};
+use super::{Transport, TransportState};
+use crate::devices::virtio::{
+    Activation, DeviceFault, FaultLatch, Interrupt, StateError, VirtioDevice,
+};
 use crate::memory::GuestRam;
 
 mod register;
+mod slot;
 mod state;
 mod status;
 
 use register::Register;
+pub use slot::Slot;
 pub use state::MmioState;
 use status::Status;
 
@@ -276,7 +281,7 @@ impl MmioTransport {
         if !self.status.driver_ready() || !self.active || self.faults.is_raised() {
             return;
         }
-        let result = self.device().resume();
+        let result = self.device().continue_work();
         if let Err(fault) = result {
             self.faults.raise(&fault);
         }
@@ -297,6 +302,26 @@ impl MmioTransport {
 
     fn device(&self) -> MutexGuard<'_, dyn VirtioDevice + 'static> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Transport for MmioTransport {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        Self::read(self, offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        Self::write(self, offset, data);
+    }
+
+    fn capture(&self) -> Result<TransportState, StateError> {
+        self.state().map(TransportState::Mmio)
+    }
+
+    fn restore(&mut self, state: &TransportState) -> Result<(), StateError> {
+        match state {
+            TransportState::Mmio(state) => Self::restore(self, state),
+        }
     }
 }
 

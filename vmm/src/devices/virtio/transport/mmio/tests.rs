@@ -1,8 +1,8 @@
 use proptest::prelude::*;
 
-use super::super::test_driver::{DESCRIPTORS, QUEUE_SIZE, TestDriver, WRITE};
 use crate::devices::rng::Rng;
 use crate::devices::virtio::StateError;
+use crate::devices::virtio::test_driver::{DESCRIPTORS, QUEUE_SIZE, TestDriver, WRITE};
 
 const VERSION_1: u64 = 1 << 32;
 
