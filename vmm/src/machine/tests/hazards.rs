@@ -1,5 +1,5 @@
 //! Hazards of putting a machine back, each provoked by a guest of a few bytes: they run on every
-//! KVM there is. `HAZARDS.md` lists them with those that need a whole Linux.
+//! KVM there is. `docs/design/hazards.md` lists them with those that need a whole Linux.
 
 use std::fs;
 use std::process::Command;
