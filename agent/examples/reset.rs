@@ -31,13 +31,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("two files written\n\n$ ls /work\n{}", listing(&sandbox)?);
 
     let (outcome, left) = sandbox.reset_and_compare()?;
-    let report = outcome.report;
     println!(
         "reset: {} dirty pages and {} disk blocks put back in {} us; compared with the golden \
          state bit for bit, what differs: {left}",
-        report.dirty_pages,
-        report.disk_blocks,
-        report.parts.total().as_micros()
+        outcome.dirty_pages,
+        outcome.disk_blocks,
+        outcome.phases.total().as_micros()
     );
     let after = listing(&sandbox)?;
     println!("\n$ ls /work\n{after}");

@@ -20,7 +20,7 @@ type Part = (&'static str, fn(&BootReport) -> Duration, Option<&'static str>);
 
 const PARTS: [Part; 5] = [
     ("boot() to the guest's ready message", |r| r.to_ready, Some("<= 600 ms nested")),
-    ("  boot() to first KVM_RUN", |r| r.machine.first_run, None),
+    ("  boot() to first KVM_RUN", |r| r.machine.took("first_run"), None),
     (
         "  guest kernel start to ready, guest's clock",
         |r| Duration::from_micros(r.guest_boot_us),

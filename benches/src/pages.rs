@@ -18,7 +18,7 @@ pub fn measure(image_dir: &Path) -> Result<Report> {
         let mut pages = Vec::new();
         for _ in 0..TURNS {
             work()?;
-            pages.push(sandbox.reset()?.report.dirty_pages);
+            pages.push(sandbox.reset()?.dirty_pages);
         }
         pages.sort_unstable();
         Ok(pages[TURNS / 2] as f64)

@@ -18,7 +18,7 @@ type Part = (&'static str, fn(&VerifiedReset) -> Duration);
 
 const PARTS: [Part; 6] = [
     ("  record of the disk, before", |v| v.verification.parts.before),
-    ("  first reset", |v| v.outcome.map_or(Duration::ZERO, |o| o.report.parts.total())),
+    ("  first reset", |v| v.outcome.as_ref().map_or(Duration::ZERO, |o| o.phases.total())),
     ("  memory", |v| v.verification.parts.memory),
     ("  disk", |v| v.verification.parts.disk),
     ("  state in KVM and the devices, beside these two", |v| v.verification.parts.vmm),

@@ -222,7 +222,7 @@ fn machines_are_renewed_from_what_was_installed_and_not_from_the_image() {
     let (sandbox, record) = restored();
     let golden = |source: &KvmSource| {
         source.renew().unwrap();
-        let machine = source.make().unwrap();
+        let machine = source.machine().unwrap();
         format_sha256(&machine.golden().unwrap().hash().unwrap())
     };
     // Every boot is another golden state.

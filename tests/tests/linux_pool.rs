@@ -31,7 +31,7 @@ fn booted() -> KvmSandbox {
 }
 
 /// A pool that is warm, on a host that is never short of memory.
-fn pool(config: PoolConfig) -> Pool<KvmSandbox> {
+fn pool(config: PoolConfig) -> Pool {
     let source = KvmSource::new(booted()).unwrap();
     let machines = config.machines;
     let pool = Pool::start_with_pressure(source, config, || PressureLevel::None).unwrap();
@@ -44,7 +44,7 @@ fn shell(script: &str) -> ToolCall {
 }
 
 /// Waits until every machine is clean again.
-fn idle(pool: &Pool<KvmSandbox>) -> PoolMetrics {
+fn idle(pool: &Pool) -> PoolMetrics {
     let until = Instant::now() + LIMIT;
     loop {
         let metrics = pool.metrics();
@@ -109,7 +109,7 @@ fn a_call_can_wait_for_the_reset_of_its_machine() {
         let call = shell("ls -A /work; echo secret > /work/secret");
         let outcome = pool.execute_with("tenant", call, options, |_| ()).unwrap();
         assert_eq!(outcome.result.unwrap().stdout, b"");
-        assert!(outcome.reset.unwrap().unwrap().report.dirty_pages > 0);
+        assert!(outcome.reset.unwrap().unwrap().dirty_pages > 0);
         assert_eq!(pool.metrics().machines.clean, MACHINES);
     }
 }

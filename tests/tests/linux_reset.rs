@@ -67,7 +67,7 @@ fn every_strategy_brings_a_linux_guest_back_bit_for_bit() {
             shell(&sandbox, DISTURB);
             assert!(!sandbox.compare().unwrap().is_empty());
             let (outcome, left) = sandbox.reset_and_compare().unwrap();
-            println!("{} cycle {cycle}: {:?}", strategy.name(), outcome.report);
+            println!("{} cycle {cycle}: {:?}", strategy.name(), outcome.phases);
             assert_eq!(left.to_string(), "nothing", "{} cycle {cycle}", strategy.name());
             sandbox.query(QueryKind::MemUsage).unwrap();
             assert_eq!(String::from_utf8_lossy(&look()), String::from_utf8_lossy(&before));
@@ -83,8 +83,8 @@ fn what_every_command_writes_is_learned_and_put_back_each_time() {
     for (strategy, learns) in [(Strategy::CopyBack, true), (Strategy::DropPrivate, false)] {
         let sandbox = booted(SandboxConfig { strategy: Some(strategy), ..config() });
         run(&sandbox, "echo", &json!({"message": "x"}));
-        let after_a_command = sandbox.reset().unwrap().report.dirty_pages;
-        let after_nothing = sandbox.reset().unwrap().report.dirty_pages;
+        let after_a_command = sandbox.reset().unwrap().dirty_pages;
+        let after_nothing = sandbox.reset().unwrap().dirty_pages;
         println!("{}: {after_a_command} pages, {after_nothing}", strategy.name());
         assert_eq!(after_nothing * 2 > after_a_command, learns, "{}", strategy.name());
     }

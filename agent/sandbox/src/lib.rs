@@ -25,7 +25,7 @@ pub use error::{PartialOutput, SandboxError, StoppedBy};
 pub use executed::{Executed, Failure};
 pub use image::{Artifact, Image, ImageError, ImageSource};
 pub use incident::{Cause, ForensicDump, Incident, IncidentHandler, MismatchedBlock};
-pub use state::{BootPath, BootReport, ResetOutcome, SandboxState};
+pub use state::{BootPath, BootReport, Phases, ResetOutcome, SandboxState};
 
 pub use verify::{Baseline, Verdict, Verification, VerificationParts, VerifiedReset};
 

@@ -32,11 +32,8 @@ pub use thread_start::at_pool_thread_start;
 
 /// Makes the machines of a pool.
 pub trait SandboxSource: Send + Sync {
-    /// What it makes.
-    type Sandbox: Sandbox;
-
     /// A sandbox that is ready and that nobody has used.
-    fn make(&self) -> Result<Self::Sandbox, SandboxError>;
+    fn make(&self) -> Result<Arc<dyn Sandbox>, SandboxError>;
 
     /// The most memory one of them may come to use.
     fn bytes_per_machine(&self) -> u64;
@@ -81,16 +78,16 @@ pub struct PooledOutcome {
 /// Machines that are ready before they are asked for. Any number of threads may use it at once.
 ///
 /// Dropping it shuts it down.
-pub struct Pool<S: Sandbox + 'static> {
-    shared: Arc<Shared<S>>,
+pub struct Pool {
+    shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl<S: Sandbox + 'static> Pool<S> {
+impl Pool {
     /// Starts a pool that shrinks when the host's memory is short. It fills up in the background:
     /// calls may come at once, and [`Pool::wait_until_warm`] waits for the machines.
     pub fn start(
-        source: impl SandboxSource<Sandbox = S> + 'static,
+        source: impl SandboxSource + 'static,
         config: PoolConfig,
     ) -> Result<Self, PoolError> {
         Self::start_with_pressure(source, config, MemoryPressure::default())
@@ -98,7 +95,7 @@ impl<S: Sandbox + 'static> Pool<S> {
 
     /// Starts a pool that asks somebody else when to shrink.
     pub fn start_with_pressure(
-        source: impl SandboxSource<Sandbox = S> + 'static,
+        source: impl SandboxSource + 'static,
         config: PoolConfig,
         pressure: impl Pressure + 'static,
     ) -> Result<Self, PoolError> {
@@ -238,7 +235,7 @@ impl<S: Sandbox + 'static> Pool<S> {
         }
     }
 
-    fn spawn(&self, name: &str, work: fn(&Shared<S>)) -> Result<(), PoolError> {
+    fn spawn(&self, name: &str, work: fn(&Shared)) -> Result<(), PoolError> {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name(name.to_owned());
         let thread = thread
@@ -252,7 +249,7 @@ impl<S: Sandbox + 'static> Pool<S> {
     }
 }
 
-impl<S: Sandbox + 'static> Drop for Pool<S> {
+impl Drop for Pool {
     fn drop(&mut self) {
         self.shutdown();
     }

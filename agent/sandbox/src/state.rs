@@ -54,8 +54,8 @@ pub struct BootReport {
     pub path: BootPath,
     /// Reading and checking the image; zero when an earlier boot did so.
     pub image: Duration,
-    /// What the machine itself cost, up to the first instruction of the guest.
-    pub machine: vmm::BootTimings,
+    /// What the backend did to make the machine, up to the first instruction of the guest.
+    pub machine: Phases,
     /// From starting the machine until the guest program said it is ready.
     pub to_ready: Duration,
     /// From there until the control connection stood.
@@ -72,10 +72,57 @@ pub struct BootReport {
 }
 
 /// How a reset went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResetOutcome {
-    /// What the machine did.
-    pub report: vmm::ResetReport,
+    /// What the backend did, in order.
+    pub phases: Phases,
+    /// Pages of RAM that were restored, 4096 bytes each.
+    pub dirty_pages: usize,
+    /// Blocks of the disk that were restored, 4096 bytes each.
+    pub disk_blocks: usize,
     /// From the call until the sandbox was ready again.
     pub took: Duration,
+}
+
+/// Steps of a boot or a reset in the order in which they were taken, each with its time. Their names
+/// are the backend's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Phases(Vec<(&'static str, Duration)>);
+
+impl Phases {
+    /// These steps, in order.
+    pub fn new(phases: impl Into<Vec<(&'static str, Duration)>>) -> Self {
+        Self(phases.into())
+    }
+
+    /// Every step with its time.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, Duration)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// Time of the steps of that name; zero when there is none.
+    pub fn took(&self, name: &str) -> Duration {
+        self.iter().filter(|(known, _)| *known == name).map(|(_, took)| took).sum()
+    }
+
+    /// Time of all steps together.
+    pub fn total(&self) -> Duration {
+        self.iter().map(|(_, took)| took).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_keep_their_order_and_add_up() {
+        let ms = Duration::from_millis;
+        let phases = Phases::new([("memory", ms(1)), ("vcpus", ms(2)), ("memory", ms(4))]);
+        let names: Vec<_> = phases.iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["memory", "vcpus", "memory"]);
+        assert_eq!(phases.took("memory"), ms(5));
+        assert_eq!(phases.took("devices"), Duration::ZERO);
+        assert_eq!(phases.total(), ms(7));
+    }
 }

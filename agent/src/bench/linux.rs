@@ -21,9 +21,9 @@ pub fn measure(
     for iteration in 0..WARM_UP + bench.iterations {
         let params = serde_json::Map::from_iter([("message".to_owned(), "hello".into())]);
         let outcome = sandbox.execute_tool(ToolCall::new(TOOL, params))?;
-        let reset = sandbox.reset()?;
+        let (_, report) = sandbox.reset_reported()?;
         if iteration >= WARM_UP {
-            samples.add(&reset.report);
+            samples.add(&report);
             samples.add_next_run(outcome.round_trip);
             progress();
         }

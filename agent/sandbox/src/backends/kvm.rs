@@ -11,6 +11,7 @@ mod golden;
 mod hot_pages;
 mod observe;
 mod recover;
+mod reports;
 mod scrub;
 mod snapshot;
 mod source;
@@ -21,7 +22,7 @@ use std::time::{Instant, SystemTime};
 
 use guest::wire::QueryKind;
 use tracing::{info, warn};
-use vmm::{Differences, Golden, IntegrityPlan, Machine, Strategy};
+use vmm::{Differences, Golden, IntegrityPlan, Machine, ResetReport, Strategy};
 
 use crate::channel::{ChannelCounters, ChannelError};
 use crate::error::SandboxError;
@@ -218,6 +219,12 @@ impl KvmSandbox {
         self.lock().golden.as_ref().map(|golden| Arc::clone(golden.golden()))
     }
 
+    /// Resets the sandbox like [`Sandbox::reset`] and also returns what its machine reports.
+    pub fn reset_reported(&self) -> Result<(ResetOutcome, ResetReport), SandboxError> {
+        let connected = self.ready_to_reset()?;
+        self.reset_connected(&connected, None)
+    }
+
     /// Resets the sandbox like [`Sandbox::reset`] and compares it with its golden state, bit for
     /// bit, before the guest runs again. Takes as long as reading all of its memory and disk.
     pub fn reset_and_compare(&self) -> Result<(ResetOutcome, Differences), SandboxError> {
@@ -227,7 +234,7 @@ impl KvmSandbox {
             found = machine.differences()?;
             Ok(())
         };
-        let outcome = self.reset_connected(&connected, Some(&mut inspect))?;
+        let (outcome, _) = self.reset_connected(&connected, Some(&mut inspect))?;
         Ok((outcome, found))
     }
 
@@ -452,8 +459,7 @@ impl Sandbox for KvmSandbox {
     }
 
     fn reset(&self) -> Result<ResetOutcome, SandboxError> {
-        let connected = self.ready_to_reset()?;
-        self.reset_connected(&connected, None)
+        self.reset_reported().map(|(outcome, _)| outcome)
     }
 
     fn reset_and_verify(&self) -> Result<VerifiedReset, SandboxError> {

@@ -5,8 +5,6 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use vmm::VsockStream;
-
 /// Receiving half. A read that outlasts its limit fails with `WouldBlock` or `TimedOut`.
 pub trait ReadLink: Read + Send {
     /// Limits every following read. `limit` is never zero.
@@ -40,28 +38,6 @@ impl ReadLink for UnixStream {
 impl WriteLink for UnixStream {
     fn limit_writes(&mut self, limit: Duration) -> io::Result<()> {
         self.set_write_timeout(Some(limit))
-    }
-
-    fn close(&mut self) {
-        let _ = self.shutdown(Shutdown::Both);
-    }
-}
-
-impl ReadLink for VsockStream {
-    fn limit_reads(&mut self, limit: Duration) -> io::Result<()> {
-        self.set_read_timeout(Some(limit));
-        Ok(())
-    }
-
-    fn close(&mut self) {
-        let _ = self.shutdown(Shutdown::Both);
-    }
-}
-
-impl WriteLink for VsockStream {
-    fn limit_writes(&mut self, limit: Duration) -> io::Result<()> {
-        self.set_write_timeout(Some(limit));
-        Ok(())
     }
 
     fn close(&mut self) {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::metrics::MachineCounts;
 
 /// A place for a machine.
-enum Slot<S> {
+enum Slot<S: ?Sized> {
     /// Nothing there.
     Gone,
     /// Reset, or made a moment ago, and untouched since.
@@ -23,7 +23,7 @@ enum Slot<S> {
 }
 
 /// All places for machines.
-pub struct Slots<S> {
+pub struct Slots<S: ?Sized> {
     places: Vec<Slot<S>>,
     counts: MachineCounts,
     /// Busy machines of each tenant that has any.
@@ -32,7 +32,7 @@ pub struct Slots<S> {
     distrusted: Vec<bool>,
 }
 
-impl<S> Slots<S> {
+impl<S: ?Sized> Slots<S> {
     /// Empty places.
     pub fn new(places: usize) -> Self {
         let counts = MachineCounts { gone: places, ..MachineCounts::default() };
@@ -207,12 +207,12 @@ impl<S> Slots<S> {
     }
 
     /// Puts a new machine into a free place. Gives it back when there is none.
-    pub fn install(&mut self, machine: S) -> Result<usize, S> {
+    pub fn install(&mut self, machine: Arc<S>) -> Result<usize, Arc<S>> {
         let free = self.places.iter().position(|slot| matches!(slot, Slot::Gone));
         let Some((index, slot)) = free.and_then(|i| Some((i, self.places.get_mut(i)?))) else {
             return Err(machine);
         };
-        *slot = Slot::Clean(Arc::new(machine));
+        *slot = Slot::Clean(machine);
         if let Some(distrusted) = self.distrusted.get_mut(index) {
             *distrusted = false;
         }
@@ -274,7 +274,7 @@ mod tests {
 
     fn one() -> (Slots<u8>, Arc<str>) {
         let mut slots = Slots::new(1);
-        slots.install(7).unwrap();
+        slots.install(Arc::new(7)).unwrap();
         (slots, Arc::from("t"))
     }
 
@@ -303,7 +303,7 @@ mod tests {
         assert!(!slots.finish_reset(0), "it was never reset");
         assert!(slots.end_clean().is_none());
         slots.ended(0);
-        assert_eq!(slots.install(8), Err(8));
+        assert_eq!(slots.install(Arc::new(8)), Err(Arc::new(8)));
         assert_eq!(slots.counts().busy, 1);
         assert!(slots.begin_reset(0));
         assert!(!slots.begin_reset(0), "twice");

@@ -15,7 +15,7 @@ use super::slots::Slots;
 const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a pool knows.
-pub struct State<S> {
+pub struct State<S: ?Sized> {
     pub config: PoolConfig,
     pub slots: Slots<S>,
     pub queue: Queue,
@@ -55,7 +55,7 @@ struct Refill {
 }
 
 /// What the keeper of a pool has to do.
-pub enum Chore<S> {
+pub enum Chore<S: ?Sized> {
     /// Make a machine.
     Make,
     /// Shut this one down.
@@ -67,14 +67,14 @@ pub enum Chore<S> {
 }
 
 /// What somebody with nothing to do may look at.
-pub enum Scrub<S> {
+pub enum Scrub<S: ?Sized> {
     /// This machine, for a moment.
     Now(usize, Arc<S>),
     /// Nothing before that moment.
     At(Option<Instant>),
 }
 
-impl<S> State<S> {
+impl<S: ?Sized> State<S> {
     /// A pool without machines.
     pub fn new(config: PoolConfig) -> Self {
         Self {
@@ -242,7 +242,7 @@ impl<S> State<S> {
 
     /// A new machine is there, whose making began in that generation. Gives it back when it is not
     /// wanted any more.
-    pub fn made(&mut self, machine: S, generation: u64) -> Result<(), S> {
+    pub fn made(&mut self, machine: Arc<S>, generation: u64) -> Result<(), Arc<S>> {
         if self.closed || generation != self.generation {
             return Err(machine);
         }

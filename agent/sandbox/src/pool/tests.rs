@@ -16,19 +16,19 @@ use fake::{Fake, FakeSource, Finding, LIMIT, World, call, call_of, tenants};
 type Answer = Result<PooledOutcome, PoolError>;
 
 /// A pool that is warm, in a world without a lack of memory.
-fn pool(world: &Arc<World>, config: PoolConfig) -> Pool<Fake> {
+fn pool(world: &Arc<World>, config: PoolConfig) -> Pool {
     let pool = cold(world, config);
     pool.wait_until_warm(LIMIT).unwrap();
     pool
 }
 
-fn cold(world: &Arc<World>, config: PoolConfig) -> Pool<Fake> {
+fn cold(world: &Arc<World>, config: PoolConfig) -> Pool {
     let source = FakeSource(Arc::clone(world));
     Pool::start_with_pressure(source, config, || PressureLevel::None).unwrap()
 }
 
 /// Waits until the metrics say so.
-fn until(pool: &Pool<Fake>, done: impl Fn(&PoolMetrics) -> bool) -> PoolMetrics {
+fn until(pool: &Pool, done: impl Fn(&PoolMetrics) -> bool) -> PoolMetrics {
     let limit = Instant::now().checked_add(LIMIT);
     let happened = pool.shared.wait_for(limit, |state| done(&state.metrics()));
     assert!(happened, "{:#?}", pool.metrics());
@@ -36,7 +36,7 @@ fn until(pool: &Pool<Fake>, done: impl Fn(&PoolMetrics) -> bool) -> PoolMetrics 
 }
 
 /// Everything is done and every machine is clean again.
-fn idle(pool: &Pool<Fake>) -> PoolMetrics {
+fn idle(pool: &Pool) -> PoolMetrics {
     until(pool, |now| now.machines.busy + now.machines.resetting + now.machines.ending == 0)
 }
 
@@ -47,7 +47,7 @@ fn stdout(answer: &Answer) -> &str {
 /// Sends a call from another thread and waits until it runs.
 fn running<'s>(
     scope: &'s std::thread::Scope<'s, '_>,
-    pool: &'s Pool<Fake>,
+    pool: &'s Pool,
     world: &World,
     tenant: &'static str,
     id: &'static str,
@@ -60,7 +60,7 @@ fn running<'s>(
 /// Sends a call from another thread and waits until it is in the queue.
 fn queued<'s>(
     scope: &'s std::thread::Scope<'s, '_>,
-    pool: &'s Pool<Fake>,
+    pool: &'s Pool,
     tenant: &'static str,
     call: ToolCall,
 ) -> ScopedJoinHandle<'s, Answer> {
@@ -160,7 +160,7 @@ fn a_tenant_at_the_limit_holds_up_nobody_else() {
     world.assert_clean();
 }
 
-fn idle_clean(pool: &Pool<Fake>) -> usize {
+fn idle_clean(pool: &Pool) -> usize {
     pool.metrics().machines.clean
 }
 
@@ -202,7 +202,7 @@ fn who_asks_for_it_gets_the_reset_of_the_machine_that_ran_the_call() {
     let pool = pool(&world, PoolConfig::new(2));
     let options = CallOptions { wait_for_reset: true, ..CallOptions::default() };
     let outcome = pool.execute_with("t", call("one"), options, |_| ()).unwrap();
-    assert_eq!(outcome.reset.unwrap().unwrap().report.dirty_pages, 1);
+    assert_eq!(outcome.reset.unwrap().unwrap().dirty_pages, 1);
     assert_eq!((pool.metrics().machines.clean, pool.metrics().counters.resets), (2, 1));
     // A call that failed leaves a dirty machine like any other.
     let outcome = pool.execute_with("t", call_of("fail", "two"), options, |_| ()).unwrap();

@@ -18,9 +18,9 @@ use crate::{ResetOutcome, Sandbox, SandboxError, VerifiedReset};
 const SCRUB_FOR: Duration = Duration::from_millis(1);
 
 /// What callers and threads of a pool share.
-pub struct Shared<S: Sandbox> {
-    state: Mutex<State<S>>,
-    source: Box<dyn SandboxSource<Sandbox = S>>,
+pub struct Shared {
+    state: Mutex<State<dyn Sandbox>>,
+    source: Box<dyn SandboxSource>,
     pressure: Box<dyn Pressure>,
     /// There is a dirty machine.
     dirty: Condvar,
@@ -30,17 +30,17 @@ pub struct Shared<S: Sandbox> {
     settled: Condvar,
 }
 
-impl<S: Sandbox> Shared<S> {
+impl Shared {
     pub fn new(
-        state: State<S>,
-        source: Box<dyn SandboxSource<Sandbox = S>>,
+        state: State<dyn Sandbox>,
+        source: Box<dyn SandboxSource>,
         pressure: Box<dyn Pressure>,
     ) -> Self {
         let (dirty, chores, settled) = (Condvar::new(), Condvar::new(), Condvar::new());
         Self { state: Mutex::new(state), source, pressure, dirty, chores, settled }
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State<S>> {
+    pub fn lock(&self) -> MutexGuard<'_, State<dyn Sandbox>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -55,7 +55,7 @@ impl<S: Sandbox> Shared<S> {
         tenant: &str,
         deadline_ms: i64,
         begun: Instant,
-    ) -> Result<Lease<'_, S>, PoolError> {
+    ) -> Result<Lease<'_>, PoolError> {
         let tenant: Arc<str> = Arc::from(tenant);
         let until = super::after(begun, deadline_ms);
         let mut state = self.lock();
@@ -203,7 +203,7 @@ impl<S: Sandbox> Shared<S> {
     }
 
     /// Ends a machine that nobody uses any more; its slot is free then.
-    fn end_at(&self, index: usize, machine: Arc<S>) {
+    fn end_at(&self, index: usize, machine: Arc<dyn Sandbox>) {
         end(&*machine);
         drop(machine);
         let mut state = self.lock();
@@ -227,7 +227,7 @@ impl<S: Sandbox> Shared<S> {
     }
 
     /// Lets those look who wait for machines to change their states.
-    fn tell_all(&self, state: MutexGuard<'_, State<S>>) {
+    fn tell_all(&self, state: MutexGuard<'_, State<dyn Sandbox>>) {
         let starved = state.needs_keeper();
         drop(state);
         self.settled.notify_all();
@@ -274,7 +274,7 @@ impl<S: Sandbox> Shared<S> {
     }
 
     /// Looks at a machine until its time is over or somebody wants one.
-    fn scrub(&self, index: usize, machine: Arc<S>) {
+    fn scrub(&self, index: usize, machine: Arc<dyn Sandbox>) {
         let until = Instant::now() + SCRUB_FOR;
         let found = loop {
             let found = shielded(|| machine.scrub());
@@ -353,7 +353,7 @@ impl<S: Sandbox> Shared<S> {
                 let unwanted = state.made(machine, generation).err();
                 drop(state);
                 if let Some(machine) = unwanted {
-                    end(&machine);
+                    end(&*machine);
                 }
             }
             Err(reason) => {
@@ -370,7 +370,11 @@ impl<S: Sandbox> Shared<S> {
     }
 
     /// Waits until `done`, at most until that moment. True when it is done.
-    pub fn wait_for(&self, until: Option<Instant>, done: impl Fn(&State<S>) -> bool) -> bool {
+    pub fn wait_for(
+        &self,
+        until: Option<Instant>,
+        done: impl Fn(&State<dyn Sandbox>) -> bool,
+    ) -> bool {
         let mut state = self.lock();
         while !done(&state) {
             if until.is_some_and(|until| until <= Instant::now()) {
@@ -394,19 +398,19 @@ impl<S: Sandbox> Shared<S> {
 }
 
 /// A machine that belongs to one call.
-pub struct Lease<'a, S: Sandbox> {
+pub struct Lease<'a> {
     // Dropped in this order: who gives the slot back must not have the machine any more.
-    machine: Arc<S>,
-    slot: SlotGuard<'a, S>,
+    machine: Arc<dyn Sandbox>,
+    slot: SlotGuard<'a>,
 }
 
-impl<'a, S: Sandbox> Lease<'a, S> {
-    fn new(shared: &'a Shared<S>, (index, machine): (usize, Arc<S>)) -> Self {
+impl<'a> Lease<'a> {
+    fn new(shared: &'a Shared, (index, machine): (usize, Arc<dyn Sandbox>)) -> Self {
         Self { machine, slot: SlotGuard { shared, index, given_back: false } }
     }
 
-    pub fn machine(&self) -> &S {
-        &self.machine
+    pub fn machine(&self) -> &dyn Sandbox {
+        &*self.machine
     }
 
     /// Which slot of the pool the machine is in.
@@ -427,7 +431,7 @@ impl<'a, S: Sandbox> Lease<'a, S> {
     }
 
     /// Gives the machine back as one that this thread is about to reset.
-    fn give_back(self) -> Result<(&'a Shared<S>, usize), SandboxError> {
+    fn give_back(self) -> Result<(&'a Shared, usize), SandboxError> {
         let Self { machine, mut slot } = self;
         drop(machine);
         slot.given_back = true;
@@ -440,13 +444,13 @@ impl<'a, S: Sandbox> Lease<'a, S> {
 }
 
 /// Gives the slot of a call's machine back when it is dropped.
-struct SlotGuard<'a, S: Sandbox> {
-    shared: &'a Shared<S>,
+struct SlotGuard<'a> {
+    shared: &'a Shared,
     index: usize,
     given_back: bool,
 }
 
-impl<S: Sandbox> Drop for SlotGuard<'_, S> {
+impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
         if !self.given_back {
             self.shared.begin_reset(self.index, true);
@@ -458,7 +462,7 @@ fn taken_away() -> SandboxError {
     SandboxError::TakenAway { reason: "its call was ended, or the pool was shut down" }
 }
 
-fn end(machine: &impl Sandbox) {
+fn end(machine: &dyn Sandbox) {
     if let Err(reason) = shielded(|| machine.shutdown()) {
         warn!(%reason, "a machine of the pool did not end as it should");
     }

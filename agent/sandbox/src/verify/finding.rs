@@ -138,23 +138,6 @@ impl Finding {
     }
 }
 
-impl From<vmm::Finding> for Finding {
-    fn from(found: vmm::Finding) -> Self {
-        let source = match found.source {
-            vmm::FindingSource::Disk => Source::Disk,
-            vmm::FindingSource::Memory => Source::Memory,
-            vmm::FindingSource::Vmm => Source::Vmm,
-        };
-        let place = match found.place {
-            vmm::Place::Block(number) => Place::Block { number },
-            vmm::Place::Page { address } => Place::Page { address },
-            vmm::Place::GoldenPage { address } => Place::GoldenPage { address },
-            vmm::Place::State(name) => Place::State { name },
-        };
-        Self::new(source, place, found.was, found.is)
-    }
-}
-
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.line)
@@ -204,24 +187,6 @@ mod tests {
         let finding = Finding::new(Source::Guest, place, "not there", "running");
         assert!(!finding.line.contains(char::is_control), "{}", finding.line);
         assert!(finding.line.len() < 400, "{}", finding.line.len());
-    }
-
-    #[test]
-    fn what_a_machine_finds_keeps_its_place_and_its_words() {
-        let places = [
-            (vmm::Place::Block(3), Place::Block { number: 3 }),
-            (vmm::Place::Page { address: 4096 }, Place::Page { address: 4096 }),
-            (vmm::Place::GoldenPage { address: 8192 }, Place::GoldenPage { address: 8192 }),
-            (vmm::Place::State("PIT".into()), Place::State { name: "PIT".into() }),
-        ];
-        for (theirs, ours) in places {
-            let source = vmm::FindingSource::Memory;
-            let (was, is) = ("1".to_owned(), "2".to_owned());
-            let found = vmm::Finding { source, place: theirs, was, is };
-            let line = found.to_string();
-            let finding = Finding::from(found);
-            assert_eq!((finding.place, finding.line), (ours, line));
-        }
     }
 
     #[test]

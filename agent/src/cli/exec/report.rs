@@ -179,15 +179,15 @@ impl Timings {
 
 impl BootTimings {
     fn new(report: &BootReport) -> Self {
-        let machine = report.machine;
+        let phase = |name| micros(report.machine.took(name));
         Self {
             image: micros(report.image),
-            memory: micros(machine.memory),
-            kvm_setup: micros(machine.kvm_setup),
-            kernel_load: micros(machine.kernel_load),
-            devices: micros(machine.devices),
-            vcpus: micros(machine.vcpus),
-            first_run: micros(machine.first_run),
+            memory: phase("memory"),
+            kvm_setup: phase("kvm_setup"),
+            kernel_load: phase("kernel_load"),
+            devices: phase("devices"),
+            vcpus: phase("vcpus"),
+            first_run: phase("first_run"),
             to_ready: micros(report.to_ready),
             handshake: micros(report.handshake),
             total: micros(report.total),

@@ -6,30 +6,30 @@ use guest::manifest::ImageManifest;
 use guest::registry::CallError;
 use protocol::message::WireState;
 use sandbox::pool::{CallOptions, Pool, PoolMetrics};
-use sandbox::{Executed, Failure, Sandbox, SandboxError, ToolCall};
+use sandbox::{Executed, Failure, SandboxError, ToolCall};
 use serde_json::{Map, Value};
 
 use super::{Executor, ToolFacts, Tools};
 
 /// Runs commands on the machines of a pool.
-pub struct PoolExecutor<S: Sandbox + 'static> {
-    pool: Pool<S>,
+pub struct PoolExecutor {
+    pool: Pool,
     tools: Tools,
 }
 
-impl<S: Sandbox + 'static> PoolExecutor<S> {
+impl PoolExecutor {
     /// Runs those tools on the machines of that pool.
-    pub fn new(pool: Pool<S>, tools: Tools) -> Self {
+    pub fn new(pool: Pool, tools: Tools) -> Self {
         Self { pool, tools }
     }
 
     /// The machines.
-    pub fn pool(&self) -> &Pool<S> {
+    pub fn pool(&self) -> &Pool {
         &self.pool
     }
 }
 
-impl<S: Sandbox + 'static> Executor for PoolExecutor<S> {
+impl Executor for PoolExecutor {
     fn check(&self, tool: &str, params: &Map<String, Value>) -> Result<ToolFacts, CallError> {
         self.tools.check(tool, params)
     }

@@ -16,7 +16,7 @@ use sandbox::{Executed, Failure, KvmSandbox, Sandbox, ToolCall, Verification};
 /// One machine, as an agent uses it or without being put back.
 pub enum Machines {
     /// A pool of one.
-    Pool(PoolExecutor<KvmSandbox>),
+    Pool(PoolExecutor),
     /// Never put back: every command is told what was found before the first.
     Unreset {
         /// The machine.

@@ -9,6 +9,7 @@ use vmm::{KvmKind, Machine, MachineConfig, MachineError, VsockError};
 
 use super::admission::Gate;
 use super::connected::{self, Connected};
+use super::reports::boot_phases;
 use super::{SandboxConfig, not_available};
 use crate::channel::{FrameReader, STALL_LIMIT};
 use crate::error::SandboxError;
@@ -84,7 +85,7 @@ fn establish(
     let report = BootReport {
         path: BootPath::ColdBoot,
         image: Duration::ZERO,
-        machine: machine.timings().unwrap_or_default(),
+        machine: boot_phases(machine),
         to_ready,
         handshake: Duration::ZERO,
         capture: Duration::ZERO,

@@ -7,6 +7,7 @@ use tracing::{debug, warn};
 use vmm::{IntegrityPlan, IntegrityReport, Machine, MachineError, ResetReport, Strategy};
 
 use super::connected::Connected;
+use super::reports::reset_phases;
 use super::{KvmSandbox, Phase, not_available};
 use crate::error::SandboxError;
 use crate::state::ResetOutcome;
@@ -56,8 +57,13 @@ impl<'a> ExclusiveMachine<'a> {
     }
 
     /// VerifyOptions a reset went that began with this.
-    pub fn outcome(&self, report: ResetReport) -> ResetOutcome {
-        ResetOutcome { report, took: self.begun.elapsed() }
+    pub fn outcome(&self, report: &ResetReport) -> ResetOutcome {
+        ResetOutcome {
+            phases: reset_phases(&report.parts),
+            dirty_pages: report.dirty_pages,
+            disk_blocks: report.disk_blocks,
+            took: self.begun.elapsed(),
+        }
     }
 
     /// False when somebody has ended the machine meanwhile: what goes wrong then is no incident.

@@ -9,6 +9,7 @@ use vmm::{Golden, Machine, MachineError, MachineState, MpState};
 use super::admission::Gate;
 use super::connected::{self, Connected};
 use super::observe::QUESTIONS;
+use super::reports::boot_phases;
 use super::{boot, freshness};
 use crate::error::SandboxError;
 use crate::state::{BootPath, BootReport};
@@ -150,7 +151,7 @@ impl GoldenSandbox {
         let report = BootReport {
             path: self.path,
             image: Duration::ZERO,
-            machine: machine.timings().unwrap_or_default(),
+            machine: boot_phases(&machine),
             to_ready: begun.elapsed(),
             handshake: Duration::ZERO,
             capture: Duration::ZERO,

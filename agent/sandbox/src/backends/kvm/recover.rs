@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tracing::{error, info, warn};
-use vmm::{Golden, StopReason};
+use vmm::{Golden, ResetReport, StopReason};
 
 use super::KvmSandbox;
 use super::connected::Connected;
@@ -25,13 +25,13 @@ impl KvmSandbox {
         &self,
         connected: &Arc<Connected>,
         inspect: Option<&mut Inspection<'_>>,
-    ) -> Result<ResetOutcome, SandboxError> {
+    ) -> Result<(ResetOutcome, ResetReport), SandboxError> {
         let exclusive = ExclusiveMachine::take(self, connected)?;
         match reset_machine(connected, exclusive.strategy(), inspect) {
             Ok(report) => {
-                let outcome = exclusive.outcome(report);
+                let outcome = exclusive.outcome(&report);
                 exclusive.end(Ok(()));
-                Ok(outcome)
+                Ok((outcome, report))
             }
             Err(error) => {
                 self.retire(exclusive, connected, &error);

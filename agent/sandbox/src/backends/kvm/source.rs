@@ -1,6 +1,6 @@
 //! KVM machines for a pool: forks of one that was booted.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::warn;
 
@@ -47,15 +47,12 @@ impl KvmSource {
         Self { origin: Some(origin), ..self }
     }
 
-    fn template(&self) -> MutexGuard<'_, KvmSandbox> {
-        self.template.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl SandboxSource for KvmSource {
-    type Sandbox = KvmSandbox;
-
-    fn make(&self) -> Result<KvmSandbox, SandboxError> {
+    /// A machine that is ready and that no call has used.
+    ///
+    /// # Errors
+    ///
+    /// When the fork does not become ready.
+    pub fn machine(&self) -> Result<KvmSandbox, SandboxError> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(first) = first {
             // Nobody knows what it was used for.
@@ -69,6 +66,16 @@ impl SandboxSource for KvmSource {
         let fork = KvmSandbox::fork_of(&self.template()).ok_or_else(no_golden_state)?;
         fork.boot()?;
         Ok(fork)
+    }
+
+    fn template(&self) -> MutexGuard<'_, KvmSandbox> {
+        self.template.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SandboxSource for KvmSource {
+    fn make(&self) -> Result<Arc<dyn Sandbox>, SandboxError> {
+        Ok(Arc::new(self.machine()?))
     }
 
     /// Boots the image as it is on disk, whatever the golden state came from, unless there is another

@@ -67,7 +67,7 @@ impl KvmSandbox {
             }
         };
         let verification = baseline.verify(evidence);
-        let outcome = report.map(|report| exclusive.outcome(report));
+        let outcome = report.map(|report| exclusive.outcome(&report));
         if verification.passed() {
             debug!(parts = ?verification.parts, suspicions = ?verification.suspicions, "verified");
             exclusive.end(Ok(()));

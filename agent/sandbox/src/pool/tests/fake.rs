@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use crate::Chunks;
 use crate::pool::SandboxSource;
 use crate::{
-    BootPath, BootReport, QueryAnswer, ResetOutcome, Sandbox, SandboxError, SandboxState, ToolCall,
-    ToolOutcome, Verification, VerifiedReset, verify::VerificationParts,
+    BootPath, BootReport, Phases, QueryAnswer, ResetOutcome, Sandbox, SandboxError, SandboxState,
+    ToolCall, ToolOutcome, Verification, VerifiedReset, verify::VerificationParts,
 };
 
 /// No test waits longer for anything.
@@ -119,10 +119,9 @@ impl World {
 
 pub struct FakeSource(pub Arc<World>);
 
-impl SandboxSource for FakeSource {
-    type Sandbox = Fake;
-
-    fn make(&self) -> Result<Fake, SandboxError> {
+impl FakeSource {
+    /// A machine that a test without threads can touch.
+    pub fn fake(&self) -> Result<Fake, SandboxError> {
         let made = self.0.change(|facts| {
             facts.tried += 1;
             let fails = facts.failing_makes > 0;
@@ -141,6 +140,12 @@ impl SandboxSource for FakeSource {
             world: Arc::clone(&self.0),
             inside: Mutex::new(Inside { alive: true, ..Inside::default() }),
         })
+    }
+}
+
+impl SandboxSource for FakeSource {
+    fn make(&self) -> Result<Arc<dyn Sandbox>, SandboxError> {
+        Ok(Arc::new(self.fake()?))
     }
 
     fn bytes_per_machine(&self) -> u64 {
@@ -193,7 +198,7 @@ impl Sandbox for Fake {
         Ok(BootReport {
             path: BootPath::Fork,
             image: Duration::ZERO,
-            machine: vmm::BootTimings::default(),
+            machine: Phases::default(),
             to_ready: Duration::ZERO,
             handshake: Duration::ZERO,
             capture: Duration::ZERO,
@@ -275,14 +280,9 @@ impl Sandbox for Fake {
         inside.asked = false;
         inside.files.clear();
         Ok(ResetOutcome {
-            report: vmm::ResetReport {
-                strategy: vmm::Strategy::CopyBack,
-                parts: vmm::ResetParts::default(),
-                dirty_pages: 1,
-                copied_pages: 1,
-                dropped_pages: 0,
-                disk_blocks: 0,
-            },
+            phases: Phases::default(),
+            dirty_pages: 1,
+            disk_blocks: 0,
             took: Duration::ZERO,
         })
     }

@@ -10,7 +10,7 @@ fn halting(machines: usize) -> PoolConfig {
     PoolConfig { on_fault: OnFault::Halt, ..PoolConfig::new(machines) }
 }
 
-fn verified(pool: &Pool<Fake>, id: &str) -> PooledOutcome {
+fn verified(pool: &Pool, id: &str) -> PooledOutcome {
     pool.execute_with("t", call(id), VERIFY, |_| ()).unwrap()
 }
 
@@ -24,7 +24,7 @@ fn machines(world: &World) -> (usize, usize) {
     (facts.made, facts.ended)
 }
 
-fn refused(pool: &Pool<Fake>) -> PoolError {
+fn refused(pool: &Pool) -> PoolError {
     pool.execute("t", call("refused")).unwrap_err()
 }
 

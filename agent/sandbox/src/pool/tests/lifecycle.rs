@@ -130,7 +130,7 @@ fn without_spares_the_first_call_makes_the_first_machine() {
 }
 
 /// A pool and the switch that makes its host short of memory.
-fn switched(world: &Arc<World>, machines: usize) -> (Pool<Fake>, Arc<AtomicBool>) {
+fn switched(world: &Arc<World>, machines: usize) -> (Pool, Arc<AtomicBool>) {
     let short = Arc::new(AtomicBool::new(false));
     let (source, switch) = (FakeSource(Arc::clone(world)), Arc::clone(&short));
     let level = move || {

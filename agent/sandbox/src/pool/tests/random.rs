@@ -148,7 +148,7 @@ impl Model {
     fn keep(&mut self, make_succeeds: bool) {
         match self.state.chore(self.now) {
             Chore::Make if make_succeeds => {
-                let machine = FakeSource(Arc::clone(&self.world)).make().unwrap();
+                let machine = Arc::new(FakeSource(Arc::clone(&self.world)).fake().unwrap());
                 assert!(
                     self.state.made(machine, self.state.generation).is_ok(),
                     "made without a place for it"

@@ -117,6 +117,6 @@ fn a_pool_ends_while_it_looks() {
 }
 
 /// Every call's machine is back.
-fn idle_but_for_looks(pool: &Pool<Fake>) -> PoolMetrics {
+fn idle_but_for_looks(pool: &Pool) -> PoolMetrics {
     until(pool, |now| now.machines.busy == 0 && now.counters.resets == now.counters.calls)
 }

@@ -5,7 +5,7 @@ use crate::Verdict;
 
 const VERIFY: CallOptions = CallOptions { wait_for_reset: false, verify: true };
 
-fn verified(pool: &Pool<Fake>, id: &str) -> PooledOutcome {
+fn verified(pool: &Pool, id: &str) -> PooledOutcome {
     pool.execute_with("t", call(id), VERIFY, |_| ()).unwrap()
 }
 

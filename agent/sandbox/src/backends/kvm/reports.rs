@@ -1,0 +1,120 @@
+//! What a KVM machine reports, in the sandbox's own types.
+
+use std::io;
+use std::net::Shutdown;
+use std::time::Duration;
+
+use vmm::{BootTimings, Machine, ResetParts, VsockStream};
+
+use crate::Phases;
+use crate::channel::{ReadLink, WriteLink};
+use crate::verify::{Finding, Place, Source};
+
+/// Steps of the machine's boot.
+pub fn boot_phases(machine: &Machine) -> Phases {
+    let BootTimings { memory, kvm_setup, kernel_load, devices, vcpus, first_run } =
+        machine.timings().unwrap_or_default();
+    Phases::new([
+        ("memory", memory),
+        ("kvm_setup", kvm_setup),
+        ("kernel_load", kernel_load),
+        ("devices", devices),
+        ("vcpus", vcpus),
+        ("first_run", first_run),
+    ])
+}
+
+/// Steps of the machine's reset.
+pub fn reset_phases(parts: &ResetParts) -> Phases {
+    let ResetParts { stop, collect, copy, devices, disk, vm, vcpus, resume } = *parts;
+    Phases::new([
+        ("stop", stop),
+        ("collect", collect),
+        ("copy", copy),
+        ("devices", devices),
+        ("disk", disk),
+        ("vm", vm),
+        ("vcpus", vcpus),
+        ("resume", resume),
+    ])
+}
+
+impl From<vmm::Finding> for Finding {
+    fn from(found: vmm::Finding) -> Self {
+        let source = match found.source {
+            vmm::FindingSource::Disk => Source::Disk,
+            vmm::FindingSource::Memory => Source::Memory,
+            vmm::FindingSource::Vmm => Source::Vmm,
+        };
+        let place = match found.place {
+            vmm::Place::Block(number) => Place::Block { number },
+            vmm::Place::Page { address } => Place::Page { address },
+            vmm::Place::GoldenPage { address } => Place::GoldenPage { address },
+            vmm::Place::State(name) => Place::State { name },
+        };
+        Self::new(source, place, found.was, found.is)
+    }
+}
+
+impl ReadLink for VsockStream {
+    fn limit_reads(&mut self, limit: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(limit));
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        // A stream that cannot be closed is closed already.
+        let _ = self.shutdown(Shutdown::Both);
+    }
+}
+
+impl WriteLink for VsockStream {
+    fn limit_writes(&mut self, limit: Duration) -> io::Result<()> {
+        self.set_write_timeout(Some(limit));
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        let _ = self.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_step_of_a_reset_is_left_out() {
+        let ms = Duration::from_millis;
+        let parts = ResetParts {
+            stop: ms(1),
+            collect: ms(2),
+            copy: ms(4),
+            devices: ms(8),
+            disk: ms(16),
+            vm: ms(32),
+            vcpus: ms(64),
+            resume: ms(128),
+        };
+        assert_eq!(reset_phases(&parts).total(), parts.total());
+        assert_eq!(reset_phases(&parts).took("vm"), ms(32));
+    }
+
+    #[test]
+    fn what_a_machine_finds_keeps_its_place_and_its_words() {
+        let places = [
+            (vmm::Place::Block(3), Place::Block { number: 3 }),
+            (vmm::Place::Page { address: 4096 }, Place::Page { address: 4096 }),
+            (vmm::Place::GoldenPage { address: 8192 }, Place::GoldenPage { address: 8192 }),
+            (vmm::Place::State("PIT".into()), Place::State { name: "PIT".into() }),
+        ];
+        for (theirs, ours) in places {
+            let source = vmm::FindingSource::Memory;
+            let (was, is) = ("1".to_owned(), "2".to_owned());
+            let found = vmm::Finding { source, place: theirs, was, is };
+            let line = found.to_string();
+            let finding = Finding::from(found);
+            assert_eq!((finding.place, finding.line), (ours, line));
+        }
+    }
+}
