@@ -22,6 +22,7 @@
 mod admission;
 pub mod answers;
 pub mod deadline;
+mod delivery;
 pub mod executor;
 mod incidents;
 pub mod milestone;

@@ -1,11 +1,7 @@
-//! Last answers of commands: journalled first, and owed until the caller has shown that it read them.
-
-use tracing::warn;
+//! The last answer of a command, which is owed until the caller has shown that it read it.
 
 use super::Commands;
-use super::answers::Caller;
 use super::milestone::{Milestone, Trace};
-use crate::store::StoreError;
 
 /// The last answer of a command: its result, or the error in place of one.
 pub struct Owed<'a> {
@@ -16,7 +12,21 @@ pub struct Owed<'a> {
     trace: Option<Trace>,
 }
 
-impl Owed<'_> {
+impl<'a> Owed<'a> {
+    pub(super) fn new(
+        commands: &'a Commands,
+        command_id: String,
+        text: String,
+        trace: Option<Trace>,
+    ) -> Self {
+        Self { commands, command_id, text, trace }
+    }
+
+    /// The trace of an answer that was not written.
+    pub(super) fn into_unwritten(self) -> Option<Trace> {
+        self.trace
+    }
+
     /// The command.
     pub fn command_id(&self) -> &str {
         &self.command_id
@@ -47,51 +57,5 @@ impl Owed<'_> {
             commands.sweep_evidence().await;
         }
         noted.is_ok()
-    }
-}
-
-impl Commands {
-    /// Last answers that were not read yet, at most so many. Those of commands that an earlier process
-    /// took are among them.
-    ///
-    /// # Errors
-    ///
-    /// The journal cannot be read.
-    pub async fn owed(&self, limit: usize) -> Result<Vec<Owed<'_>>, StoreError> {
-        let entries = self.parts.journal.unsent(limit).await?;
-        let owed = entries.into_iter().filter_map(|entry| {
-            let (command_id, text) = (entry.command.command_id, entry.result_json?);
-            Some(Owed { commands: self, command_id, text, trace: None })
-        });
-        Ok(owed.collect())
-    }
-
-    /// Makes the last answer of a command durable and hands it to the caller.
-    pub(super) async fn persist_and_send(
-        &self,
-        caller: &dyn Caller,
-        command_id: &str,
-        text: String,
-        mut trace: Option<Trace>,
-    ) {
-        // Before the journal has it: nothing else may deliver it too.
-        caller.expect_last_answer(command_id);
-        let kept = self.parts.journal.result_ready(command_id, text.clone()).await;
-        self.note_store(kept.is_ok());
-        match kept {
-            Ok(()) => {
-                if let Some(trace) = &mut trace {
-                    self.reach(trace, Milestone::ResultReady);
-                }
-            }
-            // The caller still learns of it now. After a crash it learns that the result is unknown.
-            Err(error) => warn!(command = command_id, %error, "a result could not be journalled"),
-        }
-        let mut owed = Owed { commands: self, command_id: command_id.to_owned(), text, trace };
-        caller.deliver(&mut owed).await;
-        // The answer was not written in this process's first attempt.
-        if let Some(trace) = owed.trace {
-            self.parts.observer.finished(&trace);
-        }
     }
 }
