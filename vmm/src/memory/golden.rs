@@ -8,7 +8,7 @@ use std::{ptr, slice};
 
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 
-use super::{DirtyMap, GuestRam, MemoryError, PAGE_BYTES, SealedMemory};
+use super::{DirtyMap, GuestRam, MemoryError, PAGE_BYTES, SealedMemory, is_zero};
 
 /// How much is looked at before it is written out.
 const CHUNK_PAGES: usize = 512;
@@ -154,11 +154,6 @@ fn write_data_pages(file: &File, bytes: &[u8], offset: usize) -> io::Result<()> 
 
 fn write_run(file: &File, chunk: &[u8], first: usize, end: usize, at: usize) -> io::Result<()> {
     file.write_all_at(chunk.get(first..end).unwrap_or_default(), (at + first) as u64)
-}
-
-/// True when there is nothing but zeros.
-pub fn is_zero(bytes: &[u8]) -> bool {
-    bytes.chunks(64).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
 }
 
 /// A read-only mapping of sealed memory.
