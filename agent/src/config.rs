@@ -68,7 +68,7 @@ pub enum Origin {
         /// The key.
         key: &'static str,
     },
-    /// Nobody set it.
+    /// No source sets it.
     Default,
 }
 

@@ -1,4 +1,4 @@
-//! What the serving agent gives up once it has what it needs, so that somebody who breaks out of a
+//! What the serving agent gives up once it has what it needs, so that an attacker who breaks out of a
 //! machine into this process finds little to use: no new program, no process, no other process's
 //! memory, no privileges, no files but its own.
 //!

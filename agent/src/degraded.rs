@@ -2,7 +2,7 @@
 //! has looked and said why it may go on.
 //!
 //! The file `degraded.json` in the state directory is the latch: as long as it is there, also
-//! damaged, also after a restart, every command is refused. It is on disk before anybody is told
+//! damaged, also after a restart, every command is refused. It is on disk before it is reported
 //! of what happened. What was saved of the machine lies in a directory under `forensics`, named in
 //! the file; [`explain`] puts both into words.
 
@@ -42,7 +42,7 @@ pub enum ClearError {
 pub struct DegradedMode {
     state_dir: PathBuf,
     state: Mutex<Latch>,
-    /// There are incidents nobody has been told of, or a latch that is not on disk.
+    /// There are incidents that were not reported, or a latch that is not on disk.
     news: Notify,
 }
 
@@ -134,7 +134,7 @@ impl DegradedMode {
         Ok(())
     }
 
-    /// Incidents since the last call, to be told to whoever should know.
+    /// Incidents since the last call, for the audit log and the callers.
     pub fn take_news(&self) -> Vec<Arc<IncidentRecord>> {
         let mut state = self.lock();
         if state.unsaved {

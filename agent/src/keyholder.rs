@@ -6,7 +6,7 @@
 //! makes the MAC of the store of baselines. It makes every byte that it signs itself, of a time or a
 //! digest and a prefix of its own, so that no answer is good for anything else.
 //!
-//! Whoever takes over the agent's process can ask it for all three for as long as the takeover lasts.
+//! An attacker who takes over the agent's process can ask it for all three for as long as the takeover lasts.
 //! Proofs are worth nothing a minute afterwards. A bundle or a store that was signed then stays signed:
 //! a bundle's date is the agent's word, and what was in one is to be compared with the heads the relay
 //! has. That the key itself is out of reach holds against an agent that does not run as root: root can
@@ -78,11 +78,11 @@ pub enum KeyHolderError {
 pub struct PublicIdentity {
     /// This endpoint.
     pub endpoint_id: String,
-    /// Its tenant.
+    /// The tenant of the endpoint.
     pub tenant_id: String,
     /// The relay it enrolled at.
     pub relay: String,
-    /// Its Ed25519 key.
+    /// The Ed25519 public key of the endpoint.
     pub public_key: [u8; 32],
 }
 

@@ -41,7 +41,7 @@ pub use clearing::ClearAnswer;
 pub use control::{ControlError, ask, ask_to_clear};
 pub use status::Status;
 
-/// How often the journal is rid of commands nobody asks for any more.
+/// Time between two removals of old commands from the journal.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 /// How long the journal remembers a command. Its id cannot be used again until then.
 const JOURNAL_KEEPS: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -49,7 +49,7 @@ const JOURNAL_KEEPS: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Why the agent cannot serve, or could not any longer.
 #[derive(Debug, Error)]
 pub enum ServiceError {
-    /// Nobody said which relay.
+    /// The settings name no relay.
     #[error(
         "no relay is set: give its address with --relay, BSM_RELAY or `relay` in the configuration"
     )]
@@ -196,7 +196,7 @@ impl Prerequisites {
         tokio::select! {
             end = wait_for_the_end(&commands) => end?,
             end = &mut link => {
-                // Whoever supervises the agent starts it again, and the process with the key.
+                // The service manager starts the agent again, and with it the process with the key.
                 commands.drain(Duration::ZERO).await;
                 return match end {
                     Ok(LinkEnd::KeyHolderLost(error)) => Err(error.into()),
@@ -296,7 +296,7 @@ async fn prune(commands: &Commands) {
     }
 }
 
-/// Metrics, and whoever else looks.
+/// Passes milestones on to the metrics and to one more observer.
 struct Both {
     metrics: Arc<Metrics>,
     other: Box<dyn Observer>,

@@ -2,7 +2,7 @@
 //!
 //! Each store is one SQLite file of mode 0600 with one thread that writes to it. Whatever waits
 //! for that thread goes into one transaction, so that many commands share the cost of one flush,
-//! and nobody is told "done" before the flush. When a transaction fails, all of it is reported as
+//! and no caller is told "done" before the flush. When a transaction fails, all of it is reported as
 //! failed; the thread goes on and works again as soon as the disk does.
 //!
 //! A store that is damaged, belongs to something else or has vanished is refused and named. It is
@@ -31,7 +31,7 @@ pub(crate) use file::{directory_of, remove_durably, replace_durably};
 pub use journal::{
     CommandState, Journal, JournalCounts, JournalEntry, JournalError, MAX_RESULT_BYTES, NewCommand,
 };
-pub use nonces::{DEFAULT_CAPACITY, NonceError, NonceStore, RETENTION, SKEW};
+pub use nonces::{NonceError, NonceStore};
 
 #[cfg(test)]
 pub(crate) mod testing;

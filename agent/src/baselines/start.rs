@@ -24,8 +24,8 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Why no command may run until somebody has looked; `None` where nobody need have changed
-    /// anything.
+    /// Why no command may run until a person has looked. `None` where nothing need have been changed
+    /// by an attacker.
     pub fn alarm(&self) -> Option<String> {
         match self {
             Self::Baselines(BaselineError::Changed { .. }) | Self::NotAsInstalled(_) => {

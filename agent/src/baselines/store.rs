@@ -43,7 +43,7 @@ const SCHEMA: &str = "
     ) STRICT;
 ";
 
-/// Makes MACs that nobody else can make.
+/// Makes MACs that only the holder of the endpoint's key can make.
 pub trait Authenticator {
     /// The MAC of a file with this SHA-256, always the same.
     fn mac(&self, digest: [u8; 32]) -> Result<[u8; 32], KeyHolderError>;
@@ -161,7 +161,7 @@ impl Installed {
     }
 }
 
-/// The file, for somebody who can make its MAC.
+/// The file of baselines, opened with what makes its MAC.
 pub struct BaselineStore<'a> {
     path: PathBuf,
     keys: &'a dyn Authenticator,

@@ -5,8 +5,8 @@ use protocol::verify::MAX_SKEW_MS;
 
 /// Shortest deadline a tool is given, in milliseconds.
 pub const MIN_DEADLINE_MS: i64 = 1_000;
-/// Longest, in milliseconds.
-pub const MAX_DEADLINE_MS: i64 = 600_000;
+/// Longest deadline a tool is given, in milliseconds.
+pub const MAX_DEADLINE_MS: i64 = guest::registry::MAX_DEADLINE_MS.cast_signed();
 
 /// Milliseconds a command may take: what its tool may take, within the limits, and no longer than
 /// its envelope can hold. An envelope holds until its expiry, and as long after it as the two

@@ -187,7 +187,7 @@ fn incident(command_id: &str, executed: &Executed) -> Option<Incident> {
     let cause = match executed.reset.as_ref()? {
         Ok(verification) if verification.passed() => return None,
         Ok(verification) => Cause::Verification(Box::new(verification.clone())),
-        // Its owner has ended it.
+        // The owner of the endpoint has ended the machine.
         Err(SandboxError::TakenAway { .. }) => return None,
         Err(error) => Cause::ResetFailed(error.to_string()),
     };

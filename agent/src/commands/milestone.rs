@@ -9,28 +9,28 @@ use protocol::code::ErrorCode;
 pub enum Milestone {
     /// Signature, audience and times hold.
     Verified,
-    /// Its nonce is on disk.
+    /// The nonce of the command is on disk.
     NonceSpent,
     /// The journal has it on disk.
     Accepted,
-    /// The relay was sent the acknowledgement.
+    /// The acknowledgement was written to the caller.
     Acked,
     /// It has a machine.
     Started,
     /// The tool has ended, and its machine was reset and verified.
     Executed,
-    /// Its result is on disk.
+    /// The result of the command is on disk.
     ResultReady,
-    /// The result was written to the relay.
+    /// The result was written to the caller.
     Sent,
-    /// The relay has read it.
+    /// The caller has read the result.
     Confirmed,
 }
 
-/// How many there are.
+/// The number of milestones.
 const COUNT: usize = Milestone::Confirmed as usize + 1;
 
-/// Watches commands go by. Called on the way of the command: it has to be quick.
+/// Watches how far commands come. It is called on the way of the command, so it has to be quick.
 pub trait Observer: Send + Sync + 'static {
     /// The command has come this far.
     fn reached(&self, command_id: &str, milestone: Milestone) {
@@ -48,17 +48,17 @@ pub trait Observer: Send + Sync + 'static {
     }
 }
 
-/// Looks away.
+/// Observes nothing.
 pub struct NoObserver;
 
 impl Observer for NoObserver {}
 
-/// When one command came how far.
+/// The times at which one command reached its milestones.
 #[derive(Debug, Clone)]
 pub struct Trace {
     /// The command.
     pub command_id: String,
-    /// Its tool.
+    /// The tool that the command names.
     pub tool: String,
     /// Whether the result says `completed`.
     pub completed: bool,

@@ -2,7 +2,7 @@
 //!
 //! # Heads of the chains
 //!
-//! Every result carries the heads of two chains of this machine, so that whoever keeps results keeps
+//! Every result carries the heads of two chains of this machine, so that a relay that keeps results keeps
 //! anchors: what was written here before cannot be changed afterwards without contradicting them.
 //! `evidence` is the hash of the command's last chunk of evidence, the same as `evidence_hash`.
 //! `audit` is the last row of the audit log that was on disk when the result was made. The row with
@@ -98,7 +98,7 @@ impl Outcome {
             Ok(outcome) => of_tool(outcome),
             Err(failure) => Err(of_failure(failure)),
         };
-        // A machine that nobody has seen needs no verification.
+        // A command that reached no machine needs no verification.
         let untouched = executed.result.is_err() && executed.reset.is_none();
         let verdict = match of_reset(executed.reset.as_ref()) {
             Some(mut problem) if !untouched => {
@@ -159,7 +159,7 @@ fn of_failure(failure: &Failure) -> Problem {
     Problem { code: ErrorCode::SandboxOther(failure.code), message }
 }
 
-/// What is wrong with the machine, if anything is. What nobody has verified is wrong.
+/// What is wrong with the machine, if anything is. A machine that was not verified is wrong.
 fn of_reset(reset: Option<&Result<Verification, SandboxError>>) -> Option<Problem> {
     let (code, message) = match reset {
         Some(Ok(verification)) => {

@@ -116,7 +116,7 @@ pub enum PolicyError {
 /// What a command wants.
 #[derive(Debug, Clone, Copy)]
 pub struct Request<'a> {
-    /// Its tool.
+    /// The tool that the command names.
     pub tool: &'a str,
     /// Whether that changes anything.
     pub track: Track,

@@ -46,7 +46,7 @@ fn last_answer(parts: &Parts, entry: &JournalEntry) -> String {
         _ => "the agent stopped before it had acknowledged the command; it was not run",
     };
     if entry.state == CommandState::Accepted {
-        // Nobody knows whether the acknowledgement went out, and a result may not come before it.
+        // The acknowledgement may not have gone out, and a result may not come before it.
         return parts
             .error_event(Some(&entry.command.command_id), "", ErrorCode::Internal, message)
             .to_text();

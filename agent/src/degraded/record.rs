@@ -79,7 +79,7 @@ impl IncidentRecord {
     }
 
     /// The latch of a state directory; `None` when it is not degraded. A file that is no latch is
-    /// taken for one: whoever damages it must not get the agent to serve.
+    /// taken for one: an attacker who damages it must not get the agent to serve.
     pub fn load(state_dir: &Path) -> Option<Self> {
         let path = Self::path(state_dir);
         let found = match fs::symlink_metadata(&path) {

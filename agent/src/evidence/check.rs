@@ -1,4 +1,4 @@
-//! Checks a bundle with nothing but the bundle, and keys somebody already trusts.
+//! Checks a bundle with nothing but the bundle, and keys that the reader already trusts.
 //!
 //! In this order, and the first thing that is wrong is named: the form (canonical JSON, closed
 //! schema), the endpoint's signature, the envelope, the chain of evidence, the result beside the
@@ -29,7 +29,7 @@ const CHAINS_LINE: &str = "chains: ";
 /// Keys that are trusted for other reasons than the bundle.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Trust<'a> {
-    /// The endpoint's.
+    /// The key of the endpoint.
     pub endpoint: Option<&'a VerifyingKey>,
     /// The key the tenant signs envelopes with.
     pub tenant: Option<&'a VerifyingKey>,
@@ -41,7 +41,7 @@ pub enum BundleFault {
     /// It is no bundle, or was written by something else.
     #[error("form: {0}")]
     Form(String),
-    /// Somebody else signed it.
+    /// Another key signed the bundle than the one expected.
     #[error("signature: it is signed by key {found}, not by the one that is expected")]
     OtherKey {
         /// The key in the bundle.
@@ -75,12 +75,12 @@ pub enum BundleFault {
     },
 }
 
-/// What a bundle that is right says.
+/// The content of a bundle that passed every check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BundleReport {
     /// The command.
     pub command_id: String,
-    /// Its tool.
+    /// The tool that the command names.
     pub tool: String,
     /// The endpoint it ran on.
     pub endpoint_id: String,
@@ -102,7 +102,7 @@ pub struct BundleReport {
     pub exported_at: Timestamp,
     /// The key that signed the bundle, in hex.
     pub signed_by: String,
-    /// Whether that key was expected: nobody said which to expect when not.
+    /// Whether that key was compared with an expected one. `false` when none was given.
     pub endpoint_key_checked: bool,
     /// Whether the envelope's signature was checked.
     pub envelope_signature_checked: bool,

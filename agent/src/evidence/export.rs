@@ -52,7 +52,7 @@ pub enum ExportError {
     /// It has no form in which it could be signed.
     #[error("the evidence cannot be put into a bundle: {0}")]
     Form(#[from] CanonicalError),
-    /// What is kept contradicts itself, so nobody should vouch for it.
+    /// What is kept contradicts itself, so the endpoint does not vouch for it.
     #[error("what is kept of the command is not signed, because it is not right: {0}")]
     Wrong(#[from] BundleFault),
 }

@@ -47,7 +47,7 @@ pub struct ResetDetails {
 }
 
 impl EvidenceRecord {
-    /// Of a command that ended.
+    /// A record of a command that ended.
     pub fn new(
         envelope: &CommandEnvelope,
         executed: &Executed,

@@ -77,7 +77,7 @@ pub struct EnrollRequest {
 pub struct Enrolled {
     /// This endpoint from now on, a UUID.
     pub endpoint_id: String,
-    /// Its tenant.
+    /// The tenant of the endpoint.
     pub tenant_id: String,
     /// When, as the relay writes it.
     pub registered_at: String,

@@ -98,7 +98,7 @@ pub struct LinkConfig {
     /// A peer that neither sent nor took a byte for so long is lost. With `ping_every` this makes
     /// the time in which a dead network is noticed.
     pub dead_after: Duration,
-    /// Longest time until a ping is sent for somebody who waits for a confirmation.
+    /// Longest time until a ping is sent for a sender that waits for a confirmation.
     pub confirm_after: Duration,
     /// Waits between attempts.
     pub backoff: Backoff,
@@ -315,7 +315,7 @@ async fn hang_up(mut socket: Socket, end: &SessionEnd) {
         let mut rest = [0; 4096];
         while let Ok(1..) = stream.read(&mut rest).await {}
     };
-    // Whoever does not take it in time has lost it.
+    // A peer that does not take it in time loses it.
     let _ = timeout(GOODBYE, goodbye).await;
 }
 

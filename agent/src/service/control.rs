@@ -1,5 +1,5 @@
-//! The control socket: a Unix socket in the state directory. Who connects writes one word and a
-//! line feed, and reads the answer to its end: `status` (JSON), `metrics` (Prometheus's text
+//! The control socket: a Unix socket in the state directory. A client writes one word and a line
+//! feed, and reads the answer to its end: `status` (JSON), `metrics` (Prometheus's text
 //! format), `reload` (keys and policy), `clear` and a [`Clearance`] as JSON in the same line (JSON,
 //! a [`ClearAnswer`]).
 
@@ -26,13 +26,13 @@ const MAX_REQUEST: u64 = 64 << 10;
 const MAX_ANSWER: u64 = 4 << 20;
 /// How long either side waits for the other.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same for something that has to be on disk first.
+/// How long either side waits for an answer that has to be on disk first.
 const DISK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a running agent gave no answer.
 #[derive(Debug, Error)]
 pub enum ControlError {
-    /// Nobody listens.
+    /// No process listens on the socket.
     #[error("no agent is running with this state directory: nobody listens at {path}", path = path.display())]
     NotRunning {
         /// The socket.
@@ -49,7 +49,7 @@ pub enum ControlError {
 }
 
 /// Answers at a path until the runtime ends. The state directory's lock is held, so a socket that
-/// is there already is nobody's.
+/// is there already belongs to no running agent.
 pub(super) fn listen(path: &Path, source: Arc<StatusSource>) -> Result<(), ServiceError> {
     let listen = || {
         match std::fs::remove_file(path) {

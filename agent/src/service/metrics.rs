@@ -30,7 +30,7 @@ pub struct Metrics {
     recent: Mutex<VecDeque<Phases>>,
 }
 
-/// What is asked for at the moment somebody looks.
+/// Values that are read at the moment of a scrape.
 #[derive(Default)]
 pub(super) struct Gauges {
     pub in_flight: Gauge,

@@ -1,4 +1,4 @@
-//! What systemd is told. Without systemd nobody listens, and nothing happens.
+//! What systemd is told. Without systemd there is no listener, and nothing happens.
 
 use std::sync::Arc;
 use std::time::Duration;

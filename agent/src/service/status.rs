@@ -26,7 +26,7 @@ use sandbox::verify::Finding;
 pub struct Status {
     /// Version of the agent.
     pub version: &'static str,
-    /// Its process.
+    /// Process id of the agent.
     pub pid: u32,
     /// For how long it has been serving.
     pub uptime_s: u64,

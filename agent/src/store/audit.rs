@@ -36,7 +36,7 @@
 //!
 //! # What happens to entries that cannot be written
 //!
-//! Whoever waits for an entry is told, and the entry is not in the log. An entry nobody waits for
+//! A caller that waits for an entry is told, and the entry is not in the log. An entry without a waiter
 //! may be lost: when too much waits to be written, or when the disk fails. Nothing is lost
 //! silently: the next row that can be written is preceded by one of kind [`LOST`] with the number
 //! of lost entries, and the next call that waits for the log fails once with
@@ -71,7 +71,7 @@ pub const MAX_PAYLOAD: usize = 8 << 20;
 /// Entries that may wait.
 const QUEUE: usize = 8192;
 
-/// Bytes of entries that may wait and that nobody waits for.
+/// Most bytes of queued entries that no caller waits for.
 const QUEUE_BYTES: usize = 64 << 20;
 
 /// Rows at the end that are verified when a log is opened.
@@ -216,11 +216,11 @@ impl AuditHead {
 /// What the log's owner and its thread both know.
 struct SharedHead {
     head: Mutex<AuditHead>,
-    /// Bytes that wait and that nobody waits for.
+    /// Bytes of queued entries that no caller waits for.
     waiting: AtomicUsize,
     /// Lost entries that no row stands for yet.
     unrecorded: AtomicU64,
-    /// Lost entries that nobody was told of.
+    /// Lost entries that no caller was told of.
     untold: AtomicU64,
 }
 

@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// itself takes a shorter file for a new one.
 const SMALLEST: u64 = 512;
 
-/// What SQLite keeps beside a file.
+/// Suffixes of the files that SQLite keeps beside a database.
 pub(super) const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 
 /// What a file has to be to be a certain store.
@@ -43,9 +43,9 @@ pub(super) struct Kind {
 /// How far a file is checked for damage. A row written into a damaged file may overwrite others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DamageCheck {
-    /// Its pages, in one pass.
+    /// The pages of the file, in one pass.
     Structure,
-    /// Its pages, and its indexes against its rows.
+    /// The pages of the file, and its indexes against its rows.
     Whole,
 }
 
@@ -121,7 +121,7 @@ pub(super) fn check(
     Err(StoreError::Corrupt { path: path.to_path_buf(), detail })
 }
 
-/// Makes a file that somebody else may have written harmless to open.
+/// Sets what makes a file that an attacker may have written harmless to open.
 pub(crate) fn harden(database: &Connection) -> rusqlite::Result<()> {
     database.busy_timeout(PATIENCE)?;
     database.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
@@ -205,7 +205,7 @@ pub(super) fn real_path(path: &Path) -> Result<PathBuf, StoreError> {
     Ok(real.join(name))
 }
 
-/// The file SQLite keeps beside another.
+/// The path of a file that SQLite keeps beside a database.
 pub(super) fn sidecar_path(path: &Path, companion: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(companion);

@@ -38,7 +38,7 @@ pub enum StateDirError {
         /// Process of the other agent, when it could be told.
         pid: Option<u32>,
     },
-    /// The record of stores is gone, so nobody can tell whether a store is missing.
+    /// The record of stores is gone, so a missing store cannot be noticed.
     #[error(
         "{} is gone, though {} is in use; put it back from a backup, or write one with a line \
          for each of nonces.db, journal.db, audit.db and baselines.db that is there",

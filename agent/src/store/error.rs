@@ -29,12 +29,12 @@ pub enum StoreError {
     Missing {
         /// The file.
         path: PathBuf,
-        /// Its name in the record.
+        /// The name of the store in the record.
         name: String,
         /// The record of stores that were made.
         record: PathBuf,
     },
-    /// Others may use the file, or it is somebody else's, or it is no plain file.
+    /// Other users may use the file, or another user owns it, or it is no plain file.
     #[error("{} {detail}", path.display())]
     Permissions {
         /// The file.
@@ -104,7 +104,7 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// Entries nobody waited for are lost.
+    /// Entries that no caller waited for are lost.
     #[error(
         "{entries} entries for {} could not be written and are lost; the log itself says so. Look \
          for a full or failing disk",

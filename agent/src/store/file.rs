@@ -36,7 +36,7 @@ pub(super) fn private_metadata(path: &Path) -> Result<Option<Metadata>, StoreErr
     Ok(Some(found))
 }
 
-/// Refuses what somebody else owns or may touch.
+/// Refuses a file that another user owns or may touch.
 pub(super) fn refuse_others(path: &Path, found: &Metadata, mode: u32) -> Result<(), StoreError> {
     let user = rustix::process::geteuid().as_raw();
     let detail = if found.uid() != user {

@@ -1,13 +1,13 @@
 //! Nonces that were spent, so that no envelope runs twice.
 //!
 //! A nonce is kept until its envelope can no longer pass the check of times, which is
-//! [`SKEW`] after it expires, and for at least [`RETENTION`] after it was spent. After that it is
+//! 60 s after it expires, and for at least 7 minutes after it was spent. After that it is
 //! forgotten only when its room is needed. Of what is forgotten one number stays for good: the
 //! latest expiry among it. An envelope that expires no later than that is refused, because its
 //! nonce may be one of the forgotten. So no step of the clock, in whatever direction, makes a
 //! nonce good twice: if it is not stored, then either it was never spent or its envelope expires
 //! no later than that number. With a clock that does not step this refuses nothing, because what
-//! is forgotten has expired more than [`SKEW`] ago.
+//! is forgotten has expired more than 60 s ago.
 //!
 //! Entries that cannot be forgotten yet never make room: a full store refuses.
 
@@ -25,16 +25,14 @@ use super::file::{directory_of, volatile_filesystem};
 use super::writer::{Ledger, Writer};
 use protocol::code::ErrorCode;
 use protocol::timestamp::Timestamp;
+use protocol::verify::MAX_SKEW_MS;
 
 /// How far the clocks of relay and endpoint may be apart.
-pub const SKEW: Duration = Duration::from_secs(60);
+const SKEW: Duration = Duration::from_millis(MAX_SKEW_MS.unsigned_abs());
 
 /// Shortest time a spent nonce is kept: an envelope lives 5 minutes and may be early and late by
 /// [`SKEW`].
-pub const RETENTION: Duration = Duration::from_secs(7 * 60);
-
-/// Nonces that are kept unless settings say otherwise, about 200 bytes each.
-pub const DEFAULT_CAPACITY: usize = 200_000;
+const RETENTION: Duration = Duration::from_secs(7 * 60);
 
 /// Longest nonce that is looked at. The protocol's have 43 characters.
 const MAX_NONCE: usize = 128;

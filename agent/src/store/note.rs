@@ -11,7 +11,7 @@ pub fn note_in_audit(state_dir: &StateDir, kind: &str, payload: &Value) -> Resul
     note_with_code(state_dir, kind, None, payload)
 }
 
-/// The same with one of the protocol's codes.
+/// Appends an entry that has one of the protocol's codes.
 pub fn note_with_code(
     state_dir: &StateDir,
     kind: &str,

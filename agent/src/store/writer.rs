@@ -18,10 +18,10 @@ use crate::confine::{ThreadKind, enter};
 /// Most jobs of one transaction. Bounds how long the first of them waits for the last.
 const MAX_JOBS: usize = 512;
 
-/// Pages in the log that are moved into the file as soon as nobody waits.
+/// Pages in the write-ahead log from which on it is checkpointed when no job waits.
 const CHECKPOINT_IDLE_PAGES: i64 = 1_000;
 
-/// Pages in the log that are moved into the file even when somebody waits (16 MiB).
+/// Pages in the write-ahead log from which on it is checkpointed although jobs wait (16 MiB).
 const CHECKPOINT_FORCE_PAGES: i64 = 4_000;
 
 /// What a store keeps in memory beside its database, on the writer's thread.
@@ -38,16 +38,16 @@ pub(super) trait Ledger: Send + 'static {
     /// The transaction is on disk: shows others what they may know.
     fn publish(&mut self);
 
-    /// So many jobs nobody waits for were undone.
+    /// Told that this many posts were undone with a failed transaction.
     fn lost(&self, jobs: u64, error: &StoreError);
 }
 
-/// Something to do in a transaction, and somebody to tell.
+/// Work for a transaction, and the way to report its outcome.
 trait Job<L>: Send {
     /// Does it. An error undoes the whole transaction; a refusal is no error.
     fn run(&mut self, ledger: &mut L, database: &Connection) -> rusqlite::Result<()>;
 
-    /// Whether somebody waits to be told.
+    /// Whether a caller waits for the outcome.
     fn awaited(&self) -> bool;
 
     /// Tells what came of it.
@@ -80,10 +80,10 @@ where
         let answer = match (outcome, self.done) {
             (Ok(()), Some(done)) => Ok(done),
             (Err(error), _) => Err(error),
-            // Not reached. Dropping the sender tells the one who waits.
+            // Not reached. Dropping the sender tells the caller.
             (Ok(()), None) => return,
         };
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         let _ = self.reply.send(answer);
     }
 }
@@ -123,7 +123,7 @@ impl<L: Ledger> Writer<L> {
     ) -> Result<Self, StoreError> {
         let path: Arc<Path> = path.into();
         let (orders, waiting) = mpsc::channel(queue);
-        let mut thread_side = WriterThread {
+        let mut writer_thread = WriterThread {
             path: Arc::clone(&path),
             database,
             ledger,
@@ -131,13 +131,13 @@ impl<L: Ledger> Writer<L> {
             stale: true,
             checkpoint_failed: false,
         };
-        thread_side.transaction(&mut []).map_err(|error| StoreError::of_sqlite(&path, &error))?;
-        thread_side.ledger.publish();
+        writer_thread.transaction(&mut []).map_err(|error| StoreError::of_sqlite(&path, &error))?;
+        writer_thread.ledger.publish();
         let thread = thread::Builder::new()
             .name(format!("store-{name}"))
             .spawn(move || {
                 enter(ThreadKind::Store);
-                thread_side.work();
+                writer_thread.work();
             })
             .map_err(|error| StoreError::of_io(&path, &error))?;
         Ok(Self { path, orders: Some(orders), thread: Some(thread) })
@@ -148,7 +148,7 @@ impl<L: Ledger> Writer<L> {
         &self.path
     }
 
-    /// Has something done. What it changed is on disk when this returns `Ok`.
+    /// Runs `work` in a transaction and waits. What it changed is on disk when this returns `Ok`.
     pub async fn call<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
@@ -161,7 +161,7 @@ impl<L: Ledger> Writer<L> {
         answer.await.map_err(|_| self.closed())?
     }
 
-    /// Queues something and does not wait for it.
+    /// Queues `work` and does not wait for it.
     pub fn cast<F>(&self, work: F) -> Result<(), StoreError>
     where
         F: FnOnce(&mut L, &Connection) -> rusqlite::Result<()> + Send + 'static,
@@ -189,7 +189,7 @@ impl<L: Ledger> Drop for Writer<L> {
     }
 }
 
-/// The thread's side.
+/// What the thread owns.
 struct WriterThread<L: Ledger> {
     path: Arc<Path>,
     database: Connection,
@@ -197,7 +197,7 @@ struct WriterThread<L: Ledger> {
     waiting: mpsc::Receiver<Box<dyn Job<L>>>,
     /// What the ledger keeps in memory may not be what the database says.
     stale: bool,
-    /// The log could not be moved into the file.
+    /// The last checkpoint failed.
     checkpoint_failed: bool,
 }
 
@@ -255,7 +255,7 @@ impl<L: Ledger> WriterThread<L> {
         Ok(())
     }
 
-    /// Moves the log into the file when it is long, so that it does not grow for ever. Left to
+    /// Checkpoints the write-ahead log when it is long, so that it does not grow for ever. Left to
     /// SQLite this would happen inside a commit.
     fn checkpoint(&mut self) {
         let limit =
@@ -275,7 +275,7 @@ impl<L: Ledger> WriterThread<L> {
         }
     }
 
-    /// Pages that are in the log and not in the file, after a checkpoint of this kind.
+    /// Pages that are in the write-ahead log and not in the file, after a checkpoint of this kind.
     fn wal_backlog(&self, kind: &str) -> rusqlite::Result<i64> {
         self.database.query_row(&format!("PRAGMA wal_checkpoint({kind})"), [], |row| {
             Ok(row.get::<_, i64>(1)? - row.get::<_, i64>(2)?)

@@ -43,7 +43,7 @@ pub enum ProxyError {
         proxy: String,
         /// Host and port of the relay.
         target: String,
-        /// Its answer.
+        /// The answer of the proxy.
         status: StatusCode,
     },
     /// The proxy does not speak HTTP, or hung up.

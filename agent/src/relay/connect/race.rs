@@ -49,7 +49,7 @@ async fn attempt(address: SocketAddr, limit: Duration) -> Result<TcpStream, Atte
         Ok(connected) => connected,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
-    // Frames are small and somebody waits for each.
+    // Frames are small, and the peer waits for each.
     let ready = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
     ready.map_err(|error| Attempt { address, error })
 }
@@ -104,7 +104,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_says_nothing_is_overtaken() {
-        // Nobody takes the first connection out of this queue, so the second gets no answer.
+        // The first connection stays in this queue, so the second gets no answer.
         let silent = socket_with_full_queue().await;
         let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let wanted = open.local_addr().unwrap();

@@ -71,7 +71,7 @@ pub async fn echo_server() -> SocketAddr {
     address
 }
 
-/// The same behind TLS.
+/// A peer as above, behind TLS.
 pub async fn tls_echo_server(config: ServerConfig) -> SocketAddr {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

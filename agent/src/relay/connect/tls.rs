@@ -22,7 +22,7 @@ pub enum TlsError {
         /// What is wrong with it.
         detail: String,
     },
-    /// Nobody to believe.
+    /// There is no certificate authority to trust.
     #[error(
         "this host has no certificate authorities ({detail}); install its ca-certificates package, \
          or name a file with the relay's authority as ca_file"
@@ -55,7 +55,7 @@ pub enum CertificateProblem {
     /// It is past its end.
     #[error("it has expired; renew it, or correct this host's clock")]
     Expired,
-    /// Its time has not come.
+    /// The certificate is not valid yet.
     #[error("it is not valid yet; correct this host's clock")]
     NotValidYet,
     /// It is for other names.
@@ -64,7 +64,7 @@ pub enum CertificateProblem {
         /// The names it is for.
         names: String,
     },
-    /// Nobody who is believed here has signed it.
+    /// No trusted certificate authority has signed the certificate.
     #[error(
         "no authority known here has signed it; where the relay has an authority of its own, name \
          that one's certificate as ca_file"
@@ -73,7 +73,7 @@ pub enum CertificateProblem {
     /// It was withdrawn.
     #[error("it was revoked; the relay needs a new one")]
     Revoked,
-    /// Anything else.
+    /// The handshake failed in another way.
     #[error("{0}")]
     Other(String),
 }

@@ -67,9 +67,9 @@ pub enum EnrollError {
     /// 500 and what else comes from within a relay.
     #[error("the relay failed with status {status} ({message:?}); try again later")]
     RelayFault {
-        /// Its status.
+        /// The HTTP status of the answer.
         status: StatusCode,
-        /// Its message.
+        /// The message in the answer.
         message: String,
     },
     /// 429

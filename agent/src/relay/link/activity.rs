@@ -69,7 +69,7 @@ impl Activity {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work` while the peer's silence does not count, because nobody reads.
+    /// Runs `work` while the peer's silence does not count, because the pump does not read.
     pub async fn not_reading<T>(&self, work: impl Future<Output = T>) -> T {
         self.state().paused = true;
         let result = work.await;

@@ -61,7 +61,7 @@ pub enum SessionEnd {
     /// The relay closed the session.
     #[error("the relay closed the session with code {code} and reason {reason:?}")]
     Closed {
-        /// Its code (RFC 6455 7.4).
+        /// The code of the Close frame (RFC 6455 7.4).
         code: u16,
         /// Its reason.
         reason: String,
@@ -217,7 +217,7 @@ impl SessionEnd {
         Some(CloseFrame { code, reason: reason.into() })
     }
 
-    /// Whether there is still somebody to say goodbye to.
+    /// Whether the peer can still be sent a Close frame.
     pub fn is_orderly(&self) -> bool {
         !matches!(
             self,

@@ -17,7 +17,7 @@ pub enum FrameFault {
         "a frame of {bytes} bytes is not sent, the limit is {MAX_FRAME_BYTES}; cut its payload"
     )]
     TooLong {
-        /// Its length.
+        /// Length of the frame in bytes.
         bytes: usize,
     },
     /// A relay could not bring it into canonical form: overflowing numbers, keys that are the same.

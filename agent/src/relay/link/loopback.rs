@@ -1,12 +1,12 @@
-//! A session whose other end is in this process: for trying what an agent does with commands
-//! without a relay.
+//! A session whose other end is in this process. Tests use it to see what an agent does with
+//! commands, without a relay.
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::session::{self, Session};
 
-/// Frames that nobody has read yet.
+/// Most frames that wait to be read.
 const UNREAD: usize = 1024;
 
 /// The other end of a session. It reads every frame and confirms it at once; the session is over

@@ -64,7 +64,7 @@ struct SessionCore {
 /// How far the writing end is, in frames of the session.
 #[derive(Debug, Default)]
 struct Marks {
-    /// Up to here somebody waits for the relay's confirmation.
+    /// Up to here a sender waits for the relay's confirmation.
     wanted: AtomicU64,
     /// Told when `wanted` grows.
     wake: Notify,
@@ -99,7 +99,7 @@ impl Session {
 
     /// Returns once the relay has answered a ping sent after that frame: it has read everything up
     /// to it. Must not be waited for in [`Handler::frame`](super::Handler::frame): when all of those
-    /// wait, nobody reads the answer.
+    /// wait, the answer is not read.
     pub async fn confirmed(&self, sent: Sent) -> Result<(), SessionOver> {
         if sent.session != self.shared.number {
             return Err(SessionOver);
@@ -188,7 +188,7 @@ impl Outbox {
         for receipt in receipts {
             self.written += 1;
             if let Some(written) = receipt.written {
-                // Nobody has to wait for a receipt.
+                // The sender may have stopped waiting for the receipt.
                 let _ = written.send(Sent { session: self.number, count: self.written });
             }
         }
@@ -205,7 +205,7 @@ impl Outbox {
         Demand { marks: self.marks.clone() }
     }
 
-    /// Whether a ping sent now would bring a confirmation that somebody waits for.
+    /// Whether a ping sent now would bring a confirmation that a sender waits for.
     pub fn wants_ping(&self) -> bool {
         self.marks.wanted.load(SeqCst) > self.marks.pinged.load(SeqCst)
     }
@@ -218,7 +218,7 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Returns when somebody began to wait for a confirmation.
+    /// Returns when a sender began to wait for a confirmation.
     pub async fn grows(&self) {
         self.marks.wake.notified().await;
     }

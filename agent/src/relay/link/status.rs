@@ -14,7 +14,7 @@ pub enum LinkStatus {
     Connected {
         /// Since when.
         since: Timestamp,
-        /// Its id.
+        /// Id of the session.
         session: Arc<str>,
     },
     /// It waits before the next attempt.

@@ -138,7 +138,7 @@ impl AuditFault {
         }
     }
 
-    /// For somebody who opens the log.
+    /// The log is opened by a process that does not write to it.
     pub(super) fn into_store_error(self, path: &Path) -> StoreError {
         match self {
             Self::Unreadable(error) => error,
