@@ -7,6 +7,7 @@
     reason = "a test says so by failing"
 )]
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 use integration_tests::agent_binary;
@@ -30,6 +31,36 @@ fn the_binary_is_static() {
     let ldd = Command::new("ldd").arg(agent_binary()).output().unwrap();
     let said = text(&ldd.stdout) + &text(&ldd.stderr);
     assert!(said.contains("statically linked") || said.contains("not a dynamic"), "{said}");
+}
+
+/// Names of what changes a machine behind its own back, as symbols carry them.
+const HOOKS: [&str; 7] = [
+    "FaultInjector",
+    "FaultPoint",
+    "inject_faults",
+    "Tamper",
+    "write_disk",
+    "flip_register",
+    "flip_interrupt_controller",
+];
+
+/// Those of the hooks whose names are anywhere in a program: in a symbol or in a string.
+fn hooks_in(program: &Path) -> Vec<&'static str> {
+    let bytes = std::fs::read(program).unwrap();
+    let holds = |name: &str| memchr::memmem::find(&bytes, name.as_bytes()).is_some();
+    // A stripped program has no names, whatever it holds.
+    assert!(holds(".symtab") && holds("reset_and_verify"), "{} is stripped", program.display());
+    HOOKS.into_iter().filter(|name| holds(name)).collect()
+}
+
+#[test]
+fn no_hook_of_the_tests_is_in_the_agent() {
+    assert_eq!(hooks_in(&agent_binary()), [""; 0]);
+    // The same look at a program that is built with the hooks finds them.
+    let found = hooks_in(Path::new(env!("CARGO_BIN_EXE_agent-to-tamper")));
+    for name in ["FaultPoint", "inject_faults", "Tamper", "write_disk", "flip_register"] {
+        assert!(found.contains(&name), "{name} is not among {found:?}");
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ mod query;
 mod state;
 pub mod verify;
 
-#[doc(hidden)]
+#[cfg(feature = "testing")]
 pub use backends::kvm::{FaultInjector, FaultPoint};
 pub use backends::kvm::{KvmSandbox, KvmSource, SandboxConfig};
 pub use call::{Process, QueryAnswer, ToolCall, ToolOutcome};

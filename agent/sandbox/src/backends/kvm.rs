@@ -5,6 +5,7 @@ mod boot;
 mod command;
 mod connected;
 mod exclusive;
+mod faults;
 mod forensics;
 mod freshness;
 mod golden;
@@ -28,16 +29,16 @@ use crate::channel::{ChannelCounters, ChannelError};
 use crate::error::SandboxError;
 use crate::image::{Image, ImageSource};
 use crate::state::{BootReport, ResetOutcome, SandboxState};
-use crate::verify::{Baseline, Verification, VerifiedReset};
+use crate::verify::{Verification, VerifiedReset};
 use crate::{
     Cause, ForensicDump, Incident, IncidentHandler, QueryAnswer, Sandbox, ToolCall, ToolOutcome,
     query,
 };
 use admission::{Admission, Gate};
 use connected::Connected;
+#[cfg(feature = "testing")]
+pub use faults::{FaultInjector, FaultPoint};
 use golden::GoldenSandbox;
-#[doc(hidden)]
-pub use observe::{FaultInjector, FaultPoint};
 pub use source::KvmSource;
 
 /// What a sandbox is made of.
@@ -94,9 +95,10 @@ pub struct KvmSandbox {
     inner: Mutex<Inner>,
     /// A boot ended, one way or the other.
     phase_changed: Condvar,
-    meddler: Mutex<Option<FaultInjector>>,
+    #[cfg(feature = "testing")]
+    fault_injector: Mutex<Option<FaultInjector>>,
     /// Forks have the same.
-    guard: Mutex<Option<Arc<dyn IncidentHandler>>>,
+    incident_handler: Mutex<Option<Arc<dyn IncidentHandler>>>,
 }
 
 struct Inner {
@@ -105,8 +107,6 @@ struct Inner {
     image: Option<Arc<Image>>,
     /// Captured by the first boot, the start of every later one.
     golden: Option<Arc<GoldenSandbox>>,
-    /// In place of what was measured.
-    expected: Option<Arc<Baseline>>,
     /// Why the machine is gone, when nobody has asked for that yet.
     failed: Option<Verification>,
     phase: Phase,
@@ -126,11 +126,15 @@ impl KvmSandbox {
     /// A sandbox that is not booted. Its image is loaded by the first boot.
     pub fn new(config: SandboxConfig) -> Self {
         let phase = Phase::NotBooted;
-        let (image, golden, expected, failed) = (None, None, None, None);
-        let inner = Inner { config, image, golden, expected, failed, phase, epoch: 0 };
-        let inner = Mutex::new(inner);
-        let (phase_changed, meddler, guard) = (Condvar::new(), Mutex::default(), Mutex::default());
-        Self { inner, phase_changed, meddler, guard }
+        let (image, golden, failed) = (None, None, None);
+        let inner = Inner { config, image, golden, failed, phase, epoch: 0 };
+        Self {
+            inner: Mutex::new(inner),
+            phase_changed: Condvar::new(),
+            #[cfg(feature = "testing")]
+            fault_injector: Mutex::default(),
+            incident_handler: Mutex::default(),
+        }
     }
 
     /// A sandbox with an image that is loaded already, so that several can share it.
@@ -162,7 +166,8 @@ impl KvmSandbox {
         let inner = other.lock();
         let golden = inner.golden.clone()?;
         let sandbox = Self::new(inner.config.clone());
-        *sandbox.guard.lock().unwrap_or_else(PoisonError::into_inner) = other.guard();
+        *sandbox.incident_handler.lock().unwrap_or_else(PoisonError::into_inner) =
+            other.incident_handler();
         {
             let mut forked = sandbox.lock();
             forked.image.clone_from(&inner.image);
@@ -176,18 +181,19 @@ impl KvmSandbox {
     #[must_use]
     pub fn anew(&self) -> Self {
         let sandbox = Self::new(self.lock().config.clone());
-        *sandbox.guard.lock().unwrap_or_else(PoisonError::into_inner) = self.guard();
+        *sandbox.incident_handler.lock().unwrap_or_else(PoisonError::into_inner) =
+            self.incident_handler();
         sandbox
     }
 
     /// Has somebody told of every machine of this sandbox, and of forks made from now on, that
     /// does not pass a verification or cannot be put back.
     pub fn set_incident_handler(&self, guard: Arc<dyn IncidentHandler>) {
-        *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+        *self.incident_handler.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
     }
 
-    fn guard(&self) -> Option<Arc<dyn IncidentHandler>> {
-        self.guard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn incident_handler(&self) -> Option<Arc<dyn IncidentHandler>> {
+        self.incident_handler.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Tells the guard, if there is one.
@@ -197,7 +203,7 @@ impl KvmSandbox {
         cause: Cause,
         dump: impl FnOnce() -> ForensicDump,
     ) {
-        if let Some(guard) = self.guard() {
+        if let Some(guard) = self.incident_handler() {
             let (at, command_id) = (SystemTime::now(), connected.last_command());
             guard.on_incident(Incident { at, command_id, cause, dump: dump() });
         }

@@ -12,6 +12,7 @@ use vmm::{
 
 use super::connected::Connected;
 use super::exclusive::{hold, reset_and_check, reset_failed, reset_machine};
+use super::faults::{FaultPoint, Faults};
 use super::forensics::MismatchedBlocks;
 use crate::QueryAnswer;
 use crate::channel::ChannelError;
@@ -30,26 +31,6 @@ const QUOTED: usize = 300;
 /// answer.
 pub const QUESTIONS: [QueryKind; 3] =
     [QueryKind::OpenFdCount, QueryKind::ProcessList, QueryKind::MemUsage];
-
-/// A moment of a verified reset.
-#[doc(hidden)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FaultPoint {
-    /// The machine stands still as the command left it.
-    Held,
-    /// The machine has been put back and stands still. Nobody has looked at it.
-    Reset,
-    /// It runs again.
-    Running,
-    /// The guest is about to be asked.
-    Asking,
-    /// The guest has answered or not.
-    Asked,
-}
-
-/// Does to a machine what an attacker on the host would do.
-#[doc(hidden)]
-pub type FaultInjector = Box<dyn FnMut(FaultPoint, &Machine) + Send>;
 
 /// VerifyOptions long the guest has.
 #[derive(Debug, Clone, Copy)]
@@ -89,12 +70,12 @@ pub fn observe(
     connected: &Connected,
     golden: &Arc<Golden>,
     how: VerifyOptions,
-    mut meddler: Option<&mut FaultInjector>,
+    mut faults: Faults<'_>,
 ) -> Result<Observation, SandboxError> {
     let machine = &connected.machine;
     let mut parts = VerificationParts::default();
     hold(machine).map_err(|error| reset_failed(&error))?;
-    pass(&mut meddler, FaultPoint::Held, machine);
+    faults.at(FaultPoint::Held, machine);
     let begun = Instant::now();
     let differences = before_reset(machine)?;
     parts.before = begun.elapsed();
@@ -109,15 +90,14 @@ pub fn observe(
 
     let (wall, begun) = (SystemTime::now(), Instant::now());
     let mut looked = HostChecks::default();
-    let report = reset_and_inspect(connected, golden, how, &mut meddler, &mut looked)?;
+    let report = reset_and_inspect(connected, golden, how, &mut faults, &mut looked)?;
     let took = report.parts.total();
     let HostChecks { differences, disk, mismatched, took: parts_of_look } = looked;
     parts = VerificationParts { before: parts.before, ..parts_of_look };
 
-    pass(&mut meddler, FaultPoint::Running, machine);
+    faults.at(FaultPoint::Running, machine);
     let clean = differences.is_empty();
-    let heard =
-        hear(connected, golden, how.timeouts, begun + took, clean, &mut meddler, &mut parts);
+    let heard = hear(connected, golden, how.timeouts, begun + took, clean, &mut faults, &mut parts);
     let GuestReport { answers, run_state } = heard;
     let evidence = Evidence {
         reset_at: wall + took,
@@ -130,13 +110,6 @@ pub fn observe(
         parts,
     };
     Ok(Observation { report: Some(report), evidence, mismatched })
-}
-
-/// Lets somebody do something at this moment.
-fn pass(meddler: &mut Option<&mut FaultInjector>, moment: FaultPoint, machine: &Machine) {
-    if let Some(meddler) = meddler {
-        meddler(moment, machine);
-    }
 }
 
 /// What was seen of a machine that was put back and had not run yet.
@@ -188,17 +161,17 @@ fn reset_and_inspect(
     connected: &Connected,
     golden: &Arc<Golden>,
     how: VerifyOptions,
-    meddler: &mut Option<&mut FaultInjector>,
+    faults: &mut Faults<'_>,
     looked: &mut HostChecks,
 ) -> Result<ResetReport, SandboxError> {
     let VerifyOptions { strategy, plan, .. } = how;
-    let Some(meddler) = meddler else {
+    if !faults.is_armed() {
         return reset_and_check(connected, strategy, &plan, |machine, check| {
             looked.take(machine, golden, check);
         });
-    };
+    }
     let mut inspect = |machine: &Machine| {
-        meddler(FaultPoint::Reset, machine);
+        faults.at(FaultPoint::Reset, machine);
         looked.take(machine, golden, machine.check_after_reset(&plan));
         Ok(())
     };
@@ -219,7 +192,7 @@ fn hear(
     timeouts: QueryTimeouts,
     put_back_at: Instant,
     clean: bool,
-    meddler: &mut Option<&mut FaultInjector>,
+    faults: &mut Faults<'_>,
     parts: &mut VerificationParts,
 ) -> GuestReport {
     let machine = &connected.machine;
@@ -234,9 +207,9 @@ fn hear(
         return GuestReport { answers: Answers::default(), run_state: read() };
     }
     let mut ask = |until| {
-        pass(meddler, FaultPoint::Asking, machine);
+        faults.at(FaultPoint::Asking, machine);
         let answers = ask(connected, until);
-        pass(meddler, FaultPoint::Asked, machine);
+        faults.at(FaultPoint::Asked, machine);
         answers
     };
     let mut answers = ask(begun + timeouts.answer);

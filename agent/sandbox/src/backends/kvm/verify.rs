@@ -1,6 +1,8 @@
 //! Verified resets of a sandbox, and what they compare with.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+#[cfg(feature = "testing")]
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -8,9 +10,10 @@ use vmm::{Golden, IntegrityPlan, Strategy};
 
 use super::connected::Connected;
 use super::exclusive::{ExclusiveMachine, reset_machine};
+use super::faults::Faults;
 use super::forensics::{self, MismatchedBlocks};
 use super::golden::{GoldenSandbox, capture_failed};
-use super::observe::{FaultInjector, Observation, QueryTimeouts, VerifyOptions, observe};
+use super::observe::{Observation, QueryTimeouts, VerifyOptions, observe};
 use super::{KvmSandbox, SandboxConfig, not_available};
 use crate::Cause;
 use crate::error::SandboxError;
@@ -24,19 +27,13 @@ impl KvmSandbox {
     /// What machines of the golden state are compared with, once it has been measured.
     pub fn baseline(&self) -> Option<Arc<Baseline>> {
         let inner = self.lock();
-        inner.expected.clone().or_else(|| inner.golden.as_ref()?.baseline())
+        inner.golden.as_ref()?.baseline()
     }
 
-    /// Compares with something else than what was measured: for tests.
-    #[doc(hidden)]
-    pub fn expect(&self, baseline: Baseline) {
-        self.lock().expected = Some(Arc::new(baseline));
-    }
-
-    /// Calls somebody at every moment of the verified resets to come: for tests.
-    #[doc(hidden)]
-    pub fn inject_faults(&self, meddler: FaultInjector) {
-        *self.meddler.lock().unwrap_or_else(PoisonError::into_inner) = Some(meddler);
+    /// Calls the injector at every [`FaultPoint`](super::FaultPoint) of the verified resets to come.
+    #[cfg(feature = "testing")]
+    pub fn inject_faults(&self, injector: super::FaultInjector) {
+        *self.fault_injector.lock().unwrap_or_else(PoisonError::into_inner) = Some(injector);
     }
 
     /// Puts a machine back and verifies it. Calls that are under way fail. Afterwards it is ready,
@@ -53,12 +50,18 @@ impl KvmSandbox {
             ));
         };
         let exclusive = ExclusiveMachine::take(self, connected)?;
-        let mut meddler = self.meddler.lock().unwrap_or_else(PoisonError::into_inner);
+        #[cfg(feature = "testing")]
+        let mut injector = self.fault_injector.lock().unwrap_or_else(PoisonError::into_inner);
+        #[cfg(feature = "testing")]
+        let faults = Faults::of(injector.as_mut());
+        #[cfg(not(feature = "testing"))]
+        let faults = Faults::none();
         let plan = self.lock().config.integrity;
         let how =
             VerifyOptions { strategy: exclusive.strategy(), plan, timeouts: QueryTimeouts::USUAL };
-        let observed = observe(connected, &golden, how, meddler.as_mut());
-        drop(meddler);
+        let observed = observe(connected, &golden, how, faults);
+        #[cfg(feature = "testing")]
+        drop(injector);
         let Observation { report, evidence, mismatched } = match observed {
             Ok(observed) => observed,
             Err(error) => {
@@ -117,7 +120,7 @@ fn measure(
     golden.memory_root().map_err(|e| failed(&e))?;
     let how = VerifyOptions { strategy, plan, timeouts: BASELINE_TIMEOUTS };
     let Observation { evidence, .. } =
-        observe(connected, golden, how, None).map_err(|e| failed(&e))?;
+        observe(connected, golden, how, Faults::none()).map_err(|e| failed(&e))?;
     let hash = golden.hash().map_err(|e| failed(&e))?;
     let Some((disk_root, disk_bytes)) = disk else { return Err(failed(&"it has no disk")) };
     let facts = GoldenFacts { hash, disk_root, disk_bytes };
