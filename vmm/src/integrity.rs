@@ -16,7 +16,7 @@ mod disk;
 mod finding;
 mod memory;
 mod plan;
-mod rotation;
+mod scrub_cursor;
 #[cfg(any(test, feature = "testing"))]
 mod tamper;
 
@@ -25,13 +25,13 @@ use std::fmt::Write;
 pub(crate) use checker::Checker;
 pub(crate) use memory::MemoryFound;
 
-pub use finding::{Finding, FindingSource, Place};
+pub use finding::{Finding, FindingSource, Location};
 pub use plan::{IntegrityParts, IntegrityPlan, IntegrityReport};
 #[cfg(any(test, feature = "testing"))]
 pub use tamper::Tamper;
 
 /// Most findings of one kind that one check reports.
-const MOST_FINDINGS: usize = 64;
+const MAX_FINDINGS: usize = 64;
 
 fn sha256_text(hash: &[u8; 32]) -> String {
     let mut text = "sha256:".to_owned();

@@ -4,6 +4,8 @@ use std::io;
 
 use thiserror::Error;
 
+use crate::kernel_call;
+
 /// `KVM_API_VERSION` (api.rst 4.1). A kernel that returns another number is older than 2.6.22.
 pub(crate) const API_VERSION: i32 = 12;
 
@@ -52,4 +54,16 @@ impl KvmError {
     pub(crate) fn ioctl(ioctl: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
         move |e| Self::Ioctl { ioctl, source: io::Error::from_raw_os_error(e.errno()) }
     }
+}
+
+/// Makes a call of KVM, which a recording takes down under the name of the ioctl.
+///
+/// # Errors
+///
+/// KVM refused the call.
+pub(crate) fn call<T>(
+    ioctl: &'static str,
+    call: impl FnOnce() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, KvmError> {
+    kernel_call::timed(ioctl, call).map_err(KvmError::ioctl(ioctl))
 }

@@ -60,7 +60,7 @@ pub use devices::{ConsoleSnapshot, Mark};
 #[cfg(any(test, feature = "testing"))]
 pub use integrity::Tamper;
 pub use integrity::{
-    Finding, FindingSource, IntegrityParts, IntegrityPlan, IntegrityReport, Place,
+    Finding, FindingSource, IntegrityParts, IntegrityPlan, IntegrityReport, Location,
 };
 pub use kernel_call::KernelCall;
 pub use kvm::{DirtyTracking, KvmError, at_vcpu_thread_start};

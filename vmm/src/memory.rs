@@ -1,8 +1,8 @@
 //! Guest-physical memory: where things lie, and the mapping that holds them.
 
+mod block_hashes;
 mod dirty_map;
 mod golden;
-mod leaves;
 pub mod merkle;
 mod page_table;
 mod private;
@@ -10,11 +10,11 @@ mod ram;
 mod sealed;
 mod zero;
 
+pub use block_hashes::BlockHashes;
+pub(crate) use block_hashes::leaf_of;
 pub(crate) use dirty_map::WORD_BITS;
 pub use dirty_map::{DirtyMap, PAGE_BYTES};
 pub use golden::{GoldenMemory, GoldenRegion};
-pub use leaves::Leaves;
-pub(crate) use leaves::leaf_of;
 pub use page_table::PageTable;
 pub use private::PrivateMapping;
 pub use ram::{GuestRam, MAX_MEMORY_MIB, MIN_MEMORY_MIB, MemoryError, allocate, host_address};

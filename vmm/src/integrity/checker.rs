@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::rotation::Rotation;
+use super::scrub_cursor::ScrubCursor;
 use crate::memory::PageTable;
 
 /// One machine's checks: where each is on its way round, and room to work in.
@@ -11,8 +11,8 @@ use crate::memory::PageTable;
 pub struct Checker {
     /// Absent where `/proc` is: then content alone decides, in the course of a round.
     table: Option<PageTable>,
-    pub(super) disk: Rotation,
-    pub(super) memory: Rotation,
+    pub(super) disk: ScrubCursor,
+    pub(super) memory: ScrubCursor,
     /// Blocks of the disk that are mapped because they were checked last.
     pub(super) mapped: Vec<Range<usize>>,
     /// Where to go on in the page tables of the disk, where they are read entry by entry.
@@ -28,8 +28,8 @@ impl Checker {
     pub fn new() -> Self {
         Self {
             table: PageTable::open().ok(),
-            disk: Rotation::default(),
-            memory: Rotation::default(),
+            disk: ScrubCursor::default(),
+            memory: ScrubCursor::default(),
             mapped: Vec::new(),
             next_entry: 0,
             next_copy: 0,

@@ -5,8 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::rotation::Piece;
-use super::{Checker, Finding, FindingSource, MOST_FINDINGS, Place};
+use super::scrub_cursor::ScrubStep;
+use super::{Checker, Finding, FindingSource, Location, MAX_FINDINGS};
 use crate::devices::block::{Damage, Overlay};
 
 /// Blocks that the kernel maps together when one of them is read.
@@ -14,7 +14,7 @@ const NEIGHBOURS: usize = 16;
 
 /// Page table entries that are read for one check, where they have to be read one by one: those of
 /// a disk of 64 MiB.
-const MOST_ENTRIES: usize = 16_384;
+const MAX_ENTRIES: usize = 16_384;
 
 /// What was found on a disk.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Checker {
             blocks += 1;
         }
         // A block with a record was written after the reset, or the reset forgot it.
-        for block in overlay.dirty_blocks().take(MOST_FINDINGS) {
+        for block in overlay.dirty_blocks().take(MAX_FINDINGS) {
             let (was, is) = (overlay.base().memory().leaf(block)?, overlay.expected(block)?);
             if was != is {
                 add(&mut damages, Some(Damage { block, was, is }));
@@ -100,15 +100,15 @@ impl Checker {
         let base = Arc::clone(overlay.base());
         let sealed = base.memory();
         let mut read = std::mem::take(&mut self.mapped);
-        let blocks = self.disk.advance(sealed, steps, |piece| {
-            match piece {
-                Piece::Block(block) => {
+        let blocks = self.disk.advance(sealed, steps, |step| {
+            match step {
+                ScrubStep::Block(block) => {
                     add(damages, overlay.damage(block)?);
                     add_neighbours(&mut read, block);
                 }
                 // Private copies of such blocks are looked for in the page tables.
-                Piece::Zeros(blocks) if sealed.is_hole(&blocks)? => {}
-                Piece::Zeros(blocks) => {
+                ScrubStep::Zeros(blocks) if sealed.is_hole(&blocks)? => {}
+                ScrubStep::Zeros(blocks) => {
                     for block in blocks {
                         add(damages, overlay.damage(block)?);
                         add_neighbours(&mut read, block);
@@ -130,7 +130,7 @@ impl Checker {
     }
 
     fn sees_all_copies(&self, overlay: &Overlay) -> bool {
-        self.searches() || overlay.blocks() <= MOST_ENTRIES
+        self.searches() || overlay.blocks() <= MAX_ENTRIES
     }
 
     /// Finds private copies: all, or the next part of a large disk where the kernel does not search
@@ -143,7 +143,7 @@ impl Checker {
             return self.find_copies(bytes, 0..count);
         }
         let start = if self.next_entry < count { self.next_entry } else { 0 };
-        let end = (start + MOST_ENTRIES).min(count);
+        let end = (start + MAX_ENTRIES).min(count);
         self.next_entry = end;
         self.find_copies(bytes, start..end)
     }
@@ -151,7 +151,7 @@ impl Checker {
 
 fn add(damages: &mut BTreeMap<usize, Damage>, damage: Option<Damage>) {
     if let Some(damage) = damage
-        && damages.len() < MOST_FINDINGS
+        && damages.len() < MAX_FINDINGS
     {
         damages.insert(damage.block, damage);
     }
@@ -168,7 +168,7 @@ fn add_neighbours(ranges: &mut Vec<Range<usize>>, block: usize) {
 fn finding(damage: &Damage) -> Finding {
     Finding {
         source: FindingSource::Disk,
-        place: Place::Block(damage.block as u64),
+        place: Location::Block { number: damage.block as u64 },
         was: super::sha256_text(&damage.was),
         is: super::sha256_text(&damage.is),
     }
@@ -182,7 +182,7 @@ mod tests {
     /// A disk that is larger than what is read at once, on a kernel that does not search.
     #[test]
     fn a_copy_on_a_large_disk_is_found_part_by_part() {
-        let blocks = 2 * MOST_ENTRIES + 10;
+        let blocks = 2 * MAX_ENTRIES + 10;
         let image = DiskImage::from_bytes(&vec![0; blocks * BLOCK_BYTES]).unwrap();
         let mut overlay = Overlay::new(Arc::new(image)).unwrap();
         let mut checker = Checker::new();

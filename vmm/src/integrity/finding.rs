@@ -16,12 +16,15 @@ pub enum FindingSource {
     Vmm,
 }
 
-/// Where it is.
+/// Where it is. In JSON an object whose `kind` is the variant in snake case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Place {
-    /// A block of the machine's disk: 4096 bytes, the first one is number 0.
-    Block(u64),
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Location {
+    /// 4096 bytes of the machine's disk.
+    Block {
+        /// Counted from zero.
+        number: u64,
+    },
     /// A page of the machine's memory: 4096 bytes.
     Page {
         /// Guest-physical address of its first byte.
@@ -32,8 +35,11 @@ pub enum Place {
         /// Guest-physical address of its first byte.
         address: u64,
     },
-    /// A part of the machine's state, such as `vCPU 0: MSR 0x174`.
-    State(String),
+    /// A part of the machine's state: a register, a field of a device, a memory slot.
+    State {
+        /// Which one, such as `vCPU 0: MSR 0x174`.
+        name: String,
+    },
 }
 
 /// One thing that is not as it should be.
@@ -42,7 +48,7 @@ pub struct Finding {
     /// Who noticed.
     pub source: FindingSource,
     /// Where it is.
-    pub place: Place,
+    pub place: Location,
     /// What should be there.
     pub was: String,
     /// What is there.
@@ -59,13 +65,13 @@ impl fmt::Display for FindingSource {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Block(number) => write!(f, "block {number}"),
+            Self::Block { number } => write!(f, "block {number}"),
             Self::Page { address } => write!(f, "page {address:#x}"),
             Self::GoldenPage { address } => write!(f, "golden page {address:#x}"),
-            Self::State(part) => f.write_str(part),
+            Self::State { name } => f.write_str(name),
         }
     }
 }
@@ -74,5 +80,39 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { source, place, was, is } = self;
         write!(f, "{source}: {place} is {is}, was {was}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_names_source_and_place() {
+        let place = Location::State { name: "vCPU 0: MSR 0x174".into() };
+        let (was, is) = ("0x1".into(), "0x2".into());
+        let finding = Finding { source: FindingSource::Vmm, place, was, is };
+        let json = serde_json::json!({
+            "source": "vmm",
+            "place": {"kind": "state", "name": "vCPU 0: MSR 0x174"},
+            "was": "0x1",
+            "is": "0x2",
+        });
+        assert_eq!(serde_json::to_value(&finding).unwrap(), json);
+        assert_eq!(serde_json::from_value::<Finding>(json).unwrap(), finding);
+        let places = [
+            (Location::Block { number: 3 }, serde_json::json!({"kind": "block", "number": 3})),
+            (
+                Location::Page { address: 4096 },
+                serde_json::json!({"kind": "page", "address": 4096}),
+            ),
+            (
+                Location::GoldenPage { address: 0 },
+                serde_json::json!({"kind": "golden_page", "address": 0}),
+            ),
+        ];
+        for (place, json) in places {
+            assert_eq!(serde_json::to_value(place).unwrap(), json);
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::slice;
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
-use super::rotation::Piece;
-use super::{Checker, Finding, FindingSource, MOST_FINDINGS, Place};
+use super::scrub_cursor::ScrubStep;
+use super::{Checker, Finding, FindingSource, Location, MAX_FINDINGS};
 use crate::memory::{GoldenMemory, GuestRam, PAGE_BYTES, leaf_of};
 use crate::snapshot::PageRun;
 
@@ -130,10 +130,10 @@ impl Checker {
         found: &mut MemoryFound,
     ) -> io::Result<()> {
         let sealed = golden.sealed();
-        let pages = self.memory.advance(sealed, steps, |piece| {
-            let (blocks, is_zeros) = match piece {
-                Piece::Block(block) => (block..block + 1, false),
-                Piece::Zeros(blocks) => (blocks, true),
+        let pages = self.memory.advance(sealed, steps, |step| {
+            let (blocks, is_zeros) = match step {
+                ScrubStep::Block(block) => (block..block + 1, false),
+                ScrubStep::Zeros(blocks) => (blocks, true),
             };
             // Copies of holes are found in the page tables; reading holes would fill them.
             if is_zeros && sealed.is_hole(&blocks)? {
@@ -144,7 +144,7 @@ impl Checker {
                 let (was, is) = (sealed.leaf(block)?, leaf_of(then));
                 if was != is {
                     let (was, is) = (super::sha256_text(&was), super::sha256_text(&is));
-                    found.add(Place::GoldenPage { address }, was, is);
+                    found.add(Location::GoldenPage { address }, was, is);
                 }
                 let pair = pairs
                     .into_iter()
@@ -178,7 +178,7 @@ impl MemoryFound {
             let differing = now.iter().zip(then).enumerate().find(|(_, (now, then))| now != then);
             if let Some((at, (now, then))) = differing {
                 self.add(
-                    Place::Page { address: pair.address(page) },
+                    Location::Page { address: pair.address(page) },
                     format!("{then:#04x} at byte {at:#x}"),
                     format!("{now:#04x} at byte {at:#x}"),
                 );
@@ -186,8 +186,8 @@ impl MemoryFound {
         }
     }
 
-    fn add(&mut self, place: Place, was: String, is: String) {
-        let full = self.findings.len() >= MOST_FINDINGS;
+    fn add(&mut self, place: Location, was: String, is: String) {
+        let full = self.findings.len() >= MAX_FINDINGS;
         if !full && !self.findings.iter().any(|finding| finding.place == place) {
             self.findings.push(Finding { source: FindingSource::Memory, place, was, is });
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Finding;
-use super::rotation::calls_for_all;
+use super::scrub_cursor::calls_for_all;
 use crate::snapshot::Golden;
 
 /// How much of what was not touched is read again, beside all that was touched.

@@ -14,6 +14,7 @@ use vmm_sys_util::ioctl::ioctl;
 use vmm_sys_util::ioctl_io_nr;
 
 use super::KvmError;
+use crate::kernel_call;
 use crate::memory::PAGE_BYTES;
 
 ioctl_io_nr!(KVM_RESET_DIRTY_RINGS, KVMIO, 0xc7);
@@ -123,7 +124,8 @@ impl Drop for DirtyRing {
 /// be noticed again.
 pub fn reset_rings(vm: &VmFd) -> Result<(), KvmError> {
     // SAFETY: the descriptor is a VM and the ioctl takes no argument.
-    let result = unsafe { ioctl(vm, KVM_RESET_DIRTY_RINGS()) };
+    let call = || unsafe { ioctl(vm, KVM_RESET_DIRTY_RINGS()) };
+    let result = kernel_call::timed("KVM_RESET_DIRTY_RINGS", call);
     if result >= 0 {
         Ok(())
     } else {

@@ -12,6 +12,7 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::{ioctl_iow_nr, ioctl_iowr_nr};
 
 use super::KvmError;
+use crate::kernel_call;
 use crate::memory::{PAGE_BYTES, WORD_BITS};
 
 ioctl_iow_nr!(KVM_GET_DIRTY_LOG, KVMIO, 0x42, kvm_dirty_log);
@@ -40,7 +41,8 @@ pub fn get_dirty_log(vm: &VmFd, slot: u32, bytes: u64, bitmap: &mut [u64]) -> Re
     };
     // SAFETY: the descriptor is a VM, and KVM writes one bit per page of the slot, rounded up to
     // whole 64-bit words, which is the length just checked.
-    let result = unsafe { ioctl_with_ref(vm, KVM_GET_DIRTY_LOG(), &log) };
+    let call = || unsafe { ioctl_with_ref(vm, KVM_GET_DIRTY_LOG(), &log) };
+    let result = kernel_call::timed("KVM_GET_DIRTY_LOG", call);
     if result == 0 { Ok(()) } else { Err(failed(io::Error::last_os_error())) }
 }
 
@@ -90,6 +92,7 @@ pub fn clear_dirty_log(
     };
     // SAFETY: the descriptor is a VM, and KVM reads one bit for each of `num_pages` pages, rounded
     // up to whole words: at most all of `bitmap`.
-    let result = unsafe { ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &range) };
+    let call = || unsafe { ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &range) };
+    let result = kernel_call::timed("KVM_CLEAR_DIRTY_LOG", call);
     if result == 0 { Ok(()) } else { Err(failed(io::Error::last_os_error())) }
 }

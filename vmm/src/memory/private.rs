@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::{io, ptr, slice};
 
 use super::SealedMemory;
+use crate::kernel_call;
 
 const PAGE: usize = 0x1000;
 
@@ -66,8 +67,10 @@ impl PrivateMapping {
         };
         // SAFETY: the pages lie in this mapping, which is borrowed exclusively. What they read as
         // afterwards is initialised: the sealed file's bytes.
-        let result =
-            unsafe { libc::madvise(self.address.add(start).cast(), length, libc::MADV_DONTNEED) };
+        let drop = || unsafe {
+            libc::madvise(self.address.add(start).cast(), length, libc::MADV_DONTNEED)
+        };
+        let result = kernel_call::timed("madvise(MADV_DONTNEED)", drop);
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }

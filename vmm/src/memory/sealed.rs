@@ -10,9 +10,9 @@ use rustix::fs::{
     MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
 };
 
-use super::leaves::is_hole;
+use super::block_hashes::is_hole;
 use super::merkle::Hash;
-use super::{Leaves, PAGE_BYTES};
+use super::{BlockHashes, PAGE_BYTES};
 
 /// A memfd sealed against writing, growing and shrinking: the kernel refuses changes from
 /// everybody, this process included. Private mappings of it share its pages until they write.
@@ -20,7 +20,7 @@ use super::{Leaves, PAGE_BYTES};
 pub struct SealedMemory {
     file: File,
     length: usize,
-    leaves: Leaves,
+    hashes: BlockHashes,
 }
 
 const SEALS: SealFlags =
@@ -40,7 +40,7 @@ impl SealedMemory {
         let memory = File::from(memory);
         fill(&memory)?;
         fcntl_add_seals(&memory, SEALS).map_err(io::Error::from)?;
-        Ok(Self { file: memory, length, leaves: Leaves::new(length) })
+        Ok(Self { file: memory, length, hashes: BlockHashes::new(length) })
     }
 
     /// Size in bytes.
@@ -55,18 +55,18 @@ impl SealedMemory {
 
     /// Number of blocks of 4096 bytes; the last one may be shorter.
     pub fn blocks(&self) -> usize {
-        self.leaves.count()
+        self.hashes.count()
     }
 
     /// Hash of one block, as [`super::merkle::leaf`] makes it; kept once computed.
     pub fn leaf(&self, block: usize) -> io::Result<Hash> {
-        self.leaves.get(&self.file, block)
+        self.hashes.get(&self.file, block)
     }
 
     /// The blocks from `block` on that are known to be zeros together; `None` where there is
     /// something nearby.
     pub fn zeros_from(&self, block: usize) -> io::Result<Option<Range<usize>>> {
-        self.leaves.zeros_from(&self.file, block)
+        self.hashes.zeros_from(&self.file, block)
     }
 
     /// True when the file system knows that these blocks hold nothing: they read as zeros, and
@@ -78,12 +78,12 @@ impl SealedMemory {
 
     /// Root of the Merkle tree over all blocks. The first call reads all of them.
     pub fn root(&self) -> io::Result<Hash> {
-        self.leaves.root(&self.file)
+        self.hashes.root(&self.file)
     }
 
     /// Root of the tree in which `leaf` has had its say on every block and its hash.
     pub fn root_with(&self, leaf: impl FnMut(usize, Hash) -> Hash) -> io::Result<Hash> {
-        self.leaves.root_with(&self.file, leaf)
+        self.hashes.root_with(&self.file, leaf)
     }
 
     /// True while every seal is in place, as the kernel says.

@@ -8,7 +8,7 @@
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 
 /// Deadline of the local APIC's timer, in TSC ticks (Intel SDM volume 3, "TSC-Deadline Mode").
 pub const TSC_DEADLINE: u32 = 0x6e0;
@@ -100,7 +100,7 @@ pub fn read_prepared(vcpu: &VcpuFd, wanted: &Msrs) -> Result<Vec<kvm_msr_entry>,
 
 /// Writes all of `msrs`, or says which one was refused.
 pub fn write(vcpu: &VcpuFd, msrs: &Msrs) -> Result<(), KvmError> {
-    let written = vcpu.set_msrs(msrs).map_err(KvmError::ioctl("KVM_SET_MSRS"))?;
+    let written = ioctl::call("KVM_SET_MSRS", || vcpu.set_msrs(msrs))?;
     match msrs.as_slice().get(written) {
         Some(refused) => Err(KvmError::Msr(refused.index)),
         None => Ok(()),

@@ -9,6 +9,7 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
 use crate::ioctl::KvmError;
+use crate::kernel_call;
 
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 ioctl_iow_nr!(KVM_GET_DEVICE_ATTR, KVMIO, 0xe2, kvm_device_attr);
@@ -62,7 +63,8 @@ fn attribute(
         flags: 0,
     };
     // SAFETY: the descriptor is a vCPU, and `value` points to the u64 that this attribute is.
-    let result = unsafe { ioctl_with_ref(vcpu, request, &attribute) };
+    let call = || unsafe { ioctl_with_ref(vcpu, request, &attribute) };
+    let result = kernel_call::timed(ioctl, call);
     if result == 0 {
         Ok(())
     } else {

@@ -11,7 +11,7 @@ use super::{MachineCore, PARK_LIMIT, RunningMachine};
 use crate::arch::host_tsc;
 use crate::elapsed::ResetWindow;
 use crate::integrity::{
-    Checker, Finding, FindingSource, IntegrityPlan, IntegrityReport, MemoryFound, Place,
+    Checker, Finding, FindingSource, IntegrityPlan, IntegrityReport, Location, MemoryFound,
 };
 use crate::kvm::{CallError, VcpuCall, VcpuControl};
 use crate::machine::MachineError;
@@ -306,7 +306,7 @@ impl MachineCore {
                 let start = region.map_or(0, |region| region.start);
                 findings.push(Finding {
                     source: FindingSource::Memory,
-                    place: Place::Page { address: start + (first.first * PAGE_BYTES) as u64 },
+                    place: Location::Page { address: start + (first.first * PAGE_BYTES) as u64 },
                     was: "not written since the reset".into(),
                     is: format!("the first of {pages} that were"),
                 });
@@ -314,7 +314,7 @@ impl MachineCore {
             // KVM keeps a log of every slot that it has: one is missing, or no longer logged.
             Err(ResetError::Kvm(e)) => findings.push(Finding {
                 source: FindingSource::Vmm,
-                place: Place::State("memory slots".into()),
+                place: Location::State { name: "memory slots".into() },
                 was: "there, and logged".into(),
                 is: e.to_string(),
             }),
@@ -362,6 +362,7 @@ fn unreadable(what: &'static str) -> impl Fn(std::io::Error) -> MachineError {
 impl From<StateMismatch> for Finding {
     fn from(mismatch: StateMismatch) -> Self {
         let StateMismatch { part, was, is } = mismatch;
-        Self { source: FindingSource::Vmm, place: Place::State(part.to_string()), was, is }
+        let place = Location::State { name: part.to_string() };
+        Self { source: FindingSource::Vmm, place, was, is }
     }
 }

@@ -1,7 +1,7 @@
 //! Hot pages: they stay writable, and every reset restores them.
 
 use super::captured::{STRATEGIES, captured, run_a_while, with_disk};
-use crate::integrity::{FindingSource, IntegrityPlan, Place};
+use crate::integrity::{FindingSource, IntegrityPlan, Location};
 use crate::kvm::raw;
 use crate::machine::*;
 use crate::memory::PAGE_BYTES;
@@ -92,7 +92,7 @@ fn what_is_written_after_a_reset_is_seen_in_a_hot_page_too() {
     machine.reset(Strategy::CopyBack).unwrap();
     run_a_while(&machine);
     let findings = machine.check_after_reset(&IntegrityPlan::default()).unwrap().findings;
-    let page = (FindingSource::Memory, Place::Page { address: BUSY });
+    let page = (FindingSource::Memory, Location::Page { address: BUSY });
     assert!(findings.iter().any(|f| (f.source, f.place.clone()) == page), "{findings:#?}");
 }
 

@@ -8,7 +8,7 @@ use super::captured::{STRATEGIES, captured, run_a_while, with_disk, write_disk};
 use super::tiny_guest::{SPIN, config, machine};
 use crate::arch::layout;
 use crate::devices::block::DiskImage;
-use crate::integrity::{Finding, FindingSource, IntegrityPlan, IntegrityReport, Place, Tamper};
+use crate::integrity::{Finding, FindingSource, IntegrityPlan, IntegrityReport, Location, Tamper};
 use crate::machine::*;
 use crate::memory::PAGE_BYTES;
 
@@ -56,20 +56,20 @@ fn only(findings: &[Finding]) -> &Finding {
     finding
 }
 
-fn place(finding: &Finding) -> (FindingSource, Place) {
+fn place(finding: &Finding) -> (FindingSource, Location) {
     (finding.source, finding.place.clone())
 }
 
-fn in_state(part: &str) -> (FindingSource, Place) {
-    (FindingSource::Vmm, Place::State(part.to_owned()))
+fn in_state(part: &str) -> (FindingSource, Location) {
+    (FindingSource::Vmm, Location::State { name: part.to_owned() })
 }
 
-fn on_disk(block: u64) -> (FindingSource, Place) {
-    (FindingSource::Disk, Place::Block(block))
+fn on_disk(block: u64) -> (FindingSource, Location) {
+    (FindingSource::Disk, Location::Block { number: block })
 }
 
-fn in_memory(address: u64) -> (FindingSource, Place) {
-    (FindingSource::Memory, Place::Page { address })
+fn in_memory(address: u64) -> (FindingSource, Location) {
+    (FindingSource::Memory, Location::Page { address })
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_page_changed_after_it_was_put_back_is_seen() {
         machine.reset(strategy).unwrap();
         machine.tamper(Tamper::RestoredPage).unwrap();
         let findings = check(&machine).findings;
-        assert!(matches!(place(only(&findings)), (FindingSource::Memory, Place::Page { .. })));
+        assert!(matches!(place(only(&findings)), (FindingSource::Memory, Location::Page { .. })));
     }
     let machine = used();
     run_a_while(&machine);
@@ -250,7 +250,7 @@ fn golden_memory_that_is_not_what_it_was_is_seen_in_time() {
         (!found.is_empty()).then_some((cycle, found))
     });
     let (_, found) = seen.expect("seen in time");
-    let page = Place::GoldenPage { address: 0x10_0000 };
+    let page = Location::GoldenPage { address: 0x10_0000 };
     assert!(
         found.iter().any(|f| (f.source, &f.place) == (FindingSource::Memory, &page)),
         "{found:?}"

@@ -47,10 +47,10 @@ impl From<vmm::Finding> for Finding {
             vmm::FindingSource::Vmm => Source::Vmm,
         };
         let place = match found.place {
-            vmm::Place::Block(number) => Place::Block { number },
-            vmm::Place::Page { address } => Place::Page { address },
-            vmm::Place::GoldenPage { address } => Place::GoldenPage { address },
-            vmm::Place::State(name) => Place::State { name },
+            vmm::Location::Block { number } => Place::Block { number },
+            vmm::Location::Page { address } => Place::Page { address },
+            vmm::Location::GoldenPage { address } => Place::GoldenPage { address },
+            vmm::Location::State { name } => Place::State { name },
         };
         Self::new(source, place, found.was, found.is)
     }
@@ -103,10 +103,10 @@ mod tests {
     #[test]
     fn what_a_machine_finds_keeps_its_place_and_its_words() {
         let places = [
-            (vmm::Place::Block(3), Place::Block { number: 3 }),
-            (vmm::Place::Page { address: 4096 }, Place::Page { address: 4096 }),
-            (vmm::Place::GoldenPage { address: 8192 }, Place::GoldenPage { address: 8192 }),
-            (vmm::Place::State("PIT".into()), Place::State { name: "PIT".into() }),
+            (vmm::Location::Block { number: 3 }, Place::Block { number: 3 }),
+            (vmm::Location::Page { address: 4096 }, Place::Page { address: 4096 }),
+            (vmm::Location::GoldenPage { address: 8192 }, Place::GoldenPage { address: 8192 }),
+            (vmm::Location::State { name: "PIT".into() }, Place::State { name: "PIT".into() }),
         ];
         for (theirs, ours) in places {
             let source = vmm::FindingSource::Memory;

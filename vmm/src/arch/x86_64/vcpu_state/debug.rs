@@ -3,7 +3,7 @@
 use super::VcpuState;
 use super::group::Group;
 use crate::arch::Named;
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
 pub const GROUP: Group = Group {
@@ -14,8 +14,8 @@ pub const GROUP: Group = Group {
         Ok(())
     },
     write: |writer| {
-        let set = writer.fd.set_debug_regs(&writer.state.debug_regs);
-        set.map_err(KvmError::ioctl("KVM_SET_DEBUGREGS"))
+        let (fd, regs) = (&writer.fd, &writer.state.debug_regs);
+        ioctl::call("KVM_SET_DEBUGREGS", || fd.set_debug_regs(regs))
     },
     compare: |pair, found| {
         let (then, now) = (&pair.then.debug_regs, &pair.now.debug_regs);

@@ -7,7 +7,7 @@ use kvm_bindings::{
 use kvm_ioctls::SyncReg;
 
 use super::group::{Group, Reader, Writer};
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
 /// Everything is to be written, also what KVM takes only when it is told to.
@@ -43,6 +43,6 @@ fn write(writer: &mut Writer<'_>) -> Result<(), KvmError> {
         writer.fd.set_sync_dirty_reg(SyncReg::VcpuEvents);
         return Ok(());
     }
-    let set = writer.fd.set_vcpu_events(&writer.state.events);
-    set.map_err(KvmError::ioctl("KVM_SET_VCPU_EVENTS"))
+    let (fd, events) = (&writer.fd, &writer.state.events);
+    ioctl::call("KVM_SET_VCPU_EVENTS", || fd.set_vcpu_events(events))
 }

@@ -5,7 +5,7 @@ use kvm_bindings::kvm_xsave;
 use super::VcpuState;
 use super::group::{Comparison, Group, Writer};
 use crate::arch::Named;
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 use crate::mismatch::{self, Mismatch};
 
 /// Index of the 64-bit `XSTATE_BV` in the area, in 32-bit words.
@@ -20,7 +20,10 @@ pub const CONTROL: Group = Group {
         reader.state.xcrs = reader.fd.get_xcrs().map_err(KvmError::ioctl("KVM_GET_XCRS"))?;
         Ok(())
     },
-    write: |writer| writer.fd.set_xcrs(&writer.state.xcrs).map_err(KvmError::ioctl("KVM_SET_XCRS")),
+    write: |writer| {
+        let (fd, xcrs) = (&writer.fd, &writer.state.xcrs);
+        ioctl::call("KVM_SET_XCRS", || fd.set_xcrs(xcrs))
+    },
     compare: |pair, found| {
         let (then, now) = (&pair.then.xcrs, &pair.now.xcrs);
         found.extend(mismatch::of_values("extended control registers".into(), then, now));
@@ -45,9 +48,10 @@ pub const STATE: Group = Group {
 };
 
 fn write(writer: &mut Writer<'_>) -> Result<(), KvmError> {
+    let (fd, xsave) = (&writer.fd, &writer.state.xsave);
     // SAFETY: no guest here may use features that need more than 4 KiB: the process never asks for
     // the permission that AMX needs.
-    unsafe { writer.fd.set_xsave(&writer.state.xsave) }.map_err(KvmError::ioctl("KVM_SET_XSAVE"))
+    ioctl::call("KVM_SET_XSAVE", || unsafe { fd.set_xsave(xsave) })
 }
 
 fn compare(pair: &Comparison<'_>, found: &mut Vec<Mismatch<String>>) {

@@ -5,7 +5,7 @@ use kvm_ioctls::SyncReg;
 use super::VcpuState;
 use super::group::{Group, Writer};
 use crate::arch::Named;
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
 pub const GROUP: Group = Group {
@@ -31,7 +31,7 @@ fn write(writer: &mut Writer<'_>) -> Result<(), KvmError> {
         writer.fd.set_sync_dirty_reg(SyncReg::Register);
         return Ok(());
     }
-    writer.fd.set_regs(&writer.state.regs).map_err(KvmError::ioctl("KVM_SET_REGS"))
+    ioctl::call("KVM_SET_REGS", || writer.fd.set_regs(&writer.state.regs))
 }
 
 fn describe(state: &VcpuState, named: &mut Vec<Named>) {

@@ -6,7 +6,7 @@ use super::VcpuState;
 use super::group::{Comparison, Group, Writer};
 use crate::arch::Named;
 use crate::arch::x86_64::{lapic, msrs};
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 use crate::mismatch::{self, Mismatch};
 
 pub const GROUP: Group = Group {
@@ -22,7 +22,7 @@ pub const GROUP: Group = Group {
 
 fn write(writer: &mut Writer<'_>) -> Result<(), KvmError> {
     // The APIC's base address cannot have moved: its MSR is behind the filter.
-    writer.fd.set_lapic(&writer.state.lapic).map_err(KvmError::ioctl("KVM_SET_LAPIC"))?;
+    ioctl::call("KVM_SET_LAPIC", || writer.fd.set_lapic(&writer.state.lapic))?;
     // The deadline is written with the other MSRs and once more after the local APIC: if the guest
     // had taken the timer out of deadline mode, KVM ignored the first write.
     match writer.deadline {

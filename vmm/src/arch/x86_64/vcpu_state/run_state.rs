@@ -1,7 +1,7 @@
 //! What the vCPU is doing: running, halted, waiting to be started.
 
 use super::group::{Group, Writer};
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
 pub const GROUP: Group = Group {
@@ -26,8 +26,7 @@ fn write(writer: &mut Writer<'_>) -> Result<(), KvmError> {
         // An INIT or SIPI on its way would strike a processor that waits for one. Reading takes it
         // in, and the groups that follow undo what it does. For all others the staged events cancel
         // an INIT, and a SIPI without one has no effect.
-        writer.fd.get_mp_state().map_err(KvmError::ioctl("KVM_GET_MP_STATE"))?;
+        ioctl::call("KVM_GET_MP_STATE", || writer.fd.get_mp_state())?;
     }
-    let set = writer.fd.set_mp_state(writer.state.mp_state);
-    set.map_err(KvmError::ioctl("KVM_SET_MP_STATE"))
+    ioctl::call("KVM_SET_MP_STATE", || writer.fd.set_mp_state(writer.state.mp_state))
 }

@@ -6,7 +6,7 @@ use kvm_ioctls::SyncReg;
 use super::VcpuState;
 use super::group::{Group, Writer};
 use crate::arch::Named;
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
 pub const GROUP: Group = Group {
@@ -32,7 +32,7 @@ fn write(writer: &mut Writer<'_>) -> Result<(), KvmError> {
         writer.fd.set_sync_dirty_reg(SyncReg::SystemRegister);
         return Ok(());
     }
-    writer.fd.set_sregs(&writer.state.sregs).map_err(KvmError::ioctl("KVM_SET_SREGS"))
+    ioctl::call("KVM_SET_SREGS", || writer.fd.set_sregs(&writer.state.sregs))
 }
 
 fn describe(state: &VcpuState, named: &mut Vec<Named>) {

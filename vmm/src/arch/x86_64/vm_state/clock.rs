@@ -5,7 +5,7 @@ use kvm_ioctls::VmFd;
 
 use super::VmState;
 use super::group::{Comparison, Group};
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 use crate::mismatch::Mismatch;
 
 const HERTZ: u64 = 1_000_000_000;
@@ -26,7 +26,7 @@ fn write(vm: &VmFd, state: &VmState) -> Result<(), KvmError> {
     // Without the flag for real time, which would let the clock jump ahead by the time that passed
     // since the capture. The guest learns wall time from its next command.
     let clock = kvm_clock_data { clock: state.clock_ns, ..Default::default() };
-    vm.set_clock(&clock).map_err(KvmError::ioctl("KVM_SET_CLOCK"))
+    ioctl::call("KVM_SET_CLOCK", || vm.set_clock(&clock))
 }
 
 /// The clock runs on: it has to be within bounds.

@@ -7,7 +7,7 @@ use kvm_ioctls::VmFd;
 
 use super::group::{Comparison, Group, Reader};
 use crate::arch::Named;
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 use crate::mismatch::{self, Mismatch};
 
 /// Which controller stands at which index of the state.
@@ -43,7 +43,7 @@ fn read(reader: &mut Reader<'_>, index: usize) -> Result<(), KvmError> {
 }
 
 fn write(vm: &VmFd, chip: &kvm_irqchip) -> Result<(), KvmError> {
-    vm.set_irqchip(chip).map_err(KvmError::ioctl("KVM_SET_IRQCHIP"))
+    ioctl::call("KVM_SET_IRQCHIP", || vm.set_irqchip(chip))
 }
 
 fn compare(

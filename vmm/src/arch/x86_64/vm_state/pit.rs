@@ -5,7 +5,7 @@ use kvm_bindings::kvm_pit_state2;
 use super::VmState;
 use super::group::Group;
 use crate::arch::Named;
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
 pub const GROUP: Group = Group {
@@ -13,7 +13,7 @@ pub const GROUP: Group = Group {
         reader.state.pit = reader.vm.get_pit2().map_err(KvmError::ioctl("KVM_GET_PIT2"))?;
         Ok(())
     },
-    write: |vm, state| vm.set_pit2(&state.pit).map_err(KvmError::ioctl("KVM_SET_PIT2")),
+    write: |vm, state| ioctl::call("KVM_SET_PIT2", || vm.set_pit2(&state.pit)),
     compare: |pair| {
         let (then, now) = (guest_visible(pair.then.pit), guest_visible(pair.now.pit));
         mismatch::of_values("PIT", &then, &now)

@@ -8,8 +8,9 @@ use std::sync::OnceLock;
 
 use rustix::fs::{SeekFrom, seek};
 
+use super::PAGE_BYTES;
 use super::merkle::{Hash, Tree, leaf};
-use super::{PAGE_BYTES, is_zero};
+use super::zero::is_zero;
 
 /// Blocks that are hashed together when the first of them is asked for.
 const CHUNK_BLOCKS: usize = 64;
@@ -18,7 +19,7 @@ const CHUNK_BYTES: usize = CHUNK_BLOCKS * PAGE_BYTES;
 /// One hash for each 4096 bytes of a file that nobody can change, computed when it is first asked
 /// for and kept: 32 bytes a block, nothing for stretches of zeros. The last block may be shorter.
 #[derive(Debug)]
-pub struct Leaves {
+pub struct BlockHashes {
     length: usize,
     chunks: Box<[OnceLock<Chunk>]>,
     root: OnceLock<Hash>,
@@ -30,7 +31,7 @@ enum Chunk {
     Hashes(Box<[Hash]>),
 }
 
-impl Leaves {
+impl BlockHashes {
     /// For a file of `length` bytes.
     pub fn new(length: usize) -> Self {
         let chunks = length.div_ceil(CHUNK_BYTES);

@@ -11,7 +11,7 @@ const STEPS_OF_ZEROS: usize = 4;
 
 /// What comes next.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Piece {
+pub enum ScrubStep {
     /// A block with a hash of its own.
     Block(usize),
     /// Blocks that must all be zeros.
@@ -20,35 +20,35 @@ pub enum Piece {
 
 /// Where one machine is on its way round.
 #[derive(Debug, Default)]
-pub struct Rotation {
+pub struct ScrubCursor {
     next: usize,
 }
 
-impl Rotation {
+impl ScrubCursor {
     /// Visits the next pieces that are worth `steps`, but none twice, and returns how many blocks
     /// they hold.
     pub fn advance<E: From<io::Error>>(
         &mut self,
         sealed: &SealedMemory,
         steps: usize,
-        mut visit: impl FnMut(Piece) -> Result<(), E>,
+        mut visit: impl FnMut(ScrubStep) -> Result<(), E>,
     ) -> Result<usize, E> {
         let count = sealed.blocks();
         let (mut spent, mut seen) = (0, 0);
         while spent < steps && seen < count {
             let at = if self.next < count { self.next } else { 0 };
-            let (piece, cost) = piece_at(sealed, at)?;
-            let blocks = piece.blocks();
+            let (step, cost) = step_at(sealed, at)?;
+            let blocks = step.blocks();
             seen += blocks.len();
             spent += cost;
             self.next = blocks.end;
-            visit(piece)?;
+            visit(step)?;
         }
         Ok(seen)
     }
 }
 
-impl Piece {
+impl ScrubStep {
     fn blocks(&self) -> Range<usize> {
         match self {
             Self::Block(block) => *block..block + 1,
@@ -57,14 +57,14 @@ impl Piece {
     }
 }
 
-fn piece_at(sealed: &SealedMemory, block: usize) -> io::Result<(Piece, usize)> {
+fn step_at(sealed: &SealedMemory, block: usize) -> io::Result<(ScrubStep, usize)> {
     Ok(match sealed.zeros_from(block)? {
-        Some(blocks) => (Piece::Zeros(blocks), STEPS_OF_ZEROS),
-        None => (Piece::Block(block), 1),
+        Some(blocks) => (ScrubStep::Zeros(blocks), STEPS_OF_ZEROS),
+        None => (ScrubStep::Block(block), 1),
     })
 }
 
-/// Calls of [`Rotation::advance`] with so many steps each until everything has been visited.
+/// Calls of [`ScrubCursor::advance`] with so many steps each until everything has been visited.
 /// `None` when it never is. Hashes what has no hash yet.
 pub fn calls_for_all(sealed: &SealedMemory, steps: usize) -> io::Result<Option<usize>> {
     if steps == 0 {
@@ -72,13 +72,13 @@ pub fn calls_for_all(sealed: &SealedMemory, steps: usize) -> io::Result<Option<u
     }
     let (mut block, mut calls, mut left) = (0, 0, 0_usize);
     while block < sealed.blocks() {
-        let (piece, cost) = piece_at(sealed, block)?;
+        let (step, cost) = step_at(sealed, block)?;
         if left == 0 {
             calls += 1;
             left = steps;
         }
         left = left.saturating_sub(cost);
-        block = piece.blocks().end;
+        block = step.blocks().end;
     }
     // A round need not begin with the first block.
     Ok(Some(if calls > 1 { calls + 1 } else { calls }))
@@ -106,19 +106,19 @@ mod tests {
                 data.iter().try_for_each(|at| file.write_all_at(&[1], (at % blocks * PAGE_BYTES) as u64))
             })
             .unwrap();
-            let mut rotation = Rotation::default();
-            let advance = |rotation: &mut Rotation, seen: &mut Vec<usize>| {
-                rotation.advance::<io::Error>(&sealed, steps, |piece| {
-                    seen.extend(piece.blocks());
+            let mut cursor = ScrubCursor::default();
+            let advance = |cursor: &mut ScrubCursor, seen: &mut Vec<usize>| {
+                cursor.advance::<io::Error>(&sealed, steps, |step| {
+                    seen.extend(step.blocks());
                     Ok(())
                 })
             };
             for _ in 0..start % 7 {
-                advance(&mut rotation, &mut Vec::new()).unwrap();
+                advance(&mut cursor, &mut Vec::new()).unwrap();
             }
             let mut seen = Vec::new();
             for _ in 0..calls_for_all(&sealed, steps).unwrap().unwrap() {
-                advance(&mut rotation, &mut seen).unwrap();
+                advance(&mut cursor, &mut seen).unwrap();
             }
             seen.sort_unstable();
             seen.dedup();
@@ -131,9 +131,9 @@ mod tests {
         let sealed =
             SealedMemory::create("test", 100 * PAGE_BYTES, |file| file.write_all_at(&[1; 100], 0));
         let sealed = sealed.unwrap();
-        let mut rotation = Rotation::default();
+        let mut cursor = ScrubCursor::default();
         for _ in 0..3 {
-            let seen = rotation.advance::<io::Error>(&sealed, usize::MAX, |_| Ok(())).unwrap();
+            let seen = cursor.advance::<io::Error>(&sealed, usize::MAX, |_| Ok(())).unwrap();
             assert_eq!(seen, 100);
         }
         assert_eq!(calls_for_all(&sealed, 0).unwrap(), None);
