@@ -11,6 +11,7 @@ pub(crate) mod request_queue;
 #[cfg(test)]
 pub(crate) mod test_driver;
 pub(crate) mod transport;
+pub(crate) mod virtqueue;
 
 use std::sync::Arc;
 

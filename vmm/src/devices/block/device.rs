@@ -14,7 +14,8 @@ use crate::devices::builder::ByType;
 use crate::devices::device::MachineShape;
 use crate::devices::virtio::DeviceFault;
 use crate::devices::virtio::one_queue::{OneQueue, RequestHandler};
-use crate::devices::virtio::request_queue::{Completion, QueueName};
+use crate::devices::virtio::request_queue::Completion;
+use crate::devices::virtio::virtqueue::QueueName;
 use crate::memory::GuestRam;
 
 /// A block device.

@@ -12,7 +12,8 @@ use virtio_queue::DescriptorChain;
 use super::{Overlay, SECTOR_BYTES};
 use crate::devices::virtio::DeviceFault;
 use crate::devices::virtio::chain::{self, Buffers};
-use crate::devices::virtio::request_queue::{Completion, QueueName};
+use crate::devices::virtio::request_queue::Completion;
+use crate::devices::virtio::virtqueue::QueueName;
 use crate::memory::GuestRam;
 
 pub(super) const NAME: QueueName = QueueName { device: "block", queue: 0 };

@@ -8,7 +8,8 @@ use crate::devices::builder::ByType;
 use crate::devices::virtio::DeviceFault;
 use crate::devices::virtio::chain::{Buffers, Direction};
 use crate::devices::virtio::one_queue::{OneQueue, RequestHandler};
-use crate::devices::virtio::request_queue::{Completion, QueueName};
+use crate::devices::virtio::request_queue::Completion;
+use crate::devices::virtio::virtqueue::QueueName;
 use crate::memory::GuestRam;
 
 /// Most random bytes for one request. A device may fill less than it is offered (section 5.4.6),

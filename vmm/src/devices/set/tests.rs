@@ -9,8 +9,9 @@ use crate::devices::irq::IrqLine;
 use crate::devices::list::{DEVICES, virtio_slots};
 use crate::devices::virtio::DeviceFault;
 use crate::devices::virtio::one_queue::{OneQueue, RequestHandler};
-use crate::devices::virtio::request_queue::{Completion, QueueName};
+use crate::devices::virtio::request_queue::Completion;
 use crate::devices::virtio::transport::Slot;
+use crate::devices::virtio::virtqueue::QueueName;
 use crate::devices::vsock::VsockDevice;
 use crate::memory::GuestRam;
 

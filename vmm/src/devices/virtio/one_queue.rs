@@ -8,7 +8,8 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use virtio_queue::{DescriptorChain, QueueState};
 
 use super::model::{ModelState, VirtioModel};
-use super::request_queue::{self, Completion, QueueName, RequestQueue, RequestQueueState};
+use super::request_queue::{self, Completion, RequestQueue, RequestQueueState};
+use super::virtqueue::QueueName;
 use super::{Activation, DeviceFault, StateError, VirtioDevice};
 use crate::devices::builder::ByType;
 use crate::devices::device::{DeviceStateError, MachineShape};

@@ -3,40 +3,15 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueState, QueueT};
+use virtio_queue::{DescriptorChain, QueueState};
 
+use super::virtqueue::{QueueName, Virtqueue, signal};
 use super::{Activation, DeviceFault, Interrupt, StateError};
 use crate::devices::foreign;
 use crate::memory::GuestRam;
 
 /// Bytes moved between two exits to the guest, give or take one request.
 pub const MAX_BYTES_AT_ONCE: u64 = 16 << 20;
-
-/// Which queue of which device: the name faults carry.
-#[derive(Debug, Clone, Copy)]
-pub struct QueueName {
-    /// The device.
-    pub device: &'static str,
-    /// Queue index.
-    pub queue: u16,
-}
-
-impl QueueName {
-    /// A ring that cannot be read or written.
-    pub fn broken(self, error: &virtio_queue::Error) -> DeviceFault {
-        self.broken_because(error.to_string())
-    }
-
-    /// A ring whose content makes no sense.
-    pub fn broken_because(self, reason: String) -> DeviceFault {
-        DeviceFault::BrokenQueue { device: self.device, queue: self.queue, reason }
-    }
-
-    /// A chain that leaves nobody to answer.
-    pub fn bad_chain(self, reason: String) -> DeviceFault {
-        DeviceFault::BadChain { device: self.device, queue: self.queue, reason }
-    }
-}
 
 /// What one request came to.
 #[derive(Debug, Clone, Copy)]
@@ -49,18 +24,14 @@ pub struct Completion {
 
 /// The only queue of an active device.
 pub struct RequestQueue {
-    name: QueueName,
-    queue: Queue,
+    queue: Virtqueue,
     memory: Arc<GuestRam>,
     interrupt: Arc<Interrupt>,
     /// Requests were left in the ring because enough had been done in one go.
     more: bool,
 }
 
-/// A queue as it can be captured and put back.
-///
-/// A queue also counts buffers used since it last asked whether to interrupt, which
-/// [`QueueState`] leaves out. That count is zero whenever no notification is being handled.
+/// A queue as it can be captured and restored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestQueueState {
     #[serde(with = "foreign::QueueForm")]
@@ -90,7 +61,7 @@ impl RequestQueue {
             return Err(name.broken_because("activated without its one queue".into()));
         };
         let Activation { memory, interrupt, .. } = activation;
-        Ok(Self { name, queue, memory, interrupt, more: false })
+        Ok(Self { queue: Virtqueue::new(name, queue), memory, interrupt, more: false })
     }
 
     /// Entries of the ring: also the most descriptors a chain may have (virtio 1.2, section
@@ -111,22 +82,19 @@ impl RequestQueue {
         mut handle: impl FnMut(&GuestRam, DescriptorChain<&GuestRam>) -> Result<Completion, DeviceFault>,
     ) -> Result<(), DeviceFault> {
         let memory = Arc::clone(&self.memory);
-        let name = self.name;
         let mut requests = u32::from(self.queue.size());
         let mut bytes = MAX_BYTES_AT_ONCE;
-        let mut used = false;
         self.more = loop {
-            self.queue.disable_notification(&*memory).map_err(|e| name.broken(&e))?;
+            self.queue.disable_notification(&memory)?;
             while requests > 0 && bytes > 0 {
-                let Some(chain) = self.pop(&memory)? else { break };
+                let Some(chain) = self.queue.pop(&memory)? else { break };
                 let head = chain.head_index();
                 let Completion { written, copied } = handle(&memory, chain)?;
-                self.queue.add_used(&*memory, head, written).map_err(|e| name.broken(&e))?;
-                used = true;
+                self.queue.add_used(&memory, head, written)?;
                 requests -= 1;
                 bytes = bytes.saturating_sub(copied);
             }
-            if !self.queue.enable_notification(&*memory).map_err(|e| name.broken(&e))? {
+            if !self.queue.enable_notification(&memory)? {
                 break false;
             }
             if requests == 0 || bytes == 0 {
@@ -135,16 +103,7 @@ impl RequestQueue {
             // A ring that shows a request only while nobody takes it must not go on for ever.
             requests -= 1;
         };
-        // Asking also brings `num_added` back to zero.
-        let wanted =
-            used && self.queue.needs_notification(&*memory).map_err(|e| name.broken(&e))?;
-        if wanted || self.more {
-            self.interrupt.signal_used().map_err(|e| DeviceFault::Host {
-                device: name.device,
-                reason: format!("cannot raise its interrupt: {e}"),
-            })?;
-        }
-        Ok(())
+        signal([&mut self.queue], &memory, &self.interrupt, self.more)
     }
 
     /// True when [`Self::process`] ended early the last time.
@@ -164,27 +123,9 @@ impl RequestQueue {
 
     /// Puts the queue back where it was. On an error nothing has changed.
     pub fn restore(&mut self, state: &RequestQueueState) -> Result<(), StateError> {
-        self.queue = Queue::try_from(state.queue).map_err(|_| StateError::Queue)?;
+        self.queue.restore(state.queue)?;
         self.more = state.more;
         Ok(())
-    }
-
-    /// The next chain, whose head is inside the table.
-    fn pop<'m>(
-        &mut self,
-        memory: &'m GuestRam,
-    ) -> Result<Option<DescriptorChain<&'m GuestRam>>, DeviceFault> {
-        let chain = self.queue.iter(memory).map_err(|e| self.name.broken(&e))?.next();
-        match chain {
-            Some(chain) if chain.head_index() >= self.queue.size() => {
-                Err(self.name.broken_because(format!(
-                    "descriptor {} in a table of {}",
-                    chain.head_index(),
-                    self.queue.size()
-                )))
-            }
-            other => Ok(other),
-        }
     }
 }
 

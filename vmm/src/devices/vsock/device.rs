@@ -73,6 +73,7 @@ impl VirtioDevice for VsockDevice {
         for queue in [&mut receive, &mut transmit, &mut event] {
             queue.set_event_idx(event_idx);
         }
+        let [receive, transmit, event] = Active::queues([receive, transmit, event]);
         self.shared.with(|core| {
             if core.check().is_ok() {
                 core.active = Some(Active {

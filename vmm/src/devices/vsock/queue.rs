@@ -2,16 +2,15 @@
 //! events into the event queue (virtio 1.2, section 5.10.2).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use virtio_queue::{DescriptorChain, Queue};
 
 use super::connection::ConnectionId;
 use super::endpoints::HostEndpoints;
 use super::muxer::{Muxer, Source};
 use super::packet::{HEADER_BYTES, Header};
 use crate::devices::virtio::chain::{Buffers, Direction};
+use crate::devices::virtio::virtqueue::{QueueName, Virtqueue, signal};
 use crate::devices::virtio::{DeviceFault, FaultLatch, Interrupt};
 use crate::memory::GuestRam;
 
@@ -34,12 +33,21 @@ const DEVICE: &str = "vsock";
 /// What exists from activation to reset.
 pub struct Active {
     pub memory: Arc<GuestRam>,
-    pub receive: Queue,
-    pub transmit: Queue,
-    pub event: Queue,
+    pub receive: Virtqueue,
+    pub transmit: Virtqueue,
+    pub event: Virtqueue,
     pub interrupt: Arc<Interrupt>,
     pub faults: Arc<FaultLatch>,
     pub buffers: Buffers,
+}
+
+impl Active {
+    /// The receive, transmit and event queue as the transport configured them.
+    pub fn queues(queues: [Queue; 3]) -> [Virtqueue; 3] {
+        let [receive, transmit, event] = queues;
+        let queues = [(RECEIVE, receive), (TRANSMIT, transmit), (EVENT, event)];
+        queues.map(|(index, queue)| Virtqueue::new(name(index), queue))
+    }
 }
 
 /// Does everything that can be done now without waiting. Every host call and every notification
@@ -59,14 +67,7 @@ pub fn service_within(
     muxer: &mut Muxer,
     host: &mut HostEndpoints,
 ) -> Result<(), DeviceFault> {
-    let mut pass = Pass {
-        memory: Arc::clone(&active.memory),
-        active,
-        muxer,
-        host,
-        budget,
-        used: Used::default(),
-    };
+    let mut pass = Pass { memory: Arc::clone(&active.memory), active, muxer, host, budget };
     pass.send_event()?;
     loop {
         if pass.muxer.transmit_waiting && pass.muxer.can_receive() && pass.budget > 0 {
@@ -78,19 +79,11 @@ pub fn service_within(
             break;
         }
         if pass.budget == 0 {
-            notify_from_here(&mut pass.active.transmit, &pass.memory, TRANSMIT)?;
+            pass.active.transmit.notify_from_here(&pass.memory)?;
             break;
         }
     }
     pass.signal()
-}
-
-/// Queues in which buffers were used.
-#[derive(Default)]
-struct Used {
-    receive: bool,
-    transmit: bool,
-    event: bool,
 }
 
 struct Pass<'a> {
@@ -99,25 +92,22 @@ struct Pass<'a> {
     muxer: &'a mut Muxer,
     host: &'a mut HostEndpoints,
     budget: u32,
-    used: Used,
 }
 
 impl Pass<'_> {
     /// Transmit queue: until it is empty, or answers have no more room.
     fn take_packets(&mut self) -> Result<(), DeviceFault> {
         let memory = Arc::clone(&self.memory);
-        let broken = |e: virtio_queue::Error| broken(TRANSMIT, &e);
         loop {
-            self.active.transmit.disable_notification(&*memory).map_err(broken)?;
+            self.active.transmit.disable_notification(&memory)?;
             while self.muxer.can_receive() && self.budget > 0 {
-                let Some(chain) = pop(&mut self.active.transmit, &memory, TRANSMIT)? else {
+                let Some(chain) = self.active.transmit.pop(&memory)? else {
                     break;
                 };
                 self.budget -= 1;
                 let head = chain.head_index();
                 self.take_packet(chain)?;
-                self.active.transmit.add_used(&*memory, head, 0).map_err(broken)?;
-                self.used.transmit = true;
+                self.active.transmit.add_used(&memory, head, 0)?;
             }
             if !self.muxer.can_receive() {
                 // The receive queue's notification brings us back here.
@@ -126,7 +116,7 @@ impl Pass<'_> {
             if self.budget == 0 {
                 return Ok(());
             }
-            if !self.active.transmit.enable_notification(&*memory).map_err(broken)? {
+            if !self.active.transmit.enable_notification(&memory)? {
                 self.muxer.transmit_waiting = false;
                 return Ok(());
             }
@@ -181,29 +171,27 @@ impl Pass<'_> {
     /// are only wanted in the second case, so a guest without buffers costs nothing.
     fn give_packets(&mut self) -> Result<(), DeviceFault> {
         let memory = Arc::clone(&self.memory);
-        let broken = |e: virtio_queue::Error| broken(RECEIVE, &e);
         if self.muxer.next_source().is_none() {
             return Ok(());
         }
         loop {
-            self.active.receive.disable_notification(&*memory).map_err(broken)?;
+            self.active.receive.disable_notification(&memory)?;
             loop {
                 let Some(source) = self.muxer.next_source() else {
                     return Ok(());
                 };
                 if self.budget == 0 {
-                    return notify_from_here(&mut self.active.receive, &memory, RECEIVE);
+                    return self.active.receive.notify_from_here(&memory);
                 }
-                let Some(chain) = pop(&mut self.active.receive, &memory, RECEIVE)? else {
+                let Some(chain) = self.active.receive.pop(&memory)? else {
                     break;
                 };
                 self.budget -= 1;
                 let head = chain.head_index();
                 let written = self.give_packet(source, chain)?;
-                self.active.receive.add_used(&*memory, head, written).map_err(broken)?;
-                self.used.receive = true;
+                self.active.receive.add_used(&memory, head, written)?;
             }
-            if !self.active.receive.enable_notification(&*memory).map_err(broken)? {
+            if !self.active.receive.enable_notification(&memory)? {
                 return Ok(());
             }
             self.budget = self.budget.saturating_sub(1);
@@ -253,10 +241,9 @@ impl Pass<'_> {
         }
         let memory = Arc::clone(&self.memory);
         let queue = &mut self.active.event;
-        let mut chain = pop(queue, &memory, EVENT)?;
-        let broken = |e: virtio_queue::Error| broken(EVENT, &e);
-        if chain.is_none() && queue.enable_notification(&*memory).map_err(broken)? {
-            chain = pop(queue, &memory, EVENT)?;
+        let mut chain = queue.pop(&memory)?;
+        if chain.is_none() && queue.enable_notification(&memory)? {
+            chain = queue.pop(&memory)?;
         }
         let Some(chain) = chain else {
             return Ok(());
@@ -268,74 +255,22 @@ impl Pass<'_> {
             .load(chain, &memory, Direction::ToGuest, limit)
             .and_then(|()| buffers.write(&memory, 0, &TRANSPORT_RESET))
             .map_err(|reason| bad_chain(EVENT, reason))?;
-        self.active.event.add_used(&*memory, head, TRANSPORT_RESET.len() as u32).map_err(broken)?;
-        self.used.event = true;
+        self.active.event.add_used(&memory, head, TRANSPORT_RESET.len() as u32)?;
         self.muxer.reset_event_due = false;
         Ok(())
     }
 
-    /// One interrupt for all that was done. Asking every used queue also brings its `num_added`
-    /// back to zero, which is why a queue's state is complete whenever the lock is free.
+    /// One interrupt for all that was done. Work left over goes on when the driver acknowledges it.
     fn signal(self) -> Result<(), DeviceFault> {
-        let memory = &*self.memory;
-        let queues = [
-            (self.used.receive, &mut self.active.receive, RECEIVE),
-            (self.used.transmit, &mut self.active.transmit, TRANSMIT),
-            (self.used.event, &mut self.active.event, EVENT),
-        ];
-        // Work left over goes on when the driver acknowledges the interrupt.
-        let mut wanted = self.budget == 0;
-        for (used, queue, index) in queues {
-            if used {
-                wanted |= queue.needs_notification(memory).map_err(|e| broken(index, &e))?;
-            }
-        }
-        if wanted {
-            self.active.interrupt.signal_used().map_err(|e| DeviceFault::Host {
-                device: DEVICE,
-                reason: format!("cannot raise its interrupt: {e}"),
-            })?;
-        }
-        Ok(())
+        let Active { receive, transmit, event, interrupt, .. } = self.active;
+        signal([receive, transmit, event], &self.memory, interrupt, self.budget == 0)
     }
 }
 
-/// The next chain, whose head is inside the table.
-fn pop<'m>(
-    queue: &mut Queue,
-    memory: &'m GuestRam,
-    index: u16,
-) -> Result<Option<DescriptorChain<&'m GuestRam>>, DeviceFault> {
-    let chain = queue.iter(memory).map_err(|e| broken(index, &e))?.next();
-    match chain {
-        Some(chain) if chain.head_index() >= queue.size() => Err(DeviceFault::BrokenQueue {
-            device: DEVICE,
-            queue: index,
-            reason: format!("descriptor {} in a table of {}", chain.head_index(), queue.size()),
-        }),
-        other => Ok(other),
-    }
-}
-
-/// Stops with work left: asks to be notified of the next buffer the driver adds. The library can
-/// only ask for the oldest one not taken, which the driver has announced already.
-fn notify_from_here(queue: &mut Queue, memory: &GuestRam, index: u16) -> Result<(), DeviceFault> {
-    queue.enable_notification(memory).map_err(|e| broken(index, &e))?;
-    if !queue.event_idx_enabled() {
-        return Ok(());
-    }
-    let tail = queue.avail_idx(memory, Ordering::Acquire).map_err(|e| broken(index, &e))?;
-    // `avail_event` follows the ring of the used ring (section 2.7.8).
-    let event = queue.used_ring().saturating_add(4 + 8 * u64::from(queue.size()));
-    memory
-        .store(tail.0.to_le(), GuestAddress(event), Ordering::SeqCst)
-        .map_err(|e| broken(index, &virtio_queue::Error::GuestMemory(e)))
-}
-
-fn broken(queue: u16, error: &virtio_queue::Error) -> DeviceFault {
-    DeviceFault::BrokenQueue { device: DEVICE, queue, reason: error.to_string() }
+fn name(queue: u16) -> QueueName {
+    QueueName { device: DEVICE, queue }
 }
 
 fn bad_chain(queue: u16, reason: String) -> DeviceFault {
-    DeviceFault::BadChain { device: DEVICE, queue, reason }
+    name(queue).bad_chain(reason)
 }

@@ -4,13 +4,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use virtio_queue::{Queue, QueueState};
+use virtio_queue::QueueState;
 
 use super::endpoints::HostEndpoints;
 use super::error::VsockError;
 use super::muxer::Muxer;
 use super::queue::{self, Active};
 use super::wait_queue::WaitQueue;
+use crate::devices::virtio::virtqueue::Virtqueue;
 use crate::devices::virtio::{DeviceFault, FaultLatch};
 
 /// Everything about one machine's vsock device.
@@ -61,7 +62,7 @@ impl Core {
     pub fn queue_states(&self) -> Option<[QueueState; 3]> {
         self.active
             .as_ref()
-            .map(|active| [&active.receive, &active.transmit, &active.event].map(Queue::state))
+            .map(|active| [&active.receive, &active.transmit, &active.event].map(Virtqueue::state))
     }
 
     /// [`Core::service`] for host threads, which have no transport to report a fault to.

@@ -14,10 +14,6 @@ use crate::devices::virtio::model::ModelState;
 
 /// Everything about a vsock device that the guest could notice: connections with their credit and
 /// buffers, packets not yet sent, the port counter, queue positions.
-///
-/// A queue also counts buffers used since it last asked whether to interrupt, which
-/// [`QueueState`] leaves out. That count is zero whenever the device's lock is free, so nothing
-/// is lost.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VsockState {
     pub(super) muxer: Muxer,
@@ -53,13 +49,14 @@ impl VsockState {
             (None, active) => *active = None,
             (Some(_), None) => return Err(VsockError::NotActive),
             (Some(states), Some(active)) => {
-                let restored = states.map(Queue::try_from);
-                let [Ok(receive), Ok(transmit), Ok(event)] = restored else {
+                // All three or none.
+                if states.iter().any(|state| Queue::try_from(*state).is_err()) {
                     return Err(VsockError::BadState);
-                };
-                active.receive = receive;
-                active.transmit = transmit;
-                active.event = event;
+                }
+                let queues = [&mut active.receive, &mut active.transmit, &mut active.event];
+                for (queue, state) in queues.into_iter().zip(states) {
+                    queue.restore(*state).map_err(|_| VsockError::BadState)?;
+                }
             }
         }
         core.muxer.clone_from(&self.muxer);
