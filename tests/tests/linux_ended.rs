@@ -6,50 +6,44 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use brainstorm_agent::degraded::DegradedMode;
-use redteam::{Arena, Guest, Plan};
+use redteam::{Guest, Plan, Testbed};
 use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxState};
 use sandbox::{Verdict, VerifiedReset};
 use serde_json::json;
 use vmm::{Machine, Tamper};
 
 /// A guest whose tools are root and can end it.
-fn arena() -> Arena {
+fn testbed() -> Testbed {
     let image = integration_tests::attack_image_dir();
-    Arena::new(Plan {
-        sandbox: SandboxConfig::new(ImageSource::directory(image)),
-        selection: "all".parse().unwrap(),
-        iterations: 1,
-        machines: 1,
-        budget: Duration::from_secs(30),
-        gates: false,
-        without: Vec::new(),
-    })
+    let sandbox = SandboxConfig::new(ImageSource::directory(image));
+    Testbed::new(Plan { machines: 1, gates: false, ..Plan::new(sandbox) })
 }
 
 /// Has a tool end the machine after `deed` was done to it, and puts the sandbox back.
-fn end(arena: &Arena, sandbox: &KvmSandbox, deed: impl FnOnce(&Machine)) -> VerifiedReset {
+fn end(testbed: &Testbed, sandbox: &KvmSandbox, deed: impl FnOnce(&Machine)) -> VerifiedReset {
     let machine = sandbox.machine().unwrap();
     machine.pause().unwrap();
     deed(&machine);
     machine.resume().unwrap();
     let how = json!({"how": "crash-init"});
-    arena.run(sandbox, "attack_destroy", how, Duration::from_secs(20)).unwrap_err();
+    testbed.run(sandbox, "attack_destroy", how, Duration::from_secs(20)).unwrap_err();
     assert!(machine.stop_reason().is_some(), "the machine still lives");
     sandbox.reset_verified().unwrap()
 }
 
 #[test]
 fn another_machine_takes_the_place_of_one_that_has_nothing_to_hide() {
-    let (arena, state) = (arena(), tempfile::tempdir().unwrap());
-    let sandbox = arena.sandbox(Guest::Bare).unwrap();
+    let (testbed, state) = (testbed(), tempfile::tempdir().unwrap());
+    let sandbox = testbed.kvm(Guest::Bare).unwrap();
     let degraded = Arc::new(DegradedMode::open(state.path()));
     sandbox.set_incident_handler(Arc::clone(&degraded) as _);
     for _ in 0..3 {
         // What its guest wrote may go with it.
-        let reset = end(&arena, &sandbox, |machine| machine.write_disk(8192, &[7; 4096]).unwrap());
+        let reset =
+            end(&testbed, &sandbox, |machine| machine.write_disk(8192, &[7; 4096]).unwrap());
         assert!(reset.verification.passed(), "{:#?}", reset.verification);
         assert!(degraded.current().is_none());
-        assert_eq!(arena.next_command(&sandbox), None);
+        assert_eq!(testbed.next_command(&*sandbox), None);
     }
 }
 
@@ -62,21 +56,21 @@ fn no_machine_takes_the_place_of_one_whose_disk_somebody_has_changed() {
             machine.tamper(Tamper::Overlay { block: 2 }).unwrap();
         },
     ];
-    let arena = arena();
-    let first = arena.sandbox(Guest::Bare).unwrap();
+    let testbed = testbed();
+    let first = testbed.kvm(Guest::Bare).unwrap();
     for deed in deeds {
         let sandbox = KvmSandbox::fork_of(&first).unwrap();
         let state = tempfile::tempdir().unwrap();
         let degraded = Arc::new(DegradedMode::open(state.path()));
         sandbox.set_incident_handler(Arc::clone(&degraded) as _);
         sandbox.boot().unwrap();
-        let VerifiedReset { outcome, verification } = end(&arena, &sandbox, deed);
+        let VerifiedReset { outcome, verification } = end(&testbed, &sandbox, deed);
         assert!(outcome.is_none());
         assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:#?}");
         assert!(!verification.fs_hash_match());
         let record = degraded.current().unwrap();
         assert_eq!(record.code, "ENDPOINT_RESET_VERIFICATION_DIVERGENCE");
         assert!(matches!(sandbox.state(), SandboxState::Failed { .. }));
-        assert!(arena.next_command(&sandbox).is_some());
+        assert!(testbed.next_command(&sandbox).is_some());
     }
 }

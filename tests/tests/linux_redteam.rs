@@ -90,7 +90,7 @@ fn batteries_measure_and_machines_side_by_side_share_nothing() {
         "2",
     ]);
     for name in ["boot", "reset", "roundtrip"] {
-        assert_eq!(report["latency"][name]["count"], 3, "{report:#}");
+        assert_eq!(report["latency"][name]["samples"], 3, "{report:#}");
     }
     assert_eq!(report["summary"]["passed"], 4, "{report:#}");
 }

@@ -1,26 +1,27 @@
-//! What an attack says about itself. It ran in a guest, so it is read as carefully as any other
-//! output; what it says against us counts, what it says for us only with its controls.
+//! The log that an attack prints. The attack ran in a guest, so its log is read as carefully as any
+//! other output. A success counts against the sandbox; a failure counts for it only with controls
+//! that worked.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::ProbeError;
+use crate::verdict::ProbeError;
 use sandbox::ToolOutcome;
 
-/// Most attempts that are read.
-const MOST_ATTEMPTS: usize = 4096;
+/// The most attempts that a log may have.
+const MAX_ATTEMPTS: usize = 4096;
 
-/// One thing that was tried.
+/// One thing that the attack tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attempt {
-    /// What.
+    /// What the attack tried.
     pub name: String,
-    /// On what.
+    /// What the attack tried it on.
     pub to: String,
-    /// Whether it worked.
+    /// Whether the attempt worked.
     pub ok: bool,
-    /// Why not.
+    /// Why it did not, as the kernel names the error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errno: Option<String>,
 }
@@ -29,19 +30,23 @@ pub struct Attempt {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttackLog {
-    /// Its name.
+    /// Name of the attack.
     pub attack: String,
-    /// What had to work.
+    /// What had to work, so that the attempts prove something.
     pub controls: Vec<Attempt>,
-    /// What had to fail.
+    /// What had to fail if the sandbox holds.
     pub attempts: Vec<Attempt>,
-    /// Anything else.
+    /// Anything else that the attack saw, by name.
     pub facts: Map<String, Value>,
 }
 
 impl AttackLog {
-    /// Reads the last line of an attack's output. An attack that did not run to its end, or whose
-    /// controls failed, proves nothing.
+    /// Reads the last line of an attack's output.
+    ///
+    /// # Errors
+    ///
+    /// [`ProbeError::Control`]: the attack did not run to its end, its log is malformed, or one of
+    /// its controls failed. It proves nothing.
     pub fn read(outcome: &ToolOutcome) -> Result<Self, ProbeError> {
         let told = || String::from_utf8_lossy(outcome.stderr.get(..200).unwrap_or(&outcome.stderr));
         if outcome.exit_code != 0 {
@@ -52,12 +57,16 @@ impl AttackLog {
         Self::of_text(&outcome.stdout)
     }
 
-    /// The same of an attack that has ended well.
+    /// Reads the last line of `stdout`, which an attack that exited with 0 has printed.
+    ///
+    /// # Errors
+    ///
+    /// [`ProbeError::Control`]: the log is malformed, or one of its controls failed.
     pub fn of_text(stdout: &[u8]) -> Result<Self, ProbeError> {
         let last = stdout.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
         let log: Self = serde_json::from_slice(last.unwrap_or_default())
             .map_err(|e| ProbeError::Control(format!("the attack says nothing usable: {e}")))?;
-        if log.attempts.len() > MOST_ATTEMPTS {
+        if log.attempts.len() > MAX_ATTEMPTS {
             return Err(ProbeError::Control("the attack says too much".into()));
         }
         match log.controls.iter().find(|control| !control.ok) {
@@ -69,13 +78,13 @@ impl AttackLog {
         }
     }
 
-    /// What worked and should not have, in words.
+    /// The attempts that worked and should not have, in words.
     pub fn breaches(&self) -> Vec<String> {
         let worked = self.attempts.iter().filter(|attempt| attempt.ok);
         worked.map(|a| format!("{} {} worked", a.name, a.to)).collect()
     }
 
-    /// Numbers of attempts by what the kernel said.
+    /// The number of attempts for each error that the kernel gave.
     pub fn answers(&self) -> Value {
         let mut counts = Map::new();
         for attempt in &self.attempts {
@@ -93,7 +102,7 @@ pub mod tests {
 
     use super::*;
 
-    /// How a tool ended that printed this.
+    /// Outcome of a tool that printed `stdout` and ended with `exit_code`.
     pub fn outcome(exit_code: i32, stdout: &str) -> ToolOutcome {
         ToolOutcome {
             exit_code,

@@ -1,4 +1,4 @@
-//! What must not change on this host.
+//! State of this host that an attack must not change.
 
 use std::fs;
 
@@ -6,23 +6,23 @@ use serde::Serialize;
 
 use brainstorm_agent::bench::Footprint;
 
-/// What an attack may not touch, and what it may cost.
+/// State of this host that an attack must not change, or only within a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct HostState {
-    /// When PID 1 of the host started, in clock ticks since its boot.
+    /// When PID 1 of the host started, in clock ticks since the host booted.
     pub pid1_started: u64,
-    /// What this process holds.
+    /// Memory, descriptors and threads of this process.
     pub agent: Footprint,
 }
 
 impl HostState {
-    /// Now.
+    /// Reads the present state.
     pub fn now() -> Self {
         Self { pid1_started: started("/proc/1/stat"), agent: Footprint::now() }
     }
 
-    /// What is not as it may be, since `before`: PID 1 must be the same process, and this process
-    /// may have grown by `growth_mib` at most.
+    /// What changed since `before` and should not have: PID 1 must be the same process, and this
+    /// process may have grown by at most `growth_mib` MiB.
     pub fn breaches(&self, before: &Self, growth_mib: u64) -> Vec<String> {
         let mut breaches = Vec::new();
         if self.pid1_started != before.pid1_started || self.pid1_started == 0 {
@@ -36,7 +36,8 @@ impl HostState {
     }
 }
 
-/// Field 22 of proc_pid_stat(5). The name before it may hold anything, so count from its end.
+/// The start time of a process: field 22 of proc_pid_stat(5). The command name before it may hold
+/// any byte, so fields are counted from its end.
 fn started(path: &str) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();
     let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest);

@@ -1,4 +1,4 @@
-//! Whether what is done again and again leaves something behind in this process.
+//! Whether repeated work leaves resources behind in this process.
 
 use std::time::{Duration, Instant};
 use std::{fs, thread};
@@ -9,11 +9,11 @@ use brainstorm_agent::bench::Footprint;
 
 /// A thread that has ended is counted for a moment longer, and keeps its descriptors as long.
 const SETTLED: Duration = Duration::from_secs(2);
-/// What an allocator and a kernel may keep for later, over half of the turns.
-const MOST_MIB: u64 = 16;
-const MOST_MAPPINGS: u64 = 8;
+/// Growth over the second half of the turns that an allocator and the kernel may cause.
+const MAX_MIB: u64 = 16;
+const MAX_MAPPINGS: u64 = 8;
 
-/// What this process held before, half way through, and after.
+/// Resources of this process before the turns, half way through them, and after them.
 ///
 /// Memory of a machine is filled as it is touched, so what counts of memory and mappings is the
 /// second half of the turns; descriptors and threads must not become more at all.
@@ -26,30 +26,30 @@ pub struct Leak {
 }
 
 impl Leak {
-    /// Before the first turn, when everything has been done once. `guest_mib` is the memory of
-    /// machines that go on from one turn to the next and touch more of it as they do.
+    /// Starts before the first turn, when everything has been done once. `guest_mib` is the memory,
+    /// in MiB, of machines that live through all turns and touch more of it as they do.
     pub fn watch(guest_mib: u32) -> Self {
         let now = Footprint::now();
-        let most_mib = MOST_MIB + u64::from(guest_mib);
+        let most_mib = MAX_MIB + u64::from(guest_mib);
         Self { before: now, half_way: now, after: now, most_mib }
     }
 
-    /// Before the turn of this number, of so many.
+    /// Says that turn number `turn`, from 0, of `of` begins.
     pub fn at(&mut self, turn: u32, of: u32) {
         if turn == of / 2 {
             self.half_way = Footprint::now();
         }
     }
 
-    /// After the last turn: what is left of them.
+    /// After the last turn: the resources that are left of the turns, in words.
     pub fn found(&mut self) -> Vec<String> {
         let mut found = self.found_once();
         found.extend(self.grown());
         found
     }
 
-    /// After a single turn, in which threads may have left memory to an allocator: descriptors and
-    /// threads that are left of it.
+    /// After a single turn: the descriptors and threads that are left of it, in words. Memory is not
+    /// compared, because threads may have left it to an allocator.
     pub fn found_once(&mut self) -> Vec<String> {
         let begun = Instant::now();
         loop {
@@ -77,18 +77,18 @@ impl Leak {
     fn grown(&self) -> Vec<String> {
         let Self { half_way, after, .. } = self;
         more([
-            ("mappings", half_way.mappings, after.mappings, MOST_MAPPINGS),
+            ("mappings", half_way.mappings, after.mappings, MAX_MAPPINGS),
             ("resident MiB", half_way.rss_kib >> 10, after.rss_kib >> 10, self.most_mib),
         ])
     }
 
-    /// All of it, for the report.
+    /// All three readings, for the report.
     pub fn evidence(&self) -> Value {
         json!({"before": self.before, "half_way": self.half_way, "after": self.after})
     }
 }
 
-/// What this process calls its threads, in their order.
+/// Names of the threads of this process, sorted.
 fn thread_names() -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let mut names: Vec<_> = tasks
@@ -99,7 +99,7 @@ fn thread_names() -> Vec<String> {
     names
 }
 
-/// What went up by more than it may.
+/// The counts that went up by more than their limit, in words.
 fn more(counts: [(&str, u64, u64, u64); 2]) -> Vec<String> {
     counts
         .into_iter()
@@ -116,7 +116,7 @@ mod tests {
     fn what_grows_in_the_second_half_is_a_leak_and_what_stops_growing_is_not() {
         let before = Footprint::default();
         let filled = Footprint { rss_kib: 1 << 20, mappings: 100, ..before };
-        let grown = |half_way| Leak { before, half_way, after: filled, most_mib: MOST_MIB }.grown();
+        let grown = |half_way| Leak { before, half_way, after: filled, most_mib: MAX_MIB }.grown();
         assert_eq!(grown(filled), Vec::<String>::new());
         assert_eq!(grown(before).len(), 2);
     }

@@ -8,14 +8,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 
 use brainstorm_agent::cli::{Exit, SettingsArguments, logging, terminal};
-use redteam::{Event, GUEST_DEFENCES, HOST_DEFENCES, Plan, ProbeReport, Report, Selection};
+use redteam::{
+    BACKENDS, Backend, Event, GUEST_DEFENCES, HOST_DEFENCES, KVM, Plan, ProbeReport, Registry,
+    Report, Selection,
+};
 
-/// How often who waits is told where there is no spinner.
+/// How often a probe that goes on is reported where no spinner is shown.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Attacks the sandbox with everything there is, and says whether it held. Exit code 0: all held.
@@ -30,8 +33,16 @@ struct Arguments {
     verbose: u8,
 
     /// `all`, `adversarial`, `lat`, or names of probes separated by commas.
-    #[arg(long, default_value = "all")]
+    #[arg(long, default_value = "all", value_parser = selection)]
     probes: Selection,
+
+    /// Kind of sandbox to attack.
+    #[arg(long, value_name = "BACKEND", default_value = KVM.name, value_parser = backends())]
+    sandbox: Backend,
+
+    /// The agent, which one probe starts and kills [default: the one beside this program].
+    #[arg(long, value_name = "FILE", env = "BSM_AGENT_BIN")]
+    agent: Option<PathBuf>,
 
     /// How often batteries repeat what they measure.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
@@ -67,6 +78,24 @@ struct Arguments {
     html: Option<PathBuf>,
 }
 
+fn selection(text: &str) -> Result<Selection, String> {
+    let Ok(selection) = text.parse::<Selection>();
+    // An unknown name is wrong usage, not a run that fails.
+    let known = Registry::built_in().select(&selection);
+    known.map(|_| selection).map_err(|error| error.to_string())
+}
+
+fn backends() -> impl TypedValueParser<Value = Backend> {
+    let names = PossibleValuesParser::new(BACKENDS.iter().map(|backend| backend.name));
+    names.map(|name| Backend::find(&name).unwrap_or(KVM))
+}
+
+/// The agent that was built with this program.
+fn agent_beside() -> PathBuf {
+    let own = std::env::current_exe().unwrap_or_default();
+    own.with_file_name("brainstorm-agent")
+}
+
 fn defences() -> PossibleValuesParser {
     PossibleValuesParser::new([GUEST_DEFENCES.as_slice(), &HOST_DEFENCES].concat())
 }
@@ -83,6 +112,8 @@ fn main() -> ExitCode {
     };
     let plan = Plan {
         sandbox: config.sandbox,
+        backend: arguments.sandbox,
+        agent: arguments.agent.clone().unwrap_or_else(agent_beside),
         selection: arguments.probes.clone(),
         iterations: arguments.iterations,
         machines: arguments.machines,
@@ -93,14 +124,14 @@ fn main() -> ExitCode {
     let shows = !arguments.json;
     let spinner = terminal::spinner("attacking");
     let mut told = Instant::now();
-    let report = redteam::run(plan, |event| match event {
+    let report = redteam::run(plan, &Registry::built_in(), |event| match event {
         Event::Started(probe) => {
             told = Instant::now();
             spinner.set_message(probe.name);
         }
         Event::Working { probe, turn, of } => {
             let message = working(probe.name, turn, of);
-            // No spinner is seen in a file or a pipe, and nobody likes to wait for nothing.
+            // A file or a pipe shows no spinner.
             if spinner.is_hidden() && told.elapsed() > TELL_EVERY {
                 eprintln!("{message}");
                 told = Instant::now();
@@ -110,7 +141,7 @@ fn main() -> ExitCode {
         Event::Ended(probe) => {
             spinner.suspend(|| {
                 if shows {
-                    // Who reads it may have gone; the report counts.
+                    // The reader of standard output may be gone; the report counts.
                     let _ = terminal::print(line(probe).as_bytes());
                 }
             });
@@ -120,6 +151,10 @@ fn main() -> ExitCode {
         }
     });
     spinner.finish_and_clear();
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return terminal::complain(&error, Exit::Usage),
+    };
     match hand_over(&arguments, &report) {
         Err(error) => terminal::complain(&error, Exit::Refused),
         Ok(()) if report.summary.is_clean() => ExitCode::SUCCESS,
@@ -147,12 +182,12 @@ fn hand_over(arguments: &Arguments, report: &Report) -> Result<(), String> {
     printed.map_err(|e| format!("cannot print the report: {e}"))
 }
 
-/// One probe, as it goes on.
+/// The line about a probe that goes on.
 fn working(name: &str, turn: u32, of: u32) -> String {
     if of == 0 { name.to_owned() } else { format!("{name}: {turn} of {of}") }
 }
 
-/// One probe, as it ends.
+/// The line about a probe that has ended.
 fn line(probe: &ProbeReport) -> String {
     let (mark, reason) = match (&probe.error_message, probe.passed) {
         (Some(error), _) => (console::style("ERRORED").yellow().bold(), error.as_str()),
@@ -193,8 +228,9 @@ fn latency_table(report: &Report) -> String {
         .force_no_tty();
     table.set_header(["in ms", "n", "p50", "p90", "p95", "p99", "mean", "min", "max"]);
     for (name, l) in &report.latency {
-        let mut row = vec![name.clone(), l.count.to_string()];
-        row.extend([l.p50, l.p90, l.p95, l.p99, l.mean, l.min, l.max].map(|ms| format!("{ms:.2}")));
+        let mut row = vec![name.clone(), l.samples.to_string()];
+        let all = [l.p50_ms, l.p90_ms, l.p95_ms, l.p99_ms, l.mean_ms, l.min_ms, l.max_ms];
+        row.extend(all.map(|ms| format!("{ms:.2}")));
         table.add_row(row);
     }
     format!("{table}\n")

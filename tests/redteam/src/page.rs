@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{Latency, ProbeReport, Report};
+use crate::latency::Latency;
+use crate::report::{ProbeReport, Report};
 
 const STYLE: &str = "\
 body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}\
@@ -11,12 +12,12 @@ table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.35rem .
 .held{color:#116329}.failed{color:#a40e26;font-weight:bold}.errored{color:#7d4e00;font-weight:bold}\
 pre{background:#f6f8fa;padding:.6rem;overflow:auto;max-height:20rem;font-size:.8rem}\
 svg{width:100%;height:auto;background:#f6f8fa}summary{cursor:pointer}";
-/// Size of a drawing, in its own units.
+/// Size of a drawing, in user units of SVG.
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 160.0;
 const BARS: u32 = 64;
 
-/// The page.
+/// Writes the report as one HTML page without references to other files.
 pub fn page(report: &Report) -> String {
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Red team report</title>\
@@ -78,10 +79,11 @@ fn row(page: &mut String, probe: &ProbeReport) {
     );
 }
 
-/// A histogram up to the 99th percentile, and the figures. What lies beyond is in the last bar.
+/// Draws a histogram up to the 99th percentile, and a table of the figures. The last bar holds the
+/// samples beyond it.
 fn distribution(page: &mut String, latency: &Latency) {
-    let from = latency.min;
-    let width = (latency.p99 - from).max(0.001) / f64::from(BARS - 1);
+    let from = latency.min_ms;
+    let width = (latency.p99_ms - from).max(0.001) / f64::from(BARS - 1);
     let below = |bar: u32| {
         let edge = if bar < BARS { from + width * f64::from(bar) } else { f64::INFINITY };
         latency.sorted.partition_point(|sample| *sample < edge)
@@ -107,13 +109,13 @@ fn distribution(page: &mut String, latency: &Latency) {
         "<text x=\"2\" y=\"{base}\" font-size=\"12\">{from:.2} ms</text><text x=\"{:.1}\" \
          y=\"{base}\" font-size=\"12\" text-anchor=\"end\">{:.2} ms and more</text></svg>",
         WIDTH - 2.0,
-        latency.p99,
+        latency.p99_ms,
     );
     page.push_str("<table><tr><th>n</th><th>p50</th><th>p90</th><th>p95</th><th>p99</th>");
     page.push_str("<th>mean</th><th>min</th><th>max</th></tr><tr>");
-    let _ = write!(page, "<td class=\"n\">{}</td>", latency.count);
-    let Latency { p50, p90, p95, p99, mean, min, max, .. } = latency;
-    for ms in [p50, p90, p95, p99, mean, min, max] {
+    let _ = write!(page, "<td class=\"n\">{}</td>", latency.samples);
+    let l = latency;
+    for ms in [l.p50_ms, l.p90_ms, l.p95_ms, l.p99_ms, l.mean_ms, l.min_ms, l.max_ms] {
         let _ = write!(page, "<td class=\"n\">{ms:.3}</td>");
     }
     page.push_str("</tr></table>");
@@ -123,7 +125,7 @@ fn count(samples: usize) -> u32 {
     u32::try_from(samples).unwrap_or(u32::MAX)
 }
 
-/// Text for a page: some of it comes from guests.
+/// Escapes text for HTML: some of it comes from guests.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,113 +1,71 @@
-//! One probe: what it attacks with, and what must come of it.
+//! What a probe is: a description, a set-up, an attack, and a tear-down.
 
-use std::fmt;
+use crate::info::{AttackerClass, Expectation, ProbeInfo};
+use crate::testbed::Testbed;
+use crate::verdict::{ProbeError, Verdict};
 
-use serde::Serialize;
-use serde_json::Value;
-use thiserror::Error;
+/// An attack on a sandbox with a verdict, or a measurement of one.
+///
+/// A run calls `set_up`, `run` and `tear_down` once, in this order, on one thread. Afterwards every
+/// sandbox of the testbed is reset, so a probe tears down only what it made elsewhere.
+pub trait Probe: Send + Sync {
+    /// What the probe says about itself.
+    fn info(&self) -> ProbeInfo;
 
-use super::Arena;
-use sandbox::SandboxError;
+    /// Makes what the attack needs.
+    ///
+    /// # Errors
+    ///
+    /// The probe is errored and its attack does not run.
+    fn set_up(&self, testbed: &Testbed) -> Result<(), ProbeError> {
+        let _ = testbed;
+        Ok(())
+    }
 
-/// Who would do this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-pub enum AttackerClass {
-    /// A tool that runs code of an attacker.
-    A3,
-    /// A substrate that lies about the machine.
-    A6,
-    /// Somebody who has others' data pass for his own.
-    A7,
-    /// Somebody who has a signed command that is not, or no longer, for this endpoint.
-    A8,
-    /// Nobody: a measurement.
-    #[serde(rename = "LAT")]
-    Latency,
-    /// A tool that takes more than it may have.
-    #[serde(rename = "sandbox-runtime-limit")]
-    RuntimeLimit,
+    /// Attacks, and judges what came of it.
+    ///
+    /// # Errors
+    ///
+    /// The attack could not be tried, or its control failed: the probe is errored, and proves
+    /// nothing.
+    fn run(&self, testbed: &Testbed) -> Result<Verdict, ProbeError>;
+
+    /// Removes what `set_up` and `run` made. Called after `set_up` and `run` in any case: after an
+    /// error and after a panic too.
+    ///
+    /// # Errors
+    ///
+    /// A probe that would have passed is errored.
+    fn tear_down(&self, testbed: &Testbed) -> Result<(), ProbeError> {
+        let _ = testbed;
+        Ok(())
+    }
 }
 
-/// What should become of what the probe does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Expectation {
-    /// It works.
-    ShouldPass,
-    /// It does not.
-    ShouldFail,
-}
-
-/// A probe.
-pub struct Probe {
-    /// Its name on the command line.
+/// A probe that is one function, and neither sets up nor tears down anything outside of it.
+#[derive(Debug, Clone, Copy)]
+pub struct FnProbe {
+    /// Name on the command line and in the report.
     pub name: &'static str,
-    /// Who would do this.
+    /// Who would attack like this.
     pub class: AttackerClass,
-    /// What should become of it.
+    /// What should become of the attempts.
     pub expectation: Expectation,
-    /// What it does, in one sentence.
+    /// What the probe does, in one sentence.
     pub description: &'static str,
-    /// Whether it does everything as often as the iterations say, and may take longer for it.
+    /// The probe does everything as often as the iterations say, and its budget grows with them.
     pub repeats: bool,
-    /// Does it.
-    pub run: fn(&Arena) -> Result<Verdict, ProbeError>,
+    /// Attacks, and judges what came of it.
+    pub run: fn(&Testbed) -> Result<Verdict, ProbeError>,
 }
 
-/// What a probe found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
-    /// Whether the boundary held.
-    pub passed: bool,
-    /// Why, for a person.
-    pub reason: String,
-    /// What was seen.
-    pub evidence: Value,
-}
-
-/// Why a probe found nothing.
-#[derive(Debug, Error)]
-pub enum ProbeError {
-    /// The attack does not even succeed where it should.
-    #[error(
-        "its control failed, so it would prove nothing: {0}; build the attack image again with \
-         `cargo xtask image --flavour attack`"
-    )]
-    Control(String),
-    /// The sandbox failed where nobody had attacked it yet.
-    #[error("{step}: {error} ({code})", code = error.code())]
-    Sandbox {
-        /// What was being done.
-        step: &'static str,
-        /// What it failed with.
-        error: SandboxError,
-    },
-    /// The machine.
-    #[error("{0}")]
-    Machine(#[from] vmm::MachineError),
-    /// This host.
-    #[error("{0}")]
-    Host(#[from] std::io::Error),
-}
-
-impl Verdict {
-    /// The boundary held when there is no breach; each is told otherwise.
-    pub fn of(breaches: &[String], held: impl Into<String>, evidence: Value) -> Self {
-        let passed = breaches.is_empty();
-        let reason = if passed { held.into() } else { breaches.join("; ") };
-        Self { passed, reason, evidence }
+impl Probe for FnProbe {
+    fn info(&self) -> ProbeInfo {
+        let Self { name, class, expectation, description, repeats, .. } = *self;
+        ProbeInfo { name, class, expectation, description, repeats }
     }
-}
 
-impl ProbeError {
-    /// For `map_err`: the sandbox failed at `step`.
-    pub fn at(step: &'static str) -> impl FnOnce(SandboxError) -> Self {
-        move |error| Self::Sandbox { step, error }
-    }
-}
-
-impl fmt::Debug for Probe {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Probe").field("name", &self.name).finish_non_exhaustive()
+    fn run(&self, testbed: &Testbed) -> Result<Verdict, ProbeError> {
+        (self.run)(testbed)
     }
 }

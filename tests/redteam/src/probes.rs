@@ -1,7 +1,6 @@
-//! Every probe there is.
+//! The built-in probes.
 
 mod audit;
-mod believer;
 mod concurrency;
 mod egress;
 mod envelopes;
@@ -12,6 +11,7 @@ mod images;
 mod injection;
 mod latency;
 mod machines;
+mod naive_host;
 mod persistence;
 mod poison;
 mod process;
@@ -20,13 +20,13 @@ mod restart;
 mod served;
 mod signer;
 mod substrate;
-mod swap;
+mod tampered_command;
 mod time_bomb;
 
-use super::Probe;
+use crate::probe::FnProbe;
 
-/// All probes, in the order in which they run.
-pub fn all() -> Vec<Probe> {
+/// All built-in probes, in the order in which they run.
+pub fn all() -> Vec<FnProbe> {
     vec![
         egress::AS_A_TOOL,
         egress::AS_ROOT,
@@ -41,7 +41,7 @@ pub fn all() -> Vec<Probe> {
         injection::PROBE,
         poison::PROBE,
         envelopes::PROBE,
-        swap::PROBE,
+        tampered_command::PROBE,
         audit::PROBE,
         persistence::PROBE,
         latency::BOOT,

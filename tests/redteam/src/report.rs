@@ -5,77 +5,78 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{AttackerClass, Expectation, Latency};
+use crate::info::{AttackerClass, Expectation};
+use crate::latency::Latency;
 
-/// Version of the report's form.
+/// Version of the report's schema.
 pub const SCHEMA_VERSION: &str = "1.0";
 
 /// What a run of the battery found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// [`SCHEMA_VERSION`].
+    /// Version of the schema: [`SCHEMA_VERSION`].
     pub schema_version: &'static str,
     /// When the run ended, RFC 3339.
     pub generated_at: String,
-    /// What the machines were made with: `kvm`.
+    /// Name of the backend that made the sandboxes, such as `kvm`.
     pub backend: &'static str,
-    /// What the sandbox was when the last probe had been cleaned up after: `not_booted`,
-    /// `booting`, `ready`, `resetting` or `failed`.
+    /// State of the ordinary sandbox after the last probe's clean-up: `not_booted`, `booting`,
+    /// `ready`, `resetting` or `failed`.
     pub final_sandbox_state: String,
     /// Every probe that ran, in order.
     pub probes: Vec<ProbeReport>,
-    /// What was measured, by its name.
+    /// Distributions of what the probes measured, by name.
     pub latency: BTreeMap<String, Latency>,
-    /// Counts.
+    /// Counts of the probes.
     pub summary: Summary,
-    /// What a reader should know: what was left out, and why.
+    /// Remarks for the reader, such as which defences were left out.
     pub notes: Vec<String>,
 }
 
 /// What one probe found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ProbeReport {
-    /// Its name.
+    /// Name of the probe.
     pub name: String,
-    /// Who would do this.
+    /// Who would attack like this.
     pub attacker_class: AttackerClass,
-    /// What should become of it.
+    /// What should become of the attempts.
     pub expectation: Expectation,
-    /// What it ran on.
-    pub validated_against: &'static str,
-    /// What it does.
+    /// `validated-` and the name of the backend.
+    pub validated_against: String,
+    /// What the probe does, in one sentence.
     pub description: String,
-    /// Whether the boundary held. Never true when it errored.
+    /// Whether the boundary held. Never true when the probe errored.
     pub passed: bool,
     /// Why, for a person.
     pub reason: String,
-    /// How long it took, in milliseconds, the reset after it not counted.
+    /// How long the probe took, in milliseconds, without the reset after it.
     pub duration_ms: f64,
-    /// It came to no verdict.
+    /// The probe came to no verdict.
     pub errored: bool,
-    /// Why not.
+    /// Why the probe came to no verdict.
     pub error_message: Option<String>,
-    /// What was seen.
+    /// What the probe saw.
     pub evidence: Value,
 }
 
 /// Counts of probes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// All that were asked for.
+    /// Probes that were selected.
     pub total: usize,
-    /// The boundary held.
+    /// Probes whose boundary held.
     pub passed: usize,
-    /// It did not.
+    /// Probes whose boundary did not hold.
     pub failed: usize,
-    /// Nobody knows.
+    /// Probes without a verdict.
     pub errored: usize,
-    /// Never started, because the sandbox had failed for good.
+    /// Probes that never started, because the sandbox had failed for good.
     pub skipped: usize,
 }
 
 impl Summary {
-    /// Counts `probes`, of `total` that were asked for.
+    /// Counts `probes`, the reports of a run that selected `total` probes.
     pub fn of(probes: &[ProbeReport], total: usize) -> Self {
         let count = |wanted: fn(&ProbeReport) -> bool| probes.iter().filter(|p| wanted(p)).count();
         Self {
@@ -102,7 +103,7 @@ mod tests {
             name: "p".into(),
             attacker_class: AttackerClass::RuntimeLimit,
             expectation: Expectation::ShouldFail,
-            validated_against: "validated-kvm",
+            validated_against: "validated-kvm".into(),
             description: String::new(),
             passed,
             reason: String::new(),

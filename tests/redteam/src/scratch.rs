@@ -1,4 +1,4 @@
-//! A directory of its own for what a probe writes on the host.
+//! A directory for the files that a probe writes on the host.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use uuid::Uuid;
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// An empty one.
+    /// Makes an empty directory below the one for temporary files.
     pub fn new() -> std::io::Result<Self> {
         let directory = std::env::temp_dir().join(format!("redteam-{}", Uuid::new_v4()));
         fs::create_dir(&directory)?;
         Ok(Self(directory))
     }
 
-    /// Where it is.
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.0
     }

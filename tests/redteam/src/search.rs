@@ -1,4 +1,4 @@
-//! Looks for bytes in all that a guest has.
+//! Searches all memory and the whole disk of a guest for bytes.
 
 use memchr::memmem;
 use vmm::{Machine, MachineError};
@@ -9,7 +9,7 @@ const HOLE_START: u64 = 0xc000_0000;
 /// First byte of the RAM above it.
 const HIGH_START: u64 = 0x1_0000_0000;
 
-/// A marker that occurs nowhere by chance.
+/// Makes a marker that occurs nowhere by chance.
 pub fn marker() -> String {
     format!("bsm-marker-{}", uuid::Uuid::new_v4().simple())
 }
@@ -42,7 +42,8 @@ pub fn disk(machine: &Machine, bytes: u64, markers: &[&str]) -> Result<Vec<bool>
     Ok(found)
 }
 
-/// Reads `range` in pieces that overlap by the longest marker, so that none is cut.
+/// Reads `range` in pieces that overlap by the longest marker, so that every marker is whole in one
+/// of them.
 fn scan(
     range: std::ops::Range<u64>,
     markers: &[&str],

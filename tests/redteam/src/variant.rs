@@ -11,14 +11,15 @@ use sandbox::ImageSource;
 const SHIPPED_INIT: &str = "init=/sbin/init";
 const FILES: [&str; 2] = ["vmlinux", "rootfs.ext4"];
 
-/// A directory with such an image, removed when dropped.
+/// A directory with an image that starts another guest program, removed when dropped.
 #[derive(Debug)]
 pub struct Variant {
     directory: PathBuf,
 }
 
 impl Variant {
-    /// Makes one of the image in `original`: `arguments` take the place of the usual `init=`.
+    /// Makes an image of the kernel and disk in `original`. On its kernel command line, `arguments`
+    /// take the place of the usual `init=`.
     pub fn new(original: &Path, arguments: &str) -> std::io::Result<Self> {
         let directory = std::env::temp_dir().join(format!("redteam-{}", Uuid::new_v4()));
         fs::create_dir(&directory)?;
@@ -39,7 +40,7 @@ impl Variant {
         Ok(variant)
     }
 
-    /// Where it is.
+    /// The image in this directory.
     pub fn source(&self) -> ImageSource {
         ImageSource::directory(&self.directory)
     }

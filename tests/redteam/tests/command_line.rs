@@ -22,3 +22,14 @@ fn help_names_what_can_be_left_out() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("--without") && said.contains("--image-dir"), "{said}");
 }
+
+#[test]
+fn sandbox_lists_the_backends_and_takes_no_other() {
+    let output = redteam(&["--sandbox", "nonsense"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("[possible values: kvm]"), "{said}");
+    let output =
+        redteam(&["--sandbox", "kvm", "--image-dir", "/nonexistent", "--probes", "envelope-reuse"]);
+    assert_eq!(output.status.code(), Some(0));
+}

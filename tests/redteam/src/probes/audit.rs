@@ -1,4 +1,4 @@
-//! What is written down of a command is what happened, to the byte, and stays so.
+//! Evidence and audit log of a command hold what happened, to the byte, and every change is found.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,19 +8,19 @@ use base64::engine::general_purpose::STANDARD;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::super::scratch::Scratch;
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
 use super::signer::failed;
+use crate::scratch::Scratch;
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict};
 use brainstorm_agent::store::{
     AuditEntry, AuditHead, AuditLog, Channel, Expected, rows_about, verify_audit_against,
 };
 use protocol::Timestamp;
 use protocol::signing::sha256_text;
 use sandbox::Chunks;
-use sandbox::{Sandbox, ToolCall};
+use sandbox::ToolCall;
 
-/// Changes of what was kept.
-pub const PROBE: Probe = Probe {
+/// An attacker changes evidence and audit log.
+pub const PROBE: FnProbe = FnProbe {
     name: "audit-tamper",
     class: AttackerClass::A7,
     expectation: Expectation::ShouldFail,
@@ -31,16 +31,16 @@ pub const PROBE: Probe = Probe {
     run,
 };
 
-/// Rows of the log.
+/// Number of rows in the log.
 const ROWS: u64 = 8;
-/// One in the middle.
+/// Number of a row in the middle.
 const ROW: u64 = 4;
 
-fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
+fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
     let bytes: Vec<u8> = (0..=255).chain(*b"\0\0\0\x02{}\xff\xc3\x28\r\n").collect();
-    let (mut breaches, changed_chunks) = evidence(arena, &bytes)?;
+    let (mut breaches, changed_chunks) = evidence(testbed, &bytes)?;
     let log = Log::new(&bytes)?;
-    let (found, seen) = log.attack(arena.plan().leaves_out("anchors"))?;
+    let (found, seen) = log.attack(testbed.plan().leaves_out("anchors"))?;
     breaches.extend(found);
     let held =
         format!("{changed_chunks} changes of evidence and {} of the audit log found", seen.len());
@@ -48,9 +48,10 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     Ok(Verdict::of(&breaches, held, evidence))
 }
 
-/// What a tool printed is what was kept of it, and no byte of it can be another one.
-fn evidence(arena: &Arena, bytes: &[u8]) -> Result<(Vec<String>, usize), ProbeError> {
-    let sandbox = arena.sandbox(Guest::Shipped)?;
+/// Judges that the evidence is what a tool printed and that no byte of it can be another one. Gives
+/// the breaches and the number of changes tried.
+fn evidence(testbed: &Testbed, bytes: &[u8]) -> Result<(Vec<String>, usize), ProbeError> {
+    let sandbox = testbed.sandbox(Guest::Shipped)?;
     let params = json!({"stdout": STANDARD.encode(bytes), "stderr": ""});
     let call = ToolCall::new("attack_output", params.as_object().cloned().unwrap_or_default());
     let id = call.command_id.clone();
@@ -84,13 +85,13 @@ fn evidence(arena: &Arena, bytes: &[u8]) -> Result<(Vec<String>, usize), ProbeEr
     Ok((breaches, changed))
 }
 
-/// An audit log, and its head as somebody else noted it.
+/// An audit log, and its head as it was noted elsewhere.
 struct Log {
     scratch: Scratch,
     anchor: AuditHead,
 }
 
-/// A change of a log in a database, or of all of it.
+/// A change of a row of the log, or of the whole log.
 type Change = fn(&Connection) -> rusqlite::Result<()>;
 
 const CHANGES: &[(&str, Change)] = &[
@@ -132,7 +133,7 @@ fn set(log: &Connection, change: &str) -> rusqlite::Result<()> {
 }
 
 fn all(log: &Connection, statements: &str) -> rusqlite::Result<()> {
-    // Whoever can write the file is not held up by these.
+    // These do not hold up an attacker who can write the file.
     log.execute_batch("DROP TRIGGER audit_is_never_altered; DROP TRIGGER audit_is_never_cut;")?;
     log.execute_batch(statements)
 }
@@ -144,8 +145,8 @@ impl Log {
         Ok(Self { scratch, anchor })
     }
 
-    /// Changes copies of the log in every way. Who has no `anchors` believes a log that agrees
-    /// with itself.
+    /// Changes copies of the log in every way and checks them. A check without anchors believes a log
+    /// that agrees with itself.
     fn attack(&self, without_anchors: bool) -> Result<(Vec<String>, Vec<Value>), ProbeError> {
         let anchors = std::slice::from_ref(&self.anchor);
         let anchors = if without_anchors { &[] } else { anchors };
@@ -187,7 +188,7 @@ fn command(row: u64) -> String {
     format!("command {row}")
 }
 
-/// Writes a log whose payloads are these bytes, and sees that they are in it.
+/// Writes a log whose payloads are these bytes, and checks that they are in it.
 fn write(path: &Path, payload: &[u8]) -> Result<AuditHead, ProbeError> {
     let log = AuditLog::open(path).map_err(failed)?;
     for row in 1..=ROWS {

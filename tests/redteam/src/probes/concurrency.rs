@@ -1,4 +1,4 @@
-//! Machines beside each other know nothing of each other.
+//! Machines that run side by side find nothing of each other.
 
 use std::sync::Barrier;
 use std::thread;
@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::super::leak::Leak;
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
+use crate::leak::Leak;
+use crate::{AttackerClass, Expectation, FnProbe, ProbeError, Testbed, Verdict, search};
 use sandbox::{KvmSandbox, Sandbox};
 
-/// Several machines of one golden state, each with a mark of its own.
-pub const PROBE: Probe = Probe {
+/// Several machines of one golden state run side by side, each with a mark of its own.
+pub const PROBE: FnProbe = FnProbe {
     name: "conc-n",
     class: AttackerClass::Latency,
     expectation: Expectation::ShouldPass,
@@ -22,17 +22,13 @@ pub const PROBE: Probe = Probe {
 };
 
 const ROUNDS: usize = 2;
-/// Machines that are busy at once; all of them run all the time. On a small host a command of one
-/// among many more would not meet its deadline.
+/// The most machines that run a command at once; all machines run all the time. On a small host,
+/// commands of many more machines at once would not meet their deadlines.
 const AT_ONCE: usize = 8;
 
-fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let first = arena.sandbox(Guest::Shipped)?;
-    let count = arena.plan().machines as usize;
-    let fork = || {
-        KvmSandbox::fork_of(&first)
-            .ok_or_else(|| ProbeError::Control("the sandbox has no golden state to fork".into()))
-    };
+fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let count = testbed.plan().machines as usize;
+    let fork = || testbed.fork();
     // What is made once for all machines is no leak.
     fork()?.boot().map_err(ProbeError::at("booting beside others"))?;
     let mut leak = Leak::watch(0);
@@ -46,7 +42,7 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
             .enumerate()
             .map(|(own, machine)| {
                 let (barrier, markers) = (&barrier, &markers);
-                scope.spawn(move || one(arena, machine, own, markers, barrier))
+                scope.spawn(move || one(testbed, machine, own, markers, barrier))
             })
             .collect();
         let gone = || Err(ProbeError::Control("a thread panicked".into()));
@@ -58,7 +54,7 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     let mut breaches: Vec<String> = ran.iter().flat_map(|ran| ran.breaches.clone()).collect();
     let samples: Vec<Duration> = ran.iter().flat_map(|ran| ran.commands.clone()).collect();
     breaches.extend(leak.found_once());
-    arena.measured(&format!("roundtrip-{count}-machines"), &samples);
+    testbed.measured(&format!("roundtrip-{count}-machines"), &samples);
     let held = format!("{count} machines, {ROUNDS} rounds, no mark anywhere it should not be");
     let evidence = json!({"machines": count, "rounds": ROUNDS, "wall_ms": wall.as_millis() as u64,
         "footprint": leak.evidence()});
@@ -71,9 +67,10 @@ struct Ran {
     commands: Vec<Duration>,
 }
 
-/// All wait for one another even when something failed: nobody is left behind at a barrier.
+/// Does the rounds of one machine. A thread whose machine failed still waits at every barrier, so that
+/// no other thread waits there for ever.
 fn one(
-    arena: &Arena,
+    testbed: &Testbed,
     sandbox: &KvmSandbox,
     own: usize,
     markers: &[String],
@@ -84,7 +81,7 @@ fn one(
         sandbox.boot().map(drop).map_err(ProbeError::at("booting beside others")).err();
     let marker = markers.get(own).map_or("", String::as_str);
     for _ in 0..ROUNDS {
-        // Nobody begins the next step before all have done this one.
+        // No thread begins the next step before all have done this one.
         let mut step = |work: &mut dyn FnMut() -> Result<(), ProbeError>| {
             for wave in 0..markers.len().div_ceil(AT_ONCE) {
                 if failed.is_none() && own / AT_ONCE == wave {
@@ -93,10 +90,10 @@ fn one(
                 barrier.wait();
             }
         };
-        step(&mut || arena.attack(sandbox, "attack_mark", json!({ "marker": marker })).map(drop));
+        step(&mut || testbed.attack(sandbox, "attack_mark", json!({ "marker": marker })).map(drop));
         // Now every machine has its mark.
         step(&mut || {
-            let found = look(arena, sandbox, markers)?;
+            let found = look(testbed, sandbox, markers)?;
             for (other, found) in found.into_iter().enumerate() {
                 if other == own && !found {
                     return Err(ProbeError::Control("a machine's own mark is not found".into()));
@@ -108,12 +105,12 @@ fn one(
             Ok(())
         });
         step(&mut || {
-            ran.breaches.extend(arena.recover(sandbox));
-            if look(arena, sandbox, markers)?.contains(&true) {
+            ran.breaches.extend(testbed.recover(sandbox));
+            if look(testbed, sandbox, markers)?.contains(&true) {
                 ran.breaches.push(format!("a mark is in machine {own} after its reset"));
             }
             let begun = Instant::now();
-            ran.breaches.extend(arena.next_command(sandbox));
+            ran.breaches.extend(testbed.next_command(sandbox));
             ran.commands.push(begun.elapsed());
             sandbox.reset().map(drop).map_err(ProbeError::at("resetting beside others"))
         });
@@ -122,8 +119,12 @@ fn one(
     failed.map_or(Ok(ran), Err)
 }
 
-fn look(arena: &Arena, sandbox: &KvmSandbox, markers: &[String]) -> Result<Vec<bool>, ProbeError> {
+fn look(
+    testbed: &Testbed,
+    sandbox: &KvmSandbox,
+    markers: &[String],
+) -> Result<Vec<bool>, ProbeError> {
     let markers: Vec<&str> = markers.iter().map(String::as_str).collect();
-    let memory_mib = arena.plan().sandbox.memory_mib;
-    arena.held(sandbox, |machine| Ok(search::memory(machine, memory_mib, &markers)?))
+    let memory_mib = testbed.plan().sandbox.memory_mib;
+    testbed.held(sandbox, |machine| Ok(search::memory(machine, memory_mib, &markers)?))
 }

@@ -3,36 +3,36 @@
 use serde_json::{Value, json};
 use vmm::VsockCounters;
 
-use super::super::attack_log::AttackLog;
-use super::super::{AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
+use crate::attack_log::AttackLog;
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Verdict};
 use sandbox::KvmSandbox;
 
-/// What a tool can try.
-pub const AS_A_TOOL: Probe = Probe {
+/// A tool looks for a way out of the machine.
+pub const AS_A_TOOL: FnProbe = FnProbe {
     name: "egress",
     class: AttackerClass::A3,
     expectation: Expectation::ShouldFail,
     description: "A tool tries every socket family, the Internet, vsock to other ports and \
                   addresses, others' Unix sockets, and ways around the system call filter",
     repeats: false,
-    run: |arena| {
-        let sandbox = arena.sandbox(Guest::Shipped)?;
+    run: |testbed| {
+        let sandbox = testbed.kvm(Guest::Shipped)?;
         let before = counters(&sandbox)?;
-        let log = arena.attack(&sandbox, "attack_egress", json!({}))?;
+        let log = testbed.attack(&*sandbox, "attack_egress", json!({}))?;
         Ok(judge(&log, Packets::since(before, counters(&sandbox)?), Expected::NoPacket))
     },
 };
 
-/// What is left to somebody who got through all of the guest's own defences.
-pub const AS_ROOT: Probe = Probe {
+/// An attacker who is past all of the guest's own defences looks for a way out of the machine.
+pub const AS_ROOT: FnProbe = FnProbe {
     name: "egress-as-root",
     class: AttackerClass::A3,
     expectation: Expectation::ShouldFail,
-    description: "The same as root and without any confinement in the guest: what counts is the \
-                  machine alone",
+    description: "As root and without any confinement in the guest, an attack tries every way out: \
+                  what counts is the machine alone",
     repeats: false,
-    run: |arena| {
-        let sandbox = arena.sandbox(Guest::Bare)?;
+    run: |testbed| {
+        let sandbox = testbed.kvm(Guest::Bare)?;
         let machine = sandbox.machine();
         let Some(machine) = machine else {
             return Err(ProbeError::Control("there is no machine".into()));
@@ -41,35 +41,35 @@ pub const AS_ROOT: Probe = Probe {
             .vsock()
             .listen(LISTENING)
             .map_err(|e| ProbeError::Control(format!("listening on a vsock port: {e}")))?;
-        // As a host would that serves others to its guests.
-        let open = arena.plan().leaves_out("isolation").then(|| machine.vsock().listen(TRIED));
+        // A host without isolation serves other ports to its guests.
+        let open = testbed.plan().leaves_out("isolation").then(|| machine.vsock().listen(TRIED));
         let before = counters(&sandbox)?;
         let params = json!({"listening": LISTENING.to_string()});
-        let log = arena.attack(&sandbox, "attack_egress", params)?;
+        let log = testbed.attack(&*sandbox, "attack_egress", params)?;
         drop((listener, open));
         Ok(judge(&log, Packets::since(before, counters(&sandbox)?), Expected::Refusals))
     },
 };
 
-/// Where the host does answer, as a control.
+/// The vsock port at which the host does answer, as a control.
 const LISTENING: u32 = 7_001;
-/// One of the ports that the attack tries.
+/// One of the vsock ports that the attack tries.
 const TRIED: u32 = 80;
 /// Block device, entropy source, socket device (virtio 1.2, section 5).
 const DEVICES: [&str; 3] = ["0x0002", "0x0004", "0x0013"];
-/// A device of the kernel's own that leads nowhere.
+/// The kernel's loopback device, which leads nowhere.
 const LOOPBACK: &str = "lo";
 
-/// What the attack's packets must have come to at the host's device.
+/// What must have become of the attack's packets at the host's vsock device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Expected {
-    /// None got that far.
+    /// No packet reached the device.
     NoPacket,
-    /// They got there and were refused.
+    /// Packets reached the device, which refused them.
     Refusals,
 }
 
-/// Packets of the guest that the host refused, by why.
+/// Packets of the guest that the host refused, by reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Packets {
     to_closed_ports: u64,
@@ -114,7 +114,7 @@ fn judge(log: &AttackLog, packets: Packets, expected: Expected) -> Verdict {
         Expected::NoPacket if got_through => {
             breaches.push(format!("packets of a tool reached the host: {packets:?}"));
         }
-        // Otherwise nobody knows whether the host refuses anything.
+        // Otherwise it is not known whether the host refuses anything.
         Expected::Refusals if packets.to_closed_ports == 0 => {
             breaches.push("no attempt was counted by the host".to_owned());
         }

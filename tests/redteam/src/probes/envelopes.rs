@@ -4,16 +4,16 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::scratch::Scratch;
-use super::super::{Arena, AttackerClass, Expectation, Probe, ProbeError, Verdict};
 use super::signer::{self, ENDPOINT, Envelope, LIFE_MS, OTHER, SESSION, TENANT, failed};
+use crate::scratch::Scratch;
+use crate::{AttackerClass, Expectation, FnProbe, ProbeError, Testbed, Verdict};
 use brainstorm_agent::store::NonceStore;
 use protocol::code::ErrorCode;
 use protocol::signing::{self, Domain, connection_proof_bytes};
 use protocol::{Audience, KeyRing, Timestamp, verify};
 
-/// Envelopes where they do not belong. Needs no machine.
-pub const PROBE: Probe = Probe {
+/// An attacker sends envelopes where they do not belong. This probe needs no machine.
+pub const PROBE: FnProbe = FnProbe {
     name: "envelope-reuse",
     class: AttackerClass::A8,
     expectation: Expectation::ShouldFail,
@@ -24,15 +24,15 @@ pub const PROBE: Probe = Probe {
     run,
 };
 
-/// Nonces that the store of this probe can remember.
+/// Number of nonces that the store of this probe can remember.
 const CAPACITY: usize = 64;
 
-fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
+fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    runtime.block_on(attack(arena))
+    runtime.block_on(attack(testbed))
 }
 
-async fn attack(arena: &Arena) -> Result<Verdict, ProbeError> {
+async fn attack(testbed: &Testbed) -> Result<Verdict, ProbeError> {
     let mut endpoint = Endpoint::new()?;
     let now = Timestamp::now();
     let good = Envelope::new(now);
@@ -43,7 +43,7 @@ async fn attack(arena: &Arena) -> Result<Verdict, ProbeError> {
     let mut tries = Tries::default();
     let replay = Err(ErrorCode::NonceReplay);
     tries.expect("again", replay, endpoint.admit(&text).await);
-    endpoint.restart(arena.plan().leaves_out("nonces"))?;
+    endpoint.restart(testbed.plan().leaves_out("nonces"))?;
     tries.expect("again after a restart", replay, endpoint.admit(&text).await);
 
     for (name, expected, field, value) in [
@@ -85,10 +85,10 @@ async fn attack(arena: &Arena) -> Result<Verdict, ProbeError> {
     Ok(tries.verdict())
 }
 
-/// As much of an endpoint as decides whether it takes an envelope.
+/// The parts of an endpoint that decide whether it takes an envelope.
 struct Endpoint {
     keys: KeyRing,
-    /// Closed before its directory goes.
+    /// The store of nonces, closed before its directory is removed.
     nonces: Option<NonceStore>,
     directory: Scratch,
 }
@@ -101,7 +101,7 @@ impl Endpoint {
         Ok(Self { keys, nonces, directory })
     }
 
-    /// Opens the nonces again, or others if they are not to be kept.
+    /// Opens the nonces again, or an empty store where the endpoint forgets.
     fn restart(&mut self, forgets: bool) -> Result<(), ProbeError> {
         self.nonces = None;
         if forgets {
@@ -142,7 +142,7 @@ fn open(directory: &Path) -> Result<NonceStore, ProbeError> {
     NonceStore::open_anywhere(&directory.join("nonces.db"), CAPACITY).map_err(failed)
 }
 
-/// What was tried, and what came of it.
+/// Uses of an envelope, and what became of each.
 #[derive(Default)]
 struct Tries {
     breaches: Vec<String>,
@@ -184,7 +184,7 @@ mod tests {
     use crate::Plan;
 
     fn verdict(without: &[&str]) -> Verdict {
-        run(&Arena::new(Plan::for_tests(without))).unwrap()
+        run(&Testbed::new(Plan::for_tests(without))).unwrap()
     }
 
     #[test]

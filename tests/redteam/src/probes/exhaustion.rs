@@ -1,4 +1,4 @@
-//! A tool gets what it may have, and everybody else keeps what they need.
+//! A tool gets what it may have; the guest program, the agent and the next command keep what they need.
 
 use std::ops::Range;
 
@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 
 use guest::wire::ResultReason;
 
-use super::super::attack_log::AttackLog;
-use super::super::host::HostState;
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
+use crate::attack_log::AttackLog;
+use crate::host::HostState;
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict};
 use sandbox::{SandboxError, ToolOutcome};
 
-/// Everything there is, until it is refused.
-pub const PROBE: Probe = Probe {
+/// A tool takes each resource until the guest refuses more.
+pub const PROBE: FnProbe = FnProbe {
     name: "resource-exhaustion",
     class: AttackerClass::RuntimeLimit,
     expectation: Expectation::ShouldFail,
@@ -25,8 +25,8 @@ pub const PROBE: Probe = Probe {
 
 /// What an attack may cost the agent beyond the guest's own memory, in MiB.
 const GROWTH_MIB: u64 = 64;
-/// What is taken, how much of it a tool has to get before it meets a limit, and how much is too
-/// much: what the registry allows these tools, or what the image has of it.
+/// Resources, and for each how much a tool has to get: at least the range's start before it meets a
+/// limit, and less than its end, which is what the tool registry allows or the image has.
 const THINGS: [(&str, Range<u64>); 9] = [
     ("memory", 1..33),
     ("forks", 1..17),
@@ -38,37 +38,37 @@ const THINGS: [(&str, Range<u64>); 9] = [
     ("console", 0..1),
     ("output", 1..17),
 ];
-/// Output that is written, in bytes.
+/// Output that the tool writes, in bytes.
 const WRITTEN: u64 = 16 << 20;
-/// Output that is kept of a tool, by the registry.
+/// Output that the tool registry lets the host keep of a tool, in bytes.
 const KEPT: u64 = 1 << 20;
 
-fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let sandbox = arena.sandbox(Guest::Shipped)?;
-    arena.attack(&sandbox, "attack_exhaust", json!({"what": "nothing"}))?;
+fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let sandbox = testbed.sandbox(Guest::Shipped)?;
+    testbed.attack(&*sandbox, "attack_exhaust", json!({"what": "nothing"}))?;
     let before = HostState::now();
     let mut breaches = Vec::new();
     let mut seen = Vec::new();
     for (what, fair) in THINGS {
-        let deadline = arena.plan().deadline();
-        let result = arena.run(&sandbox, "attack_exhaust", json!({"what": what}), deadline);
+        let deadline = testbed.plan().deadline();
+        let result = testbed.run(&*sandbox, "attack_exhaust", json!({"what": what}), deadline);
         let (wrong, told) = judge(what, &fair, &result);
         let mut wrong: Vec<String> = wrong.into_iter().collect();
         // Before its traces are reset away.
-        wrong.extend(arena.next_command(&sandbox));
-        wrong.extend(arena.recover(&sandbox));
+        wrong.extend(testbed.next_command(&*sandbox));
+        wrong.extend(testbed.recover(&*sandbox));
         seen.push(json!({"what": what, "came_to": told}));
         breaches.extend(wrong.into_iter().map(|wrong| format!("{what}: {wrong}")));
     }
     let after = HostState::now();
-    let growth = u64::from(arena.plan().sandbox.memory_mib) + GROWTH_MIB;
+    let growth = u64::from(testbed.plan().sandbox.memory_mib) + GROWTH_MIB;
     breaches.extend(after.breaches(&before, growth));
     let held = format!("{} things taken to their limits", THINGS.len());
     let evidence = json!({"taken": seen, "before": before, "after": after});
     Ok(Verdict::of(&breaches, held, evidence))
 }
 
-/// What is wrong with how it ended, and how it ended.
+/// What is wrong with how an attack ended, if anything, and how it ended.
 fn judge(
     what: &str,
     fair: &Range<u64>,

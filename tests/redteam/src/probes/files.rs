@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::super::attack_log::AttackLog;
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
+use crate::attack_log::AttackLog;
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict, search};
 
-/// What a tool can try.
-pub const AS_A_TOOL: Probe = Probe {
+/// A tool looks for files and memory of the host.
+pub const AS_A_TOOL: FnProbe = FnProbe {
     name: "fs-escape",
     class: AttackerClass::A3,
     expectation: Expectation::ShouldFail,
@@ -17,26 +17,27 @@ pub const AS_A_TOOL: Probe = Probe {
                   a marker in that file and in the agent's memory is then searched for in the \
                   guest's memory, disk, output and evidence",
     repeats: false,
-    run: |arena| run(arena, Guest::Shipped),
+    run: |testbed| run(testbed, Guest::Shipped),
 };
 
-/// What is left to somebody who got through all of the guest's own defences.
-pub const AS_ROOT: Probe = Probe {
+/// An attacker who is past all of the guest's own defences looks for files and memory of the host.
+pub const AS_ROOT: FnProbe = FnProbe {
     name: "fs-escape-as-root",
     class: AttackerClass::A3,
     expectation: Expectation::ShouldFail,
-    description: "The same as root and without confinement, with reads beyond the disk's end",
+    description: "As root and without confinement, an attack looks for a file of the host, with \
+                  reads beyond the disk's end; the same search follows",
     repeats: false,
-    run: |arena| run(arena, Guest::Bare),
+    run: |testbed| run(testbed, Guest::Bare),
 };
 
-/// How often the marker is in this process.
+/// How many copies of the marker are in the memory of this process.
 const COPIES: usize = 4096;
 
 /// Where on the disk, from its end, a host without isolation would put what it shares.
 const SHARED_AT: u64 = 4096;
 
-/// A marker that only the host has: in a file, and in this process.
+/// A marker that only the host has: in a file, and in the memory of this process.
 struct HostSecret {
     marker: String,
     file: PathBuf,
@@ -71,22 +72,22 @@ struct Found {
     console: bool,
 }
 
-fn run(arena: &Arena, guest: Guest) -> Result<Verdict, ProbeError> {
+fn run(testbed: &Testbed, guest: Guest) -> Result<Verdict, ProbeError> {
     let host = HostSecret::plant()?;
     // The control: what is in the guest is found there by the same search.
     let own = search::marker();
-    let sandbox = arena.sandbox(guest)?;
+    let sandbox = testbed.kvm(guest)?;
     let params = json!({"host_file": host.file, "secret": own});
-    let outcome = arena
-        .run(&sandbox, "attack_files", params, arena.plan().deadline())
+    let outcome = testbed
+        .run(&*sandbox, "attack_files", params, testbed.plan().deadline())
         .map_err(ProbeError::at("running the attack"))?;
     let log = AttackLog::read(&outcome)?;
     let disk_bytes = sandbox.golden().and_then(|golden| golden.disk_bytes()).unwrap_or_default();
-    let memory_mib = arena.plan().sandbox.memory_mib;
+    let memory_mib = testbed.plan().sandbox.memory_mib;
     let markers = [own.as_str(), host.marker.as_str()];
-    let (memory, disk, console) = arena.held(&sandbox, |machine| {
-        if arena.plan().leaves_out("isolation") {
-            // As a host would that shares its files.
+    let (memory, disk, console) = testbed.held(&sandbox, |machine| {
+        if testbed.plan().leaves_out("isolation") {
+            // A host without isolation shares its files.
             machine.write_disk(disk_bytes.saturating_sub(SHARED_AT), host.marker.as_bytes())?;
         }
         let memory = search::memory(machine, memory_mib, &markers)?;

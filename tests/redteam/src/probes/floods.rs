@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::super::attack_log::AttackLog;
-use super::super::host::HostState;
-use super::super::{Arena, AttackerClass, Expectation, Guest, Latency, Probe, ProbeError, Verdict};
-use sandbox::{KvmSandbox, Sandbox};
+use crate::attack_log::AttackLog;
+use crate::host::HostState;
+use crate::{AttackerClass, Expectation, FnProbe, Guest, Latency, ProbeError, Testbed, Verdict};
+use sandbox::Sandbox;
 
-/// Everything a guest can do to the host without end.
-pub const PROBE: Probe = Probe {
+/// A guest keeps the host busy in every way that it can go on with for long.
+pub const PROBE: FnProbe = FnProbe {
     name: "floods",
     class: AttackerClass::RuntimeLimit,
     expectation: Expectation::ShouldFail,
@@ -27,51 +27,49 @@ pub const PROBE: Probe = Probe {
 const FLOODS: [&str; 5] = ["processors", "interrupts", "disk", "console", "sockets"];
 /// What a flood may cost the agent beyond the memory of both guests, in MiB.
 const GROWTH_MIB: u64 = 64;
-/// Commands of a neighbour, with each flood and without it. Fewer say nothing of the slowest
-/// hundredth.
+/// The fewest commands of a neighbour, with each flood and without it, that say something of the
+/// slowest hundredth.
 const ENOUGH_SAMPLES: usize = 100;
-const MOST_SAMPLES: u32 = 1000;
-/// Commands in a row without a flood; then come as many with one, so that whatever else happens on
-/// this host happens to both.
+const MAX_SAMPLES: u32 = 1000;
+/// Commands in a row without a flood. As many with a flood follow, so that other load on this host
+/// meets both.
 const BLOCK: u32 = 25;
-/// How long one flood of such a block lasts.
-const LEAST: Duration = Duration::from_millis(300);
-const MOST: Duration = Duration::from_secs(10);
-/// What a neighbour's slowest hundredth may become, where times mean something.
-const MOST_CHANGE: f64 = 2.0;
+/// How long one flood of such a block lasts at least, and below at most.
+const MIN_FLOOD: Duration = Duration::from_millis(300);
+const MAX_FLOOD: Duration = Duration::from_secs(10);
+/// The factor by which a neighbour's 99th percentile may grow, where times mean something.
+const MAX_CHANGE: f64 = 2.0;
 
-fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let flooded = arena.sandbox(Guest::Bare)?;
-    let first = arena.sandbox(Guest::Shipped)?;
-    let neighbour = KvmSandbox::fork_of(&first)
-        .ok_or_else(|| ProbeError::Control("the sandbox has no golden state to fork".into()))?;
+fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let flooded = testbed.sandbox(Guest::Bare)?;
+    let neighbour = testbed.fork()?;
     neighbour.boot().map_err(ProbeError::at("booting a neighbour"))?;
-    let samples = arena.plan().iterations.min(MOST_SAMPLES);
+    let samples = testbed.plan().iterations.min(MAX_SAMPLES);
     let block = samples.min(BLOCK);
-    let warm_up = commands(arena, &neighbour, block)?;
+    let warm_up = commands(testbed, &neighbour, block)?;
     let length = warm_up.iter().sum::<Duration>() * 3 / 2;
-    let length = length.clamp(LEAST, MOST);
+    let length = length.clamp(MIN_FLOOD, MAX_FLOOD);
     let mut floods = FLOODS.map(Flood::new);
     let rounds = samples.div_ceil(block.max(1));
     for round in 0..rounds {
-        arena.turns().set(round, rounds);
+        testbed.progress().set(round, rounds);
         for flood in &mut floods {
-            flood.quiet.push(commands(arena, &neighbour, block)?);
-            let turn = turn(arena, &flooded, &neighbour, flood.what, length)?;
-            flood.add(turn, arena);
-            let recovered = arena.recover(&flooded).or_else(|| arena.next_command(&flooded));
+            flood.quiet.push(commands(testbed, &neighbour, block)?);
+            let turn = turn(testbed, &*flooded, &neighbour, flood.what, length)?;
+            flood.add(turn, testbed);
+            let recovered = testbed.recover(&*flooded).or_else(|| testbed.next_command(&*flooded));
             flood.breaches.extend(recovered);
         }
     }
     neighbour.shutdown();
     let mut breaches = Vec::new();
     for flood in &floods {
-        arena.measured(&format!("roundtrip-beside-{}", flood.what), &flood.beside);
-        let wrong = flood.breaches.iter().cloned().chain(flood.too_slow(arena.plan().gates));
+        testbed.measured(&format!("roundtrip-beside-{}", flood.what), &flood.beside);
+        let wrong = flood.breaches.iter().cloned().chain(flood.too_slow(testbed.plan().gates));
         breaches.extend(wrong.map(|wrong| format!("{}: {wrong}", flood.what)));
     }
     let quiet: Vec<Vec<Duration>> = floods.iter().flat_map(|f| f.quiet.iter().cloned()).collect();
-    arena.measured("roundtrip-alone", &quiet.concat());
+    testbed.measured("roundtrip-alone", &quiet.concat());
     let itself = Change::among(&quiet);
     let most = |of: fn(&Change) -> f64| floods.iter().map(|f| of(&f.change())).fold(0.0, f64::max);
     let held = format!(
@@ -84,12 +82,12 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
         itself.p99,
     );
     let seen: Vec<Value> = floods.iter().map(Flood::evidence).collect();
-    let evidence = json!({"floods": seen, "p99_change_at_most": MOST_CHANGE,
+    let evidence = json!({"floods": seen, "p99_change_at_most": MAX_CHANGE,
         "change_without_flood": itself});
     Ok(Verdict::of(&breaches, held, evidence))
 }
 
-/// How much later answers came.
+/// The factor by which the time of an answer grew.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 struct Change {
     p50: f64,
@@ -100,11 +98,11 @@ impl Change {
     fn between(before: &[Duration], after: &[Duration]) -> Self {
         let (before, after) = (Latency::of(before), Latency::of(after));
         let change = |before: f64, after: f64| after / before.max(f64::MIN_POSITIVE);
-        Self { p50: change(before.p50, after.p50), p99: change(before.p99, after.p99) }
+        Self { p50: change(before.p50_ms, after.p50_ms), p99: change(before.p99_ms, after.p99_ms) }
     }
 
-    /// From every other block to those between: what is no flood's doing. The greater over the
-    /// lesser.
+    /// Compares every other block with those between, the greater over the lesser: the change that no
+    /// flood causes.
     fn among(blocks: &[Vec<Duration>]) -> Self {
         let every_other = |first: usize| -> Vec<Duration> {
             blocks.iter().skip(first).step_by(2).flatten().copied().collect()
@@ -118,10 +116,10 @@ impl Change {
     }
 }
 
-/// All of one flood.
+/// All turns of one kind of flood.
 struct Flood {
     what: &'static str,
-    /// Commands of a neighbour before each time, and meanwhile.
+    /// Times of a neighbour's commands before each turn; `beside` are those during the turns.
     quiet: Vec<Vec<Duration>>,
     beside: Vec<Duration>,
     times: u64,
@@ -136,8 +134,8 @@ impl Flood {
         Self { what, quiet, beside, times, wall, processor, breaches }
     }
 
-    fn add(&mut self, turn: Turn, arena: &Arena) {
-        self.breaches.extend(turn.breaches(arena));
+    fn add(&mut self, turn: Turn, testbed: &Testbed) {
+        self.breaches.extend(turn.breaches(testbed));
         self.times += turn.times();
         self.wall += turn.wall;
         self.processor += turn.processor;
@@ -151,14 +149,14 @@ impl Flood {
     fn too_slow(&self, gates: bool) -> Option<String> {
         let count = self.quiet.iter().map(Vec::len).sum::<usize>().min(self.beside.len());
         let change = self.change().p99;
-        (gates && count >= ENOUGH_SAMPLES && change > MOST_CHANGE)
+        (gates && count >= ENOUGH_SAMPLES && change > MAX_CHANGE)
             .then(|| format!("a neighbour's p99 is {change:.1} times what it was"))
     }
 
     fn evidence(&self) -> Value {
         let told = |samples: &[Duration]| {
             let latency = Latency::of(samples);
-            json!({"count": latency.count, "p50_ms": latency.p50, "p99_ms": latency.p99})
+            json!({"samples": latency.samples, "p50_ms": latency.p50_ms, "p99_ms": latency.p99_ms})
         };
         json!({
             "flood": self.what, "times": self.times, "wall_ms": self.wall.as_millis() as u64,
@@ -169,7 +167,7 @@ impl Flood {
     }
 }
 
-/// One time of a flood.
+/// One turn of a flood.
 struct Turn {
     log: AttackLog,
     beside: Vec<Duration>,
@@ -180,9 +178,9 @@ struct Turn {
 }
 
 fn turn(
-    arena: &Arena,
-    flooded: &KvmSandbox,
-    neighbour: &KvmSandbox,
+    testbed: &Testbed,
+    flooded: &dyn Sandbox,
+    neighbour: &dyn Sandbox,
     what: &str,
     length: Duration,
 ) -> Result<Turn, ProbeError> {
@@ -190,8 +188,8 @@ fn turn(
     let (before, begun) = (HostState::now(), Instant::now());
     let busy = processor_time();
     let (log, beside) = thread::scope(|scope| {
-        let attack = scope.spawn(|| arena.attack(flooded, "attack_flood", params));
-        let beside = commands_until(arena, neighbour, || attack.is_finished());
+        let attack = scope.spawn(|| testbed.attack(flooded, "attack_flood", params));
+        let beside = commands_until(testbed, neighbour, || attack.is_finished());
         let gone = || Err(ProbeError::Control("a thread panicked".into()));
         (attack.join().unwrap_or_else(|_| gone()), beside)
     });
@@ -205,8 +203,8 @@ impl Turn {
         self.log.facts.get("times").and_then(Value::as_u64).unwrap_or_default()
     }
 
-    fn breaches(&self, arena: &Arena) -> Vec<String> {
-        let sandbox = &arena.plan().sandbox;
+    fn breaches(&self, testbed: &Testbed) -> Vec<String> {
+        let sandbox = &testbed.plan().sandbox;
         let mut breaches = self.log.breaches();
         let memory = 2 * u64::from(sandbox.memory_mib) + GROWTH_MIB;
         breaches.extend(self.after.breaches(&self.before, memory));
@@ -221,20 +219,25 @@ impl Turn {
     }
 }
 
-/// Runs so many commands.
-fn commands(arena: &Arena, sandbox: &KvmSandbox, count: u32) -> Result<Vec<Duration>, ProbeError> {
-    (0..count).map(|_| command(arena, sandbox)).collect()
+/// Runs `count` commands, and gives the time of each.
+fn commands(
+    testbed: &Testbed,
+    sandbox: &dyn Sandbox,
+    count: u32,
+) -> Result<Vec<Duration>, ProbeError> {
+    (0..count).map(|_| command(testbed, sandbox)).collect()
 }
 
-/// Runs commands until it is over. The one that was under way then ran without a flood at its end.
+/// Runs commands until `over` says that the flood has ended. The command that was under way then is
+/// left out unless it is the only one.
 fn commands_until(
-    arena: &Arena,
-    sandbox: &KvmSandbox,
+    testbed: &Testbed,
+    sandbox: &dyn Sandbox,
     over: impl Fn() -> bool,
 ) -> Result<Vec<Duration>, ProbeError> {
     let mut samples = Vec::new();
     while !over() {
-        let sample = command(arena, sandbox)?;
+        let sample = command(testbed, sandbox)?;
         if samples.is_empty() || !over() {
             samples.push(sample);
         }
@@ -242,15 +245,15 @@ fn commands_until(
     Ok(samples)
 }
 
-fn command(arena: &Arena, sandbox: &KvmSandbox) -> Result<Duration, ProbeError> {
+fn command(testbed: &Testbed, sandbox: &dyn Sandbox) -> Result<Duration, ProbeError> {
     let begun = Instant::now();
-    match arena.next_command(sandbox) {
+    match testbed.next_command(sandbox) {
         None => Ok(begun.elapsed()),
         Some(wrong) => Err(ProbeError::Control(format!("in a neighbour: {wrong}"))),
     }
 }
 
-/// What this process has used: fields 14 and 15 of proc_pid_stat(5), in hundredths of a second.
+/// Processor time of this process: fields 14 and 15 of proc_pid_stat(5), in hundredths of a second.
 fn processor_time() -> Duration {
     let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = text.rsplit_once(')').map_or("", |(_, rest)| rest);
@@ -265,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_flood_that_costs_more_than_the_processors_it_has_fails() {
-        let arena = Arena::new(Plan::for_tests(&[]));
+        let testbed = Testbed::new(Plan::for_tests(&[]));
         let log = json!({"attack": "flood", "controls": [], "attempts": [], "facts": {"times": 5}});
         let state = HostState::now();
         let mut turn = Turn {
@@ -277,10 +280,10 @@ mod tests {
             after: state,
         };
         assert_eq!(turn.times(), 5);
-        assert_eq!(turn.breaches(&arena), Vec::<String>::new());
+        assert_eq!(turn.breaches(&testbed), Vec::<String>::new());
         turn.processor += Duration::from_millis(10);
         turn.after.agent.rss_kib += 1 << 20;
-        assert_eq!(turn.breaches(&arena).len(), 2);
+        assert_eq!(turn.breaches(&testbed).len(), 2);
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::super::scratch::Scratch;
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
+use crate::scratch::Scratch;
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict, search};
 use brainstorm_agent::store::StateDir;
 use sandbox::{Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig};
 
-/// Images that change, and machines that share one.
-pub const PROBE: Probe = Probe {
+/// Machines share an image, and an attacker changes its files.
+pub const PROBE: FnProbe = FnProbe {
     name: "stale-image",
     class: AttackerClass::A6,
     expectation: Expectation::ShouldFail,
@@ -26,13 +26,13 @@ const ROOTFS: &str = "rootfs.ext4";
 const KERNEL: &str = "vmlinux";
 const MANIFEST: &str = "manifest.json";
 
-fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let copy = ImageCopy::of(&arena.plan().sandbox.image.dir)?;
+fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let copy = ImageCopy::of(&testbed.plan().sandbox.image.dir)?;
     Image::open(&copy.source()).map_err(|e| ProbeError::Control(e.to_string()))?;
-    let (mut breaches, mut seen) = changes(&copy, arena.plan().leaves_out("digests"))?;
+    let (mut breaches, mut seen) = changes(&copy, testbed.plan().leaves_out("digests"))?;
     for (name, breach) in [
-        ("two machines of one image", two_machines(arena)?),
-        ("exchanged under a machine", exchanged(arena, &copy)?),
+        ("two machines of one image", two_machines(testbed)?),
+        ("exchanged under a machine", exchanged(testbed, &copy)?),
         ("a second agent", second_agent()?),
     ] {
         seen.push(json!({"change": name, "said": breach}));
@@ -42,7 +42,7 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     Ok(Verdict::of(&breaches, held, json!({ "changes": seen })))
 }
 
-/// An image that may be changed.
+/// A copy of the attack image, which the probe may change.
 struct ImageCopy(Scratch);
 
 impl ImageCopy {
@@ -80,7 +80,7 @@ fn flip(bytes: &mut [u8]) {
     }
 }
 
-/// Changes files between two starts. Who keeps to no `digests` takes them as they are.
+/// Changes files between two starts. A host without digests takes them as they are.
 fn changes(
     copy: &ImageCopy,
     without_digests: bool,
@@ -109,17 +109,16 @@ fn changes(
 }
 
 /// What one machine writes is on its disk, and not on the other's.
-fn two_machines(arena: &Arena) -> Result<Option<String>, ProbeError> {
-    let first = arena.sandbox(Guest::Shipped)?;
-    let second = KvmSandbox::fork_of(&first)
-        .ok_or_else(|| ProbeError::Control("the sandbox has no golden state to fork".into()))?;
+fn two_machines(testbed: &Testbed) -> Result<Option<String>, ProbeError> {
+    let first = testbed.kvm(Guest::Shipped)?;
+    let second = testbed.fork()?;
     second.boot().map_err(ProbeError::at("booting beside another"))?;
     let marker = search::marker();
     let params = json!({"host_file": "/nowhere", "secret": marker});
-    arena.attack(&first, "attack_files", params)?;
+    testbed.attack(&*first, "attack_files", params)?;
     let disk_bytes = first.golden().and_then(|golden| golden.disk_bytes()).unwrap_or_default();
     let has_it = |sandbox: &KvmSandbox| {
-        arena.held(sandbox, |machine| {
+        testbed.held(sandbox, |machine| {
             Ok(search::disk(machine, disk_bytes, &[&marker])?.contains(&true))
         })
     };
@@ -132,16 +131,16 @@ fn two_machines(arena: &Arena) -> Result<Option<String>, ProbeError> {
 }
 
 /// A machine goes on with the image that was checked, whatever becomes of its files.
-fn exchanged(arena: &Arena, copy: &ImageCopy) -> Result<Option<String>, ProbeError> {
-    let sandbox = KvmSandbox::new(SandboxConfig { image: copy.source(), ..arena.config() });
+fn exchanged(testbed: &Testbed, copy: &ImageCopy) -> Result<Option<String>, ProbeError> {
+    let sandbox = KvmSandbox::new(SandboxConfig { image: copy.source(), ..testbed.config() });
     sandbox.boot().map_err(ProbeError::at("booting a copy of the image"))?;
     let path = copy.file(ROOTFS);
     let honest = fs::read(&path)?;
     let marker = search::marker();
-    // In place, as somebody would who knows that the file is open.
+    // In place, as an attacker would who knows that the file is open.
     fs::write(&path, marker.as_bytes().repeat(honest.len() / marker.len()))?;
-    let wrong = arena.next_command(&sandbox).or_else(|| arena.recover(&sandbox));
-    let on_disk = arena.held(&sandbox, |machine| {
+    let wrong = testbed.next_command(&sandbox).or_else(|| testbed.recover(&sandbox));
+    let on_disk = testbed.held(&sandbox, |machine| {
         Ok(search::disk(machine, honest.len() as u64, &[&marker])?.contains(&true))
     })?;
     sandbox.shutdown();

@@ -1,15 +1,15 @@
-//! Output is output, whatever it looks like.
+//! Output arrives byte for byte and means nothing, whatever it looks like.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use guest::output::{STDERR_TAG, STDOUT_TAG};
 use serde_json::{Value, json};
 
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict};
 use sandbox::{KvmSandbox, QueryKind, Sandbox, ToolOutcome};
 
-/// Bytes that look like something else.
-pub const PROBE: Probe = Probe {
+/// A tool prints bytes that look like protocol.
+pub const PROBE: FnProbe = FnProbe {
     name: "stdout-injection",
     class: AttackerClass::A7,
     expectation: Expectation::ShouldFail,
@@ -19,8 +19,8 @@ pub const PROBE: Probe = Probe {
     run,
 };
 
-fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let sandbox = arena.sandbox(Guest::Shipped)?;
+fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let sandbox = testbed.kvm(Guest::Shipped)?;
     let mut breaches = Vec::new();
     let mut seen = Vec::new();
     let plain = [("control", b"plain text\n".to_vec())];
@@ -29,7 +29,7 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
         let reversed: Vec<u8> = bytes.iter().rev().copied().collect();
         let params =
             json!({"stdout": STANDARD.encode(&bytes), "stderr": STANDARD.encode(&reversed)});
-        let result = arena.run(&sandbox, "attack_output", params, arena.plan().deadline());
+        let result = testbed.run(&*sandbox, "attack_output", params, testbed.plan().deadline());
         let wrong = match result {
             Ok(outcome) => differences(&outcome, &bytes, &reversed),
             Err(error) => vec![format!("what it printed became an error: {error}")],
@@ -40,18 +40,18 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
         let unchanged = wrong.is_empty();
         if !unchanged {
             // The next payload is to find the channel as this one did.
-            arena.recover(&sandbox);
+            testbed.recover(&*sandbox);
         }
         seen.push(json!({"payload": name, "bytes": bytes.len(), "unchanged": unchanged}));
         breaches.extend(wrong.into_iter().map(|wrong| format!("{name}: {wrong}")));
     }
     breaches.extend(channel_suffered(&sandbox));
-    breaches.extend(arena.next_command(&sandbox));
+    breaches.extend(testbed.next_command(&*sandbox));
     let held = format!("{} payloads arrived unchanged", seen.len());
     Ok(Verdict::of(&breaches, held, json!({ "payloads": seen })))
 }
 
-/// What looks like what the guest program says, and what disturbs those who read text.
+/// Payloads that look like messages of the guest program, and payloads that disturb readers of text.
 fn payloads() -> Vec<(&'static str, Vec<u8>)> {
     let framed = |message: Value| {
         let body = message.to_string().into_bytes();
@@ -80,7 +80,7 @@ fn payloads() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// How an outcome differs from a tool that ended well after it printed these bytes.
+/// The differences between an outcome and that of a tool that printed these bytes and exited with 0.
 fn differences(outcome: &ToolOutcome, stdout: &[u8], stderr: &[u8]) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut require = |holds: bool, otherwise: &str| {
@@ -104,7 +104,7 @@ fn differences(outcome: &ToolOutcome, stdout: &[u8], stderr: &[u8]) -> Vec<Strin
     wrong
 }
 
-/// Something that the guest did not say on purpose came in on the control connection.
+/// The breach when the control connection counted a fault or does not answer.
 fn channel_suffered(sandbox: &KvmSandbox) -> Option<String> {
     let counters = sandbox.counters().unwrap_or_default();
     if counters != sandbox::ChannelCounters::default() {

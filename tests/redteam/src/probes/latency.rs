@@ -5,40 +5,41 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::super::leak::Leak;
-use super::super::{Arena, AttackerClass, Expectation, Guest, Latency, Probe, ProbeError, Verdict};
+use crate::leak::Leak;
+use crate::{AttackerClass, Expectation, FnProbe, Guest, Latency, ProbeError, Testbed, Verdict};
 use sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
 
-/// Cold boots, each of a new machine.
-pub const BOOT: Probe = battery("lat-boot", "Boots a machine and ends it, again and again", boot);
-/// Resets, each after a command.
-pub const RESET: Probe =
+/// Measures cold boots, each of a new machine.
+pub const BOOT: FnProbe = battery("lat-boot", "Boots a machine and ends it, again and again", boot);
+/// Measures verified resets, each after a command.
+pub const RESET: FnProbe =
     battery("lat-reset", "Runs a command and resets, verified, again and again", reset);
-/// Commands on a machine that is ready.
-pub const ROUND_TRIP: Probe =
+/// Measures commands on a machine that is ready.
+pub const ROUND_TRIP: FnProbe =
     battery("lat-roundtrip", "Runs the shortest command, again and again", round_trip);
 
-/// Most a median may take.
+/// Limits of the medians.
 const BOOT_P50: Duration = Duration::from_secs(2);
 const RESET_P50: Duration = Duration::from_millis(500);
 const ROUND_TRIP_P50: Duration = Duration::from_millis(500);
-/// For caches of the allocator and of the kernel.
+/// Turns before the first measurement, which fill caches of the allocator and of the kernel.
 const WARM_UP: u32 = 3;
 
 const fn battery(
     name: &'static str,
     description: &'static str,
-    run: fn(&Arena) -> Result<Verdict, ProbeError>,
-) -> Probe {
+    run: fn(&Testbed) -> Result<Verdict, ProbeError>,
+) -> FnProbe {
     let (class, expectation) = (AttackerClass::Latency, Expectation::ShouldPass);
-    Probe { name, class, expectation, description, repeats: true, run }
+    FnProbe { name, class, expectation, description, repeats: true, run }
 }
 
-fn boot(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let config = SandboxConfig { strategy: None, verify: false, ..arena.config() };
+fn boot(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    testbed.requires_kvm()?;
+    let config = SandboxConfig { strategy: None, verify: false, ..testbed.config() };
     let image = Image::open(&config.image).map_err(|e| ProbeError::Control(e.to_string()))?;
     let image = Arc::new(image);
-    repeat(arena, "boot", BOOT_P50, 0, || {
+    repeat(testbed, "boot", BOOT_P50, 0, || {
         let sandbox = KvmSandbox::with_image(config.clone(), Arc::clone(&image));
         let begun = Instant::now();
         sandbox.boot().map_err(ProbeError::at("booting"))?;
@@ -48,10 +49,10 @@ fn boot(arena: &Arena) -> Result<Verdict, ProbeError> {
     })
 }
 
-fn reset(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let sandbox = arena.sandbox(Guest::Shipped)?;
-    repeat(arena, "reset", RESET_P50, arena.plan().sandbox.memory_mib, || {
-        command(arena, &sandbox)?;
+fn reset(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let sandbox = testbed.sandbox(Guest::Shipped)?;
+    repeat(testbed, "reset", RESET_P50, testbed.plan().sandbox.memory_mib, || {
+        command(testbed, &*sandbox)?;
         let begun = Instant::now();
         let verified = sandbox.reset_verified().map_err(ProbeError::at("resetting"))?;
         match verified.verification.failure() {
@@ -61,23 +62,23 @@ fn reset(arena: &Arena) -> Result<Verdict, ProbeError> {
     })
 }
 
-fn round_trip(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let sandbox = arena.sandbox(Guest::Shipped)?;
-    repeat(arena, "roundtrip", ROUND_TRIP_P50, arena.plan().sandbox.memory_mib, || {
-        command(arena, &sandbox)
+fn round_trip(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let sandbox = testbed.sandbox(Guest::Shipped)?;
+    repeat(testbed, "roundtrip", ROUND_TRIP_P50, testbed.plan().sandbox.memory_mib, || {
+        command(testbed, &*sandbox)
     })
 }
 
-fn command(arena: &Arena, sandbox: &KvmSandbox) -> Result<Duration, ProbeError> {
+fn command(testbed: &Testbed, sandbox: &dyn Sandbox) -> Result<Duration, ProbeError> {
     let begun = Instant::now();
-    match arena.next_command(sandbox) {
+    match testbed.next_command(sandbox) {
         None => Ok(begun.elapsed()),
         Some(wrong) => Err(ProbeError::Control(wrong)),
     }
 }
 
 fn repeat(
-    arena: &Arena,
+    testbed: &Testbed,
     name: &str,
     most: Duration,
     guest_mib: u32,
@@ -86,21 +87,21 @@ fn repeat(
     for _ in 0..WARM_UP {
         once()?;
     }
-    let iterations = arena.plan().iterations;
+    let iterations = testbed.plan().iterations;
     let mut leak = Leak::watch(guest_mib);
     let turn = |turn| {
-        arena.turns().set(turn, iterations);
+        testbed.progress().set(turn, iterations);
         leak.at(turn, iterations);
         once()
     };
     let samples = (0..iterations).map(turn).collect::<Result<Vec<_>, ProbeError>>()?;
     let mut breaches = leak.found();
-    arena.measured(name, &samples);
+    testbed.measured(name, &samples);
     let latency = Latency::of(&samples);
-    let most = if arena.plan().gates { most } else { Duration::MAX };
+    let most = if testbed.plan().gates { most } else { Duration::MAX };
     breaches.extend(too_slow(&latency, most));
-    let held = format!("p50 {:.2} ms, p99 {:.2} ms", latency.p50, latency.p99);
-    let gate = arena.plan().gates.then_some(most.as_millis() as u64);
+    let held = format!("p50 {:.2} ms, p99 {:.2} ms", latency.p50_ms, latency.p99_ms);
+    let gate = testbed.plan().gates.then_some(most.as_millis() as u64);
     let evidence = json!({"iterations": samples.len(), "p50_at_most_ms": gate,
         "footprint": leak.evidence()});
     Ok(Verdict::of(&breaches, held, evidence))
@@ -108,7 +109,7 @@ fn repeat(
 
 fn too_slow(latency: &Latency, most: Duration) -> Option<String> {
     let most = most.as_secs_f64() * 1000.0;
-    (latency.p50 > most).then(|| format!("p50 is {:.1} ms, more than {most:.0}", latency.p50))
+    (latency.p50_ms > most).then(|| format!("p50 is {:.1} ms, more than {most:.0}", latency.p50_ms))
 }
 
 #[cfg(test)]

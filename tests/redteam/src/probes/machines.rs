@@ -5,45 +5,44 @@ use std::time::{Duration, Instant};
 use guest::registry::CallError;
 use serde_json::{Map, Value};
 
-use super::super::{Arena, Guest, ProbeError};
 use super::signer::failed;
+use crate::{Guest, ProbeError, Testbed};
 use brainstorm_agent::commands::executor::{Executor, PoolExecutor, ToolFacts, Tools};
 use protocol::message::WireState;
 use sandbox::KvmSource;
 use sandbox::pool::{OnFault, Pool, PoolConfig};
 use sandbox::{Executed, Failure, KvmSandbox, Sandbox, ToolCall, Verification};
 
-/// One machine, as an agent uses it or without being put back.
+/// One machine, as an agent uses it or without resets.
 pub enum Machines {
-    /// A pool of one.
+    /// A pool of one machine.
     Pool(PoolExecutor),
-    /// Never put back: every command is told what was found before the first.
+    /// A machine that is never reset: every command gets the verification from before the first.
     Unreset {
         /// The machine.
         sandbox: Box<KvmSandbox>,
-        /// Its tools.
+        /// Tools of the machine.
         tools: Tools,
-        /// What every command is told.
+        /// The verification that every command gets.
         told: Box<Verification>,
     },
 }
 
 impl Machines {
-    /// A fork of the ordinary sandbox.
-    pub fn of(arena: &Arena) -> Result<Self, ProbeError> {
-        let first = arena.sandbox(Guest::Shipped)?;
-        let config = arena.config();
+    /// Makes the machine as a fork of the ordinary sandbox.
+    pub fn of(testbed: &Testbed) -> Result<Self, ProbeError> {
+        let first = testbed.kvm(Guest::Shipped)?;
+        let config = testbed.config();
         let manifest = config.image.manifest().map_err(failed)?;
         let manifest = manifest.ok_or_else(|| failed("the attack image has no manifest"))?;
         let tools = Tools::new(&manifest, &config.enable_tools).map_err(failed)?;
-        if !arena.plan().leaves_out("reset") {
+        if !testbed.plan().leaves_out("reset") {
             let source = KvmSource::forking(&first).map_err(ProbeError::at("forking"))?;
             let one = PoolConfig { on_fault: OnFault::Halt, ..PoolConfig::new(1) };
             let pool = Pool::start(source, one).map_err(failed)?;
             return Ok(Self::Pool(PoolExecutor::new(pool, tools)));
         }
-        let sandbox =
-            KvmSandbox::fork_of(&first).ok_or_else(|| failed("there is no golden state"))?;
+        let sandbox = testbed.fork()?;
         sandbox.boot().map_err(ProbeError::at("booting a machine"))?;
         let told = sandbox.reset_verified().map_err(ProbeError::at("looking at a machine"))?;
         let (sandbox, told) = (Box::new(sandbox), Box::new(told.verification));

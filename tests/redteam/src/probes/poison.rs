@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::host::HostState;
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
-use super::believer;
+use super::naive_host;
+use crate::host::HostState;
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict};
 use sandbox::{KvmSandbox, SandboxError, ToolOutcome};
 
-/// PID 1 itself is hostile.
-pub const PROBE: Probe = Probe {
+/// The guest program, PID 1, is the attacker.
+pub const PROBE: FnProbe = FnProbe {
     name: "vsock-poison",
     class: AttackerClass::A3,
     expectation: Expectation::ShouldFail,
@@ -24,9 +24,9 @@ pub const PROBE: Probe = Probe {
 /// What must come of a way to break the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// An error, and the machine is put back.
+    /// An error, and the machine is reset.
     Refused,
-    /// An error or a good result: what broke the rules was for nobody.
+    /// An error or a good result: the host ignores what broke the rules.
     Harmless,
 }
 
@@ -65,7 +65,7 @@ const MODES: &[(&str, Outcome)] = &[
     ("huge-result", Refused),
     ("connection-flood", Harmless),
 ];
-/// Those that send what looks like a result.
+/// Modes that send what looks like a result.
 const WITH_RESULTS: [&str; 7] = [
     "other-id",
     "no-ack",
@@ -75,19 +75,19 @@ const WITH_RESULTS: [&str; 7] = [
     "evidence-forged",
     "evidence-missing",
 ];
-/// Deadline of each.
+/// Deadline of a mode that must be refused.
 const DEADLINE: Duration = Duration::from_millis(400);
-/// Of those that are many small things.
+/// Deadline of a mode that sends many small things.
 const LONG_DEADLINE: Duration = Duration::from_secs(2);
-/// What it may cost the agent beyond the guest's own memory, in MiB: some frames of 16 MiB.
+/// What the probe may cost the agent beyond the guest's own memory, in MiB: some frames of 16 MiB.
 const GROWTH_MIB: u64 = 128;
 const GOOD: &[u8] = b"well behaved\n";
 
-fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let sandbox = arena.sandbox(Guest::Hostile)?;
-    let deadline = arena.plan().deadline();
+fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let sandbox = testbed.sandbox(Guest::Hostile)?;
+    let deadline = testbed.plan().deadline();
     let poison = |mode: &str, count: u32, deadline: Duration| {
-        arena.run(&sandbox, "attack_poison", json!({"mode": mode, "count": count}), deadline)
+        testbed.run(&*sandbox, "attack_poison", json!({"mode": mode, "count": count}), deadline)
     };
     match poison("control", 0, deadline) {
         Ok(outcome) if is_good(&outcome) => {}
@@ -97,37 +97,37 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
         }
         Err(error) => return Err(ProbeError::Control(error.to_string())),
     }
-    if arena.plan().leaves_out("protocol") {
-        return believed(arena, &sandbox);
+    if testbed.plan().leaves_out("protocol") {
+        return believed(testbed, &*testbed.kvm(Guest::Hostile)?);
     }
-    let slack = arena.slack(&sandbox)?;
+    let slack = testbed.slack(&*sandbox)?;
     let before = HostState::now();
     let mut breaches = Vec::new();
     let mut seen = Vec::new();
-    // Whether a deadline holds is seen by who says nothing.
-    let all = !arena.plan().leaves_out("deadline");
+    // A silent guest alone shows whether a deadline holds.
+    let all = !testbed.plan().leaves_out("deadline");
     for (mode, expected) in MODES.iter().filter(|(mode, _)| all || *mode == "silent") {
         let deadline = if *expected == Harmless { LONG_DEADLINE } else { DEADLINE };
         let count = if *mode == "connection-flood" {
             500
         } else {
-            arena.plan().iterations.saturating_mul(1000)
+            testbed.plan().iterations.saturating_mul(1000)
         };
         let begun = Instant::now();
-        let result = poison(mode, count, arena.enforced(deadline, slack));
+        let result = poison(mode, count, testbed.enforced(deadline, slack));
         let took = begun.elapsed();
         let mut wrong = judge(*expected, &result);
         if took > deadline + slack {
             wrong.push(format!("it took {took:?}, more than {:?}", deadline + slack));
         }
-        wrong.extend(arena.recover(&sandbox));
-        wrong.extend(arena.next_command(&sandbox));
+        wrong.extend(testbed.recover(&*sandbox));
+        wrong.extend(testbed.next_command(&*sandbox));
         seen.push(
             json!({"mode": mode, "took_ms": took.as_millis() as u64, "came_to": told(&result)}),
         );
         breaches.extend(wrong.into_iter().map(|wrong| format!("{mode}: {wrong}")));
     }
-    let growth = u64::from(arena.plan().sandbox.memory_mib) + GROWTH_MIB;
+    let growth = u64::from(testbed.plan().sandbox.memory_mib) + GROWTH_MIB;
     let after = HostState::now();
     breaches.extend(after.breaches(&before, growth));
     let held = format!("{} ways to break the protocol came to nothing", seen.len());
@@ -135,9 +135,9 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     Ok(Verdict::of(&breaches, held, evidence))
 }
 
-/// The same where a host believes the first result that comes.
-fn believed(arena: &Arena, sandbox: &KvmSandbox) -> Result<Verdict, ProbeError> {
-    let believe = |mode: &str| believer::first_result(arena, sandbox, mode);
+/// Judges what becomes of the modes where a host believes the first result that comes.
+fn believed(testbed: &Testbed, sandbox: &KvmSandbox) -> Result<Verdict, ProbeError> {
+    let believe = |mode: &str| naive_host::first_result(testbed, sandbox, mode);
     believe("control").map_err(ProbeError::Control)?;
     let (mut breaches, mut seen) = (Vec::new(), Vec::new());
     for (mode, _) in MODES.iter().filter(|(mode, _)| WITH_RESULTS.contains(mode)) {
@@ -146,7 +146,7 @@ fn believed(arena: &Arena, sandbox: &KvmSandbox) -> Result<Verdict, ProbeError> 
             breaches.push(format!("{mode}: it was taken for a result with exit code {exit_code}"));
         }
         seen.push(json!({"mode": mode, "came_to": format!("{result:?}")}));
-        breaches.extend(arena.recover(sandbox).map(|wrong| format!("{mode}: {wrong}")));
+        breaches.extend(testbed.recover(sandbox).map(|wrong| format!("{mode}: {wrong}")));
     }
     Ok(Verdict::of(&breaches, "nothing was believed", json!({ "modes": seen })))
 }

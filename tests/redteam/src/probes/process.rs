@@ -7,13 +7,13 @@ use guest::wire::DEFAULT_PORT;
 use serde_json::json;
 use vmm::Machine;
 
-use super::super::attack_log::AttackLog;
-use super::super::host::HostState;
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
-use sandbox::{Incident, IncidentHandler, Sandbox, SandboxError, SandboxState};
+use crate::attack_log::AttackLog;
+use crate::host::HostState;
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict};
+use sandbox::{Incident, IncidentHandler, SandboxError, SandboxState};
 
-/// What a tool can try.
-pub const AS_A_TOOL: Probe = Probe {
+/// A tool attacks PID 1, the kernel and devices.
+pub const AS_A_TOOL: FnProbe = FnProbe {
     name: "process-escape",
     class: AttackerClass::A3,
     expectation: Expectation::ShouldFail,
@@ -23,8 +23,8 @@ pub const AS_A_TOOL: Probe = Probe {
     run: as_a_tool,
 };
 
-/// What is left to somebody who got through all of the guest's own defences.
-pub const AS_ROOT: Probe = Probe {
+/// An attacker who is past all of the guest's own defences ends the machine.
+pub const AS_ROOT: FnProbe = FnProbe {
     name: "process-escape-as-root",
     class: AttackerClass::A3,
     expectation: Expectation::ShouldFail,
@@ -47,49 +47,50 @@ const DEADLINE: Duration = Duration::from_secs(3);
 /// What an attack may cost the agent beyond the guest's own memory, in MiB.
 const GROWTH_MIB: u64 = 64;
 
-fn as_a_tool(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let sandbox = arena.sandbox(Guest::Shipped)?;
-    if let Some(wrong) = arena.next_command(&sandbox) {
+fn as_a_tool(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let sandbox = testbed.sandbox(Guest::Shipped)?;
+    if let Some(wrong) = testbed.next_command(&*sandbox) {
         return Err(ProbeError::Control(wrong));
     }
     let before = HostState::now();
-    let outcome = match arena.run(&sandbox, "attack_process", json!({}), arena.plan().deadline()) {
-        Ok(outcome) => outcome,
-        // Another command has just worked.
-        Err(error) => {
-            let breach = format!("the attack ended more than itself: {error}");
-            return Ok(Verdict::of(&[breach], "", json!({ "code": error.code() })));
-        }
-    };
+    let outcome =
+        match testbed.run(&*sandbox, "attack_process", json!({}), testbed.plan().deadline()) {
+            Ok(outcome) => outcome,
+            // Another command has just worked.
+            Err(error) => {
+                let breach = format!("the attack ended more than itself: {error}");
+                return Ok(Verdict::of(&[breach], "", json!({ "code": error.code() })));
+            }
+        };
     let log = AttackLog::read(&outcome)?;
     let mut breaches = log.breaches();
     if sandbox.state() != SandboxState::Ready {
         breaches.push(format!("the sandbox is {}", sandbox.state()));
     }
-    breaches.extend(arena.next_command(&sandbox));
-    breaches.extend(HostState::now().breaches(&before, growth(arena)));
+    breaches.extend(testbed.next_command(&*sandbox));
+    breaches.extend(HostState::now().breaches(&before, growth(testbed)));
     let held = format!("{} ways tried, none worked", log.attempts.len());
     let evidence =
         json!({"controls": log.controls, "attempts": log.attempts, "answers": log.answers()});
     Ok(Verdict::of(&breaches, held, evidence))
 }
 
-fn as_root(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let sandbox = arena.sandbox(Guest::Bare)?;
-    // A tool that ends its machine has failed: it is no sign of somebody on the host.
+fn as_root(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let sandbox = testbed.kvm(Guest::Bare)?;
+    // A tool that ends its machine has failed: that is no sign of an attacker on the host.
     let alarms = Arc::new(Alarms::default());
     sandbox.set_incident_handler(Arc::clone(&alarms) as _);
     let before = HostState::now();
     let mut breaches = Vec::new();
     let mut seen = Vec::new();
     for (how, must_stop) in ENDS {
-        // As a host would that does not notice that its machine has ended.
-        let kept = sandbox.machine().filter(|_| arena.plan().leaves_out("recovery"));
+        // A host without recovery does not notice that its machine has ended.
+        let kept = sandbox.machine().filter(|_| testbed.plan().leaves_out("recovery"));
         let begun = Instant::now();
-        let result = arena.run(&sandbox, "attack_destroy", json!({"how": how}), DEADLINE);
+        let result = testbed.run(&*sandbox, "attack_destroy", json!({"how": how}), DEADLINE);
         let stopped = matches!(result, Err(SandboxError::MachineStopped { .. }));
         if must_stop && result.is_ok() {
-            // Without this nobody knows what happens when a machine stops.
+            // Without this it is not known what happens when a machine stops.
             return Err(ProbeError::Control(format!("{how} did not stop the machine")));
         }
         let told = match &result {
@@ -100,12 +101,12 @@ fn as_root(arena: &Arena) -> Result<Verdict, ProbeError> {
             "noticed_after_ms": begun.elapsed().as_millis() as u64}));
         let wrong = match &kept {
             Some(machine) => ask(machine),
-            None => arena.recover(&sandbox).or_else(|| arena.next_command(&sandbox)),
+            None => testbed.recover(&*sandbox).or_else(|| testbed.next_command(&*sandbox)),
         };
         breaches.extend(wrong.map(|wrong| format!("after {how}: {wrong}")));
         breaches.extend(alarms.take().map(|why| format!("after {how}, a false alarm: {why}")));
     }
-    breaches.extend(HostState::now().breaches(&before, growth(arena)));
+    breaches.extend(HostState::now().breaches(&before, growth(testbed)));
     let held = format!("{} ends of a machine, each noticed and followed by a new one", seen.len());
     Ok(Verdict::of(&breaches, held, json!({ "ends": seen })))
 }
@@ -121,7 +122,7 @@ fn ask(machine: &Machine) -> Option<String> {
 struct Alarms(Mutex<Vec<String>>);
 
 impl Alarms {
-    /// Those since the last call.
+    /// Takes the incidents since the last call.
     fn take(&self) -> impl Iterator<Item = String> + use<> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_iter()
     }
@@ -134,6 +135,6 @@ impl IncidentHandler for Alarms {
     }
 }
 
-fn growth(arena: &Arena) -> u64 {
-    u64::from(arena.plan().sandbox.memory_mib) + GROWTH_MIB
+fn growth(testbed: &Testbed) -> u64 {
+    u64::from(testbed.plan().sandbox.memory_mib) + GROWTH_MIB
 }

@@ -1,18 +1,18 @@
-//! A relay that comes back in the middle of a command gets no machine that nobody has looked at.
+//! A relay that comes back in the middle of a command gets no machine that was not verified.
 
 use serde_json::{Value, json};
 
-use super::super::attack_log::AttackLog;
-use super::super::scratch::Scratch;
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
 use super::machines::Machines;
 use super::persistence;
 use super::served::{Relay, Served};
 use super::signer::{Envelope, OTHER, SESSION, failed};
+use crate::attack_log::AttackLog;
+use crate::scratch::Scratch;
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict, search};
 use protocol::Timestamp;
 
-/// A session lost in the middle of a command.
-pub const PROBE: Probe = Probe {
+/// The session is lost in the middle of a command.
+pub const PROBE: FnProbe = FnProbe {
     name: "reconnect",
     class: AttackerClass::A6,
     expectation: Expectation::ShouldFail,
@@ -23,29 +23,29 @@ pub const PROBE: Probe = Probe {
     run,
 };
 
-/// How long the first command stays, in milliseconds: longer than a session takes to come back.
+/// How long the first command runs, in milliseconds: longer than a session takes to come back.
 const STAY_MS: u64 = 1500;
 
-fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let sandbox = arena.sandbox(Guest::Shipped)?;
-    persistence::control(arena, &sandbox)?;
+fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let sandbox = testbed.kvm(Guest::Shipped)?;
+    persistence::control(testbed, &sandbox)?;
     let runtime = runtime()?;
-    let verdict = runtime.block_on(attack(arena));
+    let verdict = runtime.block_on(attack(testbed));
     runtime.shutdown_background();
     verdict
 }
 
-/// Threads for an agent.
+/// A runtime with two threads for an agent.
 pub fn runtime() -> Result<tokio::runtime::Runtime, ProbeError> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
-async fn attack(arena: &Arena) -> Result<Verdict, ProbeError> {
+async fn attack(testbed: &Testbed) -> Result<Verdict, ProbeError> {
     let scratch = Scratch::new()?;
-    let machines = tokio::task::block_in_place(|| Machines::of(arena))?;
+    let machines = tokio::task::block_in_place(|| Machines::of(testbed))?;
     let served = Served::start(scratch.path(), machines).await?;
     let (marker, now) = (search::marker(), Timestamp::now());
-    let patience = arena.plan().budget;
+    let patience = testbed.plan().budget;
 
     let mut first = served.connect(SESSION, patience);
     let marking = Envelope::of(now, "attack_mark", json!({"marker": marker, "stay_ms": STAY_MS}));
@@ -85,7 +85,7 @@ async fn attack(arena: &Arena) -> Result<Verdict, ProbeError> {
     Ok(Verdict::of(&breaches, held, evidence))
 }
 
-/// What an attack said in a command's result, and what is wrong with that result.
+/// The log of an attack in a command's result, and what is wrong with that result.
 pub fn result(whose: &str, frame: &Value) -> Result<(AttackLog, Option<String>), ProbeError> {
     if frame["lifecycle_state"] != "completed" {
         return Err(failed(format!("{whose} did not complete: {frame}")));
@@ -96,7 +96,7 @@ pub fn result(whose: &str, frame: &Value) -> Result<(AttackLog, Option<String>),
     Ok((log, (!verified).then(|| format!("{whose} completed on a machine that did not verify"))))
 }
 
-/// What is wrong with the result of a command that looked for a mark of the one before.
+/// What is wrong with the result of a command that looked for the mark of the command before it.
 pub fn looked_at(frame: &Value) -> Result<Option<String>, ProbeError> {
     let (log, wrong) = result("the next command", frame)?;
     let found = persistence::places(&log);
@@ -104,14 +104,14 @@ pub fn looked_at(frame: &Value) -> Result<Option<String>, ProbeError> {
     Ok(left.or(wrong))
 }
 
-/// A command ends once.
+/// The breach when a command has another number of results than one.
 fn once(relay: &Relay, command: &str) -> Option<String> {
     let results =
         relay.count(|frame| frame["command_id"] == command && frame["type"] == "CommandResult");
     (results != 1).then(|| format!("the first command has {results} results"))
 }
 
-/// What a report needs of a result.
+/// The fields of a result that the report shows.
 pub fn short(frame: &Value) -> Value {
     json!({"type": frame["type"], "state": frame["lifecycle_state"], "resumed": frame["resumed"],
         "error": frame["error"]["code"],

@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::scratch::Scratch;
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
 use super::machines::Machines;
 use super::persistence;
 use super::reconnect::{looked_at, runtime, short};
 use super::served::{JOURNAL, Served};
 use super::signer::{Envelope, OTHER, SESSION, failed};
+use crate::scratch::Scratch;
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict, search};
 use protocol::Timestamp;
 
-/// The agent's end in the middle of a command.
-pub const PROBE: Probe = Probe {
+/// The agent dies in the middle of a command.
+pub const PROBE: FnProbe = FnProbe {
     name: "restart",
     class: AttackerClass::A6,
     expectation: Expectation::ShouldFail,
@@ -31,19 +31,19 @@ pub const PROBE: Probe = Probe {
     run,
 };
 
-/// How long the command stays, in milliseconds: until its agent is dead.
+/// How long the command runs, in milliseconds: until its agent is dead.
 const STAY_MS: u64 = 5000;
 /// How the kernel names a machine among the descriptors of a process.
 const MACHINE: &str = "anon_inode:kvm-vm";
-/// For a killed process to give back what it had.
+/// How long a killed process may take to give back its machine.
 const BURIAL: Duration = Duration::from_secs(10);
 
-fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let sandbox = arena.sandbox(Guest::Shipped)?;
-    persistence::control(arena, &sandbox)?;
-    let (breach, killed) = kill_one(arena)?;
+fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let sandbox = testbed.kvm(Guest::Shipped)?;
+    persistence::control(testbed, &sandbox)?;
+    let (breach, killed) = kill_one(testbed)?;
     let runtime = runtime()?;
-    let attacked = runtime.block_on(die(arena));
+    let attacked = runtime.block_on(die(testbed));
     runtime.shutdown_background();
     let (mut breaches, seen) = attacked?;
     breaches.extend(breach);
@@ -51,13 +51,13 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     Ok(Verdict::of(&breaches, held, json!({"killed": killed, "successor": seen})))
 }
 
-/// Kills this program while it runs a tool.
-fn kill_one(arena: &Arena) -> Result<(Option<String>, Value), ProbeError> {
+/// Kills an agent while it runs a tool.
+fn kill_one(testbed: &Testbed) -> Result<(Option<String>, Value), ProbeError> {
     let others = with_machines();
-    let mut agent = Agent::start(&arena.plan().sandbox.image.dir)?;
+    let mut agent = Agent::start(&testbed.plan().agent, &testbed.plan().sandbox.image.dir)?;
     let begun = Instant::now();
     while machines_of(agent.0.id()) == 0 {
-        if begun.elapsed() > arena.plan().deadline() || agent.0.try_wait()?.is_some() {
+        if begun.elapsed() > testbed.plan().deadline() || agent.0.try_wait()?.is_some() {
             return Err(failed("an agent of its own makes no machine"));
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -79,19 +79,23 @@ fn kill_one(arena: &Arena) -> Result<(Option<String>, Value), ProbeError> {
     }
 }
 
-/// Another process of this program, killed when dropped.
+/// A process of the agent, killed when dropped.
 struct Agent(Child);
 
 impl Agent {
-    fn start(image: &Path) -> Result<Self, ProbeError> {
-        let agent = Command::new(std::env::current_exe()?)
+    fn start(program: &Path, image: &Path) -> Result<Self, ProbeError> {
+        let agent = Command::new(program)
             .arg("--image-dir")
             .arg(image)
             .args(["exec", "attack_hold", "--param", "how=spins"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .spawn()?;
+            .spawn()
+            .map_err(|e| {
+                let program = program.display();
+                failed(format!("starting {program}: {e}; name the agent with --agent"))
+            })?;
         Ok(Self(agent))
     }
 }
@@ -103,7 +107,7 @@ impl Drop for Agent {
     }
 }
 
-/// Machines that a process has.
+/// Number of machines that a process has.
 fn machines_of(process: u32) -> usize {
     let descriptors = fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten().flatten();
     let links = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
@@ -118,19 +122,19 @@ fn with_machines() -> BTreeSet<u32> {
 }
 
 /// Ends an agent in the middle of a command and starts another one on its stores.
-async fn die(arena: &Arena) -> Result<(Vec<String>, Value), ProbeError> {
+async fn die(testbed: &Testbed) -> Result<(Vec<String>, Value), ProbeError> {
     let (first, second) = (Scratch::new()?, Scratch::new()?);
     let (marker, now) = (search::marker(), Timestamp::now());
-    let patience = arena.plan().budget;
-    let machines = || tokio::task::block_in_place(|| Machines::of(arena));
+    let patience = testbed.plan().budget;
+    let machines = || tokio::task::block_in_place(|| Machines::of(testbed));
     let served = Served::start(first.path(), machines()?).await?;
     let mut relay = served.connect(SESSION, patience);
     let marking = Envelope::of(now, "attack_mark", json!({"marker": marker, "stay_ms": STAY_MS}));
     served.send(&relay, marking.signed()?);
     relay.started(marking.id()).await?;
-    // As a disk is found after its agent died.
+    // The stores as a successor finds them after the agent died.
     copy(first.path(), second.path())?;
-    if arena.plan().leaves_out("journal") {
+    if testbed.plan().leaves_out("journal") {
         forget_journal(second.path())?;
     }
     drop(relay);
@@ -165,7 +169,7 @@ async fn die(arena: &Arena) -> Result<(Vec<String>, Value), ProbeError> {
     Ok((breaches, json!({"command": short(&answered), "next": short(&looked)})))
 }
 
-/// For what needs no machine, or waits for one at most.
+/// How long the probe waits for an answer that needs at most one machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn copy(from: &Path, to: &Path) -> Result<(), ProbeError> {

@@ -1,5 +1,5 @@
-//! An agent's way from envelope to result, with machines and stores, and a probe in place of the
-//! relay.
+//! The part of an agent that takes envelopes and gives results, with machines and stores. A probe is
+//! its relay.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use super::super::ProbeError;
 use super::machines::Machines;
 use super::signer::{self, ENDPOINT, TENANT, failed};
+use crate::ProbeError;
 use brainstorm_agent::commands::milestone::NoObserver;
 use brainstorm_agent::commands::policy::Policy;
 use brainstorm_agent::commands::watched::Watched;
@@ -33,7 +33,7 @@ pub struct Served {
 }
 
 impl Served {
-    /// With its stores in this directory, which may have been another agent's.
+    /// Starts an agent with its stores in `directory`, where another agent may have left its own.
     pub async fn start(directory: &Path, machines: Machines) -> Result<Self, ProbeError> {
         let keys = directory.join("keys.toml");
         std::fs::write(&keys, signer::keys()?.to_toml())?;
@@ -63,14 +63,14 @@ impl Served {
         Ok(Self { commands, adapter })
     }
 
-    /// A session, which takes the place of one before.
+    /// Opens a session, which takes the place of the session before it.
     pub fn connect(&self, session: &str, patience: Duration) -> Relay {
         let end = LoopbackSession::open(session);
         self.adapter.connected(end.session().clone());
         Relay { end, patience, heard: Vec::new() }
     }
 
-    /// The agent notices that a session is over.
+    /// Lets the agent notice that a session is over.
     pub fn lose(&self, relay: Relay) {
         let Relay { end, .. } = relay;
         self.adapter.disconnected(end.session());
@@ -96,7 +96,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// The first frame that is like this, of those that were heard before too.
+    /// Waits for the first frame that `wanted` accepts. Frames that came before count too.
     pub async fn wait_for(
         &mut self,
         what: &str,
@@ -119,7 +119,7 @@ impl Relay {
         }
     }
 
-    /// What ends a command: its result, or the error in place of one.
+    /// Waits for the end of a command: its result, or the error in place of a result.
     pub async fn end_of(&mut self, command: &str) -> Result<Value, ProbeError> {
         self.wait_for("the end of a command", |frame| {
             frame["command_id"] == command
@@ -140,7 +140,7 @@ impl Relay {
         Err(failed(format!("it did not start: {first}")))
     }
 
-    /// How often something like this was heard so far.
+    /// Number of frames so far that `wanted` accepts.
     pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
         self.heard.iter().filter(|frame| wanted(frame)).count()
     }

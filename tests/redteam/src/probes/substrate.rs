@@ -1,15 +1,15 @@
-//! What is under the guest lies: somebody on the host changes a machine behind its back.
+//! What is under the guest lies: an attacker on the host changes a machine behind its back.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 use vmm::{IntegrityPlan, Machine, Tamper};
 
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict, search};
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict, search};
 use sandbox::{FaultPoint, KvmSandbox, Sandbox, SandboxConfig, SandboxState};
 
-/// Lies about one machine.
-pub const LIES: Probe = Probe {
+/// The host lies about one machine.
+pub const LIES: FnProbe = FnProbe {
     name: "substrate-lies",
     class: AttackerClass::A6,
     expectation: Expectation::ShouldFail,
@@ -17,16 +17,12 @@ pub const LIES: Probe = Probe {
                   in clean, restored and unlogged memory, in registers, MSRs, interrupt \
                   controller and queues; or the machine is paused or gone: every time it is halted",
     repeats: false,
-    run: |arena| {
-        let first = arena.sandbox(Guest::Shipped)?;
-        let fork = || KvmSandbox::fork_of(&first).ok_or_else(no_golden);
-        tell_all(arena, LIE_LIST, fork)
-    },
+    run: |testbed| tell_all(testbed, LIE_LIST, || testbed.fork()),
 };
 
-/// A lie about what all machines are made of. Last: no machine of that golden state is to be used
-/// afterwards.
-pub const GOLDEN: Probe = Probe {
+/// The host lies about golden memory, of which all machines are made. This probe is the last: no
+/// machine of that golden state is to be used afterwards.
+pub const GOLDEN: FnProbe = FnProbe {
     name: "substrate-golden",
     class: AttackerClass::A6,
     expectation: Expectation::ShouldFail,
@@ -34,14 +30,15 @@ pub const GOLDEN: Probe = Probe {
                   reads all of it halts the machine at once, and others in a known number of \
                   resets",
     repeats: false,
-    run: |arena| {
-        let plan = arena.plan().sandbox.integrity;
-        if let Some(golden) = arena.sandbox(Guest::Shipped)?.golden() {
+    run: |testbed| {
+        let plan = testbed.plan().sandbox.integrity;
+        if let Some(golden) = testbed.kvm(Guest::Shipped)?.golden() {
             let (_, resets) = plan.resets_for_all(&golden);
-            arena.note(format!("the usual check has read all golden memory after {resets} resets"));
+            testbed
+                .note(format!("the usual check has read all golden memory after {resets} resets"));
         }
-        let config = SandboxConfig { integrity: IntegrityPlan::deep(), ..arena.config() };
-        tell_all(arena, GOLDEN_LIST, || Ok(KvmSandbox::new(config.clone())))
+        let config = SandboxConfig { integrity: IntegrityPlan::deep(), ..testbed.config() };
+        tell_all(testbed, GOLDEN_LIST, || Ok(KvmSandbox::new(config.clone())))
     },
 };
 
@@ -53,11 +50,11 @@ struct Lie {
     tell: fn(&Machine) -> Result<(), vmm::MachineError>,
 }
 
-/// A page of the kernel's text, which nobody writes to.
+/// Guest-physical address of a page of the kernel's text, which is never written to.
 const TEXT: u64 = 0x0110_0000;
-/// A page near the end of the smallest machine's memory.
+/// Guest-physical address of a page near the end of the smallest machine's memory.
 const FAR: u64 = 0x03f0_0000;
-/// What samples read is found in some resets, what they compare in one.
+/// Resets within which a check that reads samples must have found a lie.
 const SOME: u32 = 8;
 
 const LIE_LIST: &[Lie] = &[
@@ -103,7 +100,7 @@ const fn lie(
 }
 
 fn tell_all(
-    arena: &Arena,
+    testbed: &Testbed,
     lies: &[Lie],
     machine: impl Fn() -> Result<KvmSandbox, ProbeError>,
 ) -> Result<Verdict, ProbeError> {
@@ -113,10 +110,10 @@ fn tell_all(
     for lie in lies {
         let sandbox = machine()?;
         sandbox.boot().map_err(ProbeError::at("booting a machine to lie about"))?;
-        let found = if arena.plan().leaves_out("verification") {
-            believed(arena, &sandbox, lie)?
+        let found = if testbed.plan().leaves_out("verification") {
+            believed(testbed, &sandbox, lie)?
         } else {
-            tell(arena, &sandbox, lie)?
+            tell(testbed, &sandbox, lie)?
         };
         seen.push(json!({"lie": lie.name, "resets": found.resets, "said": found.said}));
         match found.breach.map(|breach| format!("{}: {breach}", lie.name)) {
@@ -136,9 +133,9 @@ struct Found {
     said: Value,
 }
 
-fn tell(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeError> {
+fn tell(testbed: &Testbed, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeError> {
     // The control: the same command and reset without a lie.
-    dirty(arena, sandbox)?;
+    dirty(testbed, sandbox)?;
     let honest = sandbox.reset_verified().map_err(ProbeError::at("resetting an honest machine"))?;
     if let Some(reason) = honest.verification.failure() {
         return Err(ProbeError::Control(format!("without a lie: {reason}")));
@@ -152,7 +149,7 @@ fn tell(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeEr
         }
     }));
     for resets in 1..=lie.resets {
-        dirty(arena, sandbox)?;
+        dirty(testbed, sandbox)?;
         let result = sandbox.reset_verified();
         if let Some(Err(error)) = &*told.lock().unwrap_or_else(PoisonError::into_inner) {
             return Err(ProbeError::Control(format!("{} could not be told: {error}", lie.name)));
@@ -165,7 +162,7 @@ fn tell(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeEr
             Err(error) => error.to_string(),
         };
         let halted = matches!(sandbox.state(), SandboxState::Failed { .. });
-        let refused = arena.next_command(sandbox).is_some();
+        let refused = testbed.next_command(sandbox).is_some();
         let breach = (!halted || !refused)
             .then(|| format!("it was noticed, and the sandbox is {}", sandbox.state()));
         return Ok(Found { breach, resets, said: json!(said) });
@@ -174,10 +171,10 @@ fn tell(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeEr
     Ok(Found { breach, resets: lie.resets, said: Value::Null })
 }
 
-/// What becomes of a lie when nobody looks at a machine after its reset.
-fn believed(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeError> {
-    let tell = || arena.held(sandbox, |machine| Ok((lie.tell)(machine)?));
-    dirty(arena, sandbox)?;
+/// What becomes of a lie when a machine is not verified after its reset.
+fn believed(testbed: &Testbed, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeError> {
+    let tell = || testbed.held(sandbox, |machine| Ok((lie.tell)(machine)?));
+    dirty(testbed, sandbox)?;
     if lie.when == FaultPoint::Held {
         tell()?;
     }
@@ -185,17 +182,13 @@ fn believed(arena: &Arena, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, Pro
     if lie.when == FaultPoint::Reset {
         tell()?;
     }
-    let goes_on = arena.next_command(sandbox).is_none();
+    let goes_on = testbed.next_command(sandbox).is_none();
     let breach = goes_on.then(|| "nobody noticed: the next command ran".to_owned());
     Ok(Found { breach, resets: 1, said: Value::Null })
 }
 
 /// A command that writes to memory and disk.
-fn dirty(arena: &Arena, sandbox: &KvmSandbox) -> Result<(), ProbeError> {
+fn dirty(testbed: &Testbed, sandbox: &KvmSandbox) -> Result<(), ProbeError> {
     let params = json!({"host_file": "/nowhere", "secret": search::marker()});
-    arena.attack(sandbox, "attack_files", params).map(drop)
-}
-
-fn no_golden() -> ProbeError {
-    ProbeError::Control("the sandbox has no golden state to fork".into())
+    testbed.attack(sandbox, "attack_files", params).map(drop)
 }

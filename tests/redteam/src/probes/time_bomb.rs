@@ -4,39 +4,39 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
-use sandbox::{KvmSandbox, QueryAnswer, QueryKind, Sandbox, SandboxError, StoppedBy, ToolOutcome};
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict};
+use sandbox::{QueryAnswer, QueryKind, Sandbox, SandboxError, StoppedBy, ToolOutcome};
 
-/// What a tool can try.
-pub const AS_A_TOOL: Probe = Probe {
+/// A tool tries to outlive its deadline.
+pub const AS_A_TOOL: FnProbe = FnProbe {
     name: "time-bomb",
     class: AttackerClass::RuntimeLimit,
     expectation: Expectation::ShouldFail,
     description: "A tool ignores signals, stops itself, spins on every processor, daemonises, \
                   forks without end, stays in the kernel, or leaves a process with its output",
     repeats: false,
-    run: |arena| defuse(arena, Guest::Shipped, BOMBS),
+    run: |testbed| defuse(testbed, Guest::Shipped, BOMBS),
 };
 
-/// What is left to somebody who got through all of the guest's own defences.
-pub const AS_ROOT: Probe = Probe {
+/// An attacker who is past all of the guest's own defences tries to outlive a deadline.
+pub const AS_ROOT: FnProbe = FnProbe {
     name: "time-bomb-as-root",
     class: AttackerClass::RuntimeLimit,
     expectation: Expectation::ShouldFail,
     description: "As root and without confinement: the guest program itself is stopped, so only \
                   the host can enforce the deadline",
     repeats: false,
-    run: |arena| defuse(arena, Guest::Bare, &[("freeze-init", Fate::EndedByHost)]),
+    run: |testbed| defuse(testbed, Guest::Bare, &[("freeze-init", Fate::EndedByHost)]),
 };
 
 /// How a bomb must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// At its deadline, by guest or host.
+    /// Guest or host ends it at its deadline.
     Ended,
-    /// At its deadline, by the host.
+    /// The host ends it at its deadline.
     EndedByHost,
-    /// By itself, at once: only what it left behind would have gone on.
+    /// It ends by itself, at once; only what it left behind would go on.
     Returned,
 }
 
@@ -51,28 +51,28 @@ const BOMBS: &[(&str, Fate)] = &[
 ];
 /// Deadline of each bomb.
 const DEADLINE: Duration = Duration::from_secs(1);
-/// For killed processes to be gone. The kernel ends them one by one.
+/// How long killed processes may take to be gone: the kernel ends them one by one.
 const BURIAL: Duration = Duration::from_secs(3);
 /// Name of every process of an attack.
 const PROGRAM: &str = "attack";
 
-fn defuse(arena: &Arena, guest: Guest, bombs: &[(&str, Fate)]) -> Result<Verdict, ProbeError> {
-    let sandbox = arena.sandbox(guest)?;
-    arena.attack(&sandbox, "attack_hold", json!({"how": "control"}))?;
-    let slack = arena.slack(&sandbox)?;
-    let enforced = arena.enforced(DEADLINE, slack);
+fn defuse(testbed: &Testbed, guest: Guest, bombs: &[(&str, Fate)]) -> Result<Verdict, ProbeError> {
+    let sandbox = testbed.sandbox(guest)?;
+    testbed.attack(&*sandbox, "attack_hold", json!({"how": "control"}))?;
+    let slack = testbed.slack(&*sandbox)?;
+    let enforced = testbed.enforced(DEADLINE, slack);
     let mut breaches = Vec::new();
     let mut seen = Vec::new();
     for (how, fate) in bombs {
         let begun = Instant::now();
-        let result = arena.run(&sandbox, "attack_hold", json!({"how": how}), enforced);
+        let result = testbed.run(&*sandbox, "attack_hold", json!({"how": how}), enforced);
         let took = begun.elapsed();
         let mut wrong = judge(*fate, &result, took, DEADLINE + slack);
         if guest == Guest::Shipped {
-            wrong.extend(left_behind(&sandbox));
+            wrong.extend(left_behind(&*sandbox));
         }
-        wrong.extend(arena.recover(&sandbox));
-        wrong.extend(arena.next_command(&sandbox));
+        wrong.extend(testbed.recover(&*sandbox));
+        wrong.extend(testbed.next_command(&*sandbox));
         seen.push(json!({
             "bomb": how,
             "took_ms": took.as_millis() as u64,
@@ -118,8 +118,8 @@ fn told(result: &Result<ToolOutcome, SandboxError>) -> Value {
     }
 }
 
-/// A process that is still there after its tool's end.
-fn left_behind(sandbox: &KvmSandbox) -> Option<String> {
+/// The breach when a process is still there after the end of its tool.
+fn left_behind(sandbox: &dyn Sandbox) -> Option<String> {
     let until = Instant::now() + BURIAL;
     loop {
         let left = match sandbox.query(QueryKind::ProcessList) {

@@ -1,15 +1,15 @@
-//! What runs is what somebody saw and signed.
+//! What runs is what an operator saw and signed.
 
 use serde_json::{Map, Value, json};
 
-use super::super::{Arena, AttackerClass, Expectation, Guest, Probe, ProbeError, Verdict};
 use super::signer::{self, ENDPOINT, Envelope, OTHER, SESSION, TENANT, failed};
+use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict};
 use protocol::code::ErrorCode;
 use protocol::{Audience, KeyRing, Timestamp, verify};
-use sandbox::KvmSandbox;
+use sandbox::Sandbox;
 
-/// Changes of a signed command on its way.
-pub const PROBE: Probe = Probe {
+/// An attacker changes a signed command on its way.
+pub const PROBE: FnProbe = FnProbe {
     name: "signed-is-run",
     class: AttackerClass::A7,
     expectation: Expectation::ShouldFail,
@@ -24,13 +24,13 @@ pub const PROBE: Probe = Probe {
 const SHOWN: &str = "caf\u{e9} for two";
 const OTHER_FORM: &str = "cafe\u{301} for two";
 
-fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
-    let sandbox = arena.sandbox(Guest::Shipped)?;
+fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
+    let sandbox = testbed.sandbox(Guest::Shipped)?;
     let endpoint =
-        Endpoint { keys: signer::keys()?, careless: arena.plan().leaves_out("signatures") };
+        Endpoint { keys: signer::keys()?, careless: testbed.plan().leaves_out("signatures") };
     let now = Timestamp::now();
     let good = Envelope::of(now, "echo", json!({"message": SHOWN})).signed()?;
-    let said = |order: Order| ran(arena, &sandbox, order);
+    let said = |order: Order| ran(testbed, &*sandbox, order);
     match endpoint.take(&good, &good, now).map(said) {
         Ok(Ok(text)) if text == SHOWN => {}
         other => return Err(ProbeError::Control(format!("as it was signed: {other:?}"))),
@@ -50,7 +50,7 @@ fn run(arena: &Arena) -> Result<Verdict, ProbeError> {
     for (change, text) in equal(&good)? {
         let order = endpoint.take(&good, &text, now);
         let came_to = match order.map(said) {
-            // Refusing it would be as good.
+            // A refusal would be as good.
             Err(code) => code.to_string(),
             Ok(Ok(text)) if text == SHOWN => "ran as it was signed".to_owned(),
             Ok(other) => {
@@ -69,7 +69,7 @@ struct Order(String, Map<String, Value>);
 
 struct Endpoint {
     keys: KeyRing,
-    /// It checks one text and reads another.
+    /// The endpoint checks one text and reads another.
     careless: bool,
 }
 
@@ -89,16 +89,16 @@ impl Endpoint {
     }
 }
 
-/// What an order prints, without the end of the line.
-fn ran(arena: &Arena, sandbox: &KvmSandbox, order: Order) -> Result<String, String> {
+/// Output of an order, without the end of the line.
+fn ran(testbed: &Testbed, sandbox: &dyn Sandbox, order: Order) -> Result<String, String> {
     let Order(tool, params) = order;
-    let outcome = arena.run(sandbox, &tool, params.into(), arena.plan().deadline());
+    let outcome = testbed.run(sandbox, &tool, params.into(), testbed.plan().deadline());
     let outcome = outcome.map_err(|error| error.to_string())?;
     let text = String::from_utf8(outcome.stdout).map_err(|error| error.to_string())?;
     Ok(text.trim_end_matches('\n').to_owned())
 }
 
-/// Other commands under the signature of this one.
+/// Other commands under the signature of `good`.
 fn changed(good: &str, now: Timestamp) -> Result<Vec<(String, String)>, ProbeError> {
     let whole: Value = serde_json::from_str(good).map_err(failed)?;
     let mut changes = Vec::new();
@@ -143,7 +143,7 @@ fn changed(good: &str, now: Timestamp) -> Result<Vec<(String, String)>, ProbeErr
     Ok(changes)
 }
 
-/// The same command in other words.
+/// The command of `good` in other bytes.
 fn equal(good: &str) -> Result<Vec<(&'static str, String)>, ProbeError> {
     let whole: Map<String, Value> = serde_json::from_str(good).map_err(failed)?;
     let members = whole.iter().rev().map(|(name, value)| format!("{}: {value}", json!(name)));

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 use vmm::Machine;
 
-use super::attack_log::AttackLog;
-use super::turns::Turns;
-use super::variant::Variant;
-use super::{Latency, Plan, ProbeError};
+use crate::attack_log::AttackLog;
+use crate::backend::{KVM, Opened};
+use crate::latency::Latency;
+use crate::plan::Plan;
+use crate::progress::Progress;
+use crate::variant::Variant;
+use crate::verdict::ProbeError;
 use sandbox::{
     KvmSandbox, Sandbox, SandboxConfig, SandboxError, SandboxState, ToolCall, ToolOutcome,
 };
@@ -18,12 +21,12 @@ use sandbox::{
 /// Which guest program a sandbox has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Guest {
-    /// The shipped one.
+    /// The shipped guest program.
     Shipped,
-    /// One that runs every tool as root and without any confinement: what an attacker has who got
-    /// through all of the guest's own defences.
+    /// A guest program that runs every tool as root and without any confinement: what an attacker
+    /// has who got through all of the guest's own defences.
     Bare,
-    /// One that is the attacker itself.
+    /// A guest program that is the attacker itself.
     Hostile,
 }
 
@@ -31,33 +34,33 @@ pub enum Guest {
 const BEYOND: Duration = Duration::from_secs(2);
 const EVERY_DEFENCE: &str = "filter,privileges,mounts,limits,kill";
 
-/// A sandbox and the image it is made of, where that is one of our own.
-type Kept = (Arc<KvmSandbox>, Option<Variant>);
+/// A sandbox, and the image that the testbed made for it where the guest program is another one.
+type Kept = (Opened, Option<Variant>);
 
 /// The sandboxes of a run, and what its probes measured.
-pub struct Arena {
+pub struct Testbed {
     plan: Plan,
     sandboxes: Mutex<BTreeMap<Guest, Kept>>,
     latency: Mutex<BTreeMap<String, Latency>>,
     notes: Mutex<Vec<String>>,
-    turns: Turns,
+    progress: Progress,
 }
 
-impl Arena {
-    /// Nothing is booted yet.
+impl Testbed {
+    /// A testbed in which nothing is booted yet.
     pub fn new(plan: Plan) -> Self {
-        let (sandboxes, latency, notes, turns) = Default::default();
-        Self { plan, sandboxes, latency, notes, turns }
+        let (sandboxes, latency, notes, progress) = Default::default();
+        Self { plan, sandboxes, latency, notes, progress }
     }
 
-    /// What was asked for.
+    /// What the run is to do.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
 
-    /// How far the probe that runs has come, for those who wait for it.
-    pub fn turns(&self) -> &Turns {
-        &self.turns
+    /// How far the running probe has come: the probe sets it, the runner reports it.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
     }
 
     /// Configuration of a sandbox of the attack image under its own guest program.
@@ -66,17 +69,55 @@ impl Arena {
     }
 
     /// The sandbox with this guest program, ready.
-    pub fn sandbox(&self, guest: Guest) -> Result<Arc<KvmSandbox>, ProbeError> {
-        let known = lock(&self.sandboxes).get(&guest).map(|(sandbox, _)| Arc::clone(sandbox));
-        let sandbox = match known {
-            Some(sandbox) => sandbox,
-            None => self.make(guest)?,
-        };
-        sandbox.boot().map_err(ProbeError::at("booting the sandbox"))?;
-        Ok(sandbox)
+    ///
+    /// # Errors
+    ///
+    /// The image cannot be read or the sandbox does not boot.
+    pub fn sandbox(&self, guest: Guest) -> Result<Arc<dyn Sandbox>, ProbeError> {
+        Ok(self.ready(guest)?.sandbox)
     }
 
-    fn make(&self, guest: Guest) -> Result<Arc<KvmSandbox>, ProbeError> {
+    /// The sandbox with this guest program, ready, for a probe that looks into its KVM machine.
+    ///
+    /// # Errors
+    ///
+    /// [`ProbeError::NeedsKvm`]: the backend is not KVM. Otherwise as [`Testbed::sandbox`].
+    pub fn kvm(&self, guest: Guest) -> Result<Arc<KvmSandbox>, ProbeError> {
+        let backend = self.plan.backend.name;
+        self.ready(guest)?.kvm.ok_or(ProbeError::NeedsKvm { backend })
+    }
+
+    /// Does nothing where the backend is KVM.
+    ///
+    /// # Errors
+    ///
+    /// [`ProbeError::NeedsKvm`]: the backend is another.
+    pub fn requires_kvm(&self) -> Result<(), ProbeError> {
+        let backend = self.plan.backend.name;
+        if backend == KVM.name { Ok(()) } else { Err(ProbeError::NeedsKvm { backend }) }
+    }
+
+    /// Another sandbox that shares the golden state of the ordinary one, not booted.
+    ///
+    /// # Errors
+    ///
+    /// The ordinary sandbox has no golden state, or as [`Testbed::kvm`].
+    pub fn fork(&self) -> Result<KvmSandbox, ProbeError> {
+        KvmSandbox::fork_of(&*self.kvm(Guest::Shipped)?)
+            .ok_or_else(|| ProbeError::Control("the sandbox has no golden state to fork".into()))
+    }
+
+    fn ready(&self, guest: Guest) -> Result<Opened, ProbeError> {
+        let known = lock(&self.sandboxes).get(&guest).map(|(opened, _)| opened.clone());
+        let opened = match known {
+            Some(opened) => opened,
+            None => self.open(guest)?,
+        };
+        opened.sandbox.boot().map_err(ProbeError::at("booting the sandbox"))?;
+        Ok(opened)
+    }
+
+    fn open(&self, guest: Guest) -> Result<Opened, ProbeError> {
         let mut config = self.config();
         let arguments = match guest {
             Guest::Shipped if self.plan.guest_without().is_empty() => None,
@@ -88,15 +129,19 @@ impl Arena {
         if let Some(variant) = &variant {
             config.image = variant.source();
         }
-        let sandbox = Arc::new(KvmSandbox::new(config));
-        lock(&self.sandboxes).insert(guest, (Arc::clone(&sandbox), variant));
-        Ok(sandbox)
+        let opened = (self.plan.backend.open)(config);
+        lock(&self.sandboxes).insert(guest, (opened.clone(), variant));
+        Ok(opened)
     }
 
-    /// Runs an attack and reads what it says.
+    /// Runs an attack and reads its log.
+    ///
+    /// # Errors
+    ///
+    /// The sandbox failed, the attack did not run to its end, or one of its controls failed.
     pub fn attack(
         &self,
-        sandbox: &KvmSandbox,
+        sandbox: &dyn Sandbox,
         tool: &str,
         params: Value,
     ) -> Result<AttackLog, ProbeError> {
@@ -106,10 +151,14 @@ impl Arena {
         AttackLog::read(&outcome)
     }
 
-    /// Runs a tool, which may fail.
+    /// Runs a tool within `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Sandbox::execute_tool`].
     pub fn run(
         &self,
-        sandbox: &KvmSandbox,
+        sandbox: &dyn Sandbox,
         tool: &str,
         params: Value,
         deadline: Duration,
@@ -117,8 +166,8 @@ impl Arena {
         sandbox.execute_tool(call(tool, params, deadline))
     }
 
-    /// An ordinary command works: what is wrong with it otherwise.
-    pub fn next_command(&self, sandbox: &KvmSandbox) -> Option<String> {
+    /// Runs an ordinary command. Gives what is wrong when it does not work.
+    pub fn next_command(&self, sandbox: &dyn Sandbox) -> Option<String> {
         let text = "still here";
         let params = serde_json::json!({"message": text});
         match self.run(sandbox, "echo", params, self.plan.deadline()) {
@@ -128,8 +177,8 @@ impl Arena {
         }
     }
 
-    /// Puts a sandbox back, verified, and boots it again if it has failed. What went wrong.
-    pub fn recover(&self, sandbox: &KvmSandbox) -> Option<String> {
+    /// Resets a sandbox, verified, or boots it again if it has failed. Gives what went wrong.
+    pub fn recover(&self, sandbox: &dyn Sandbox) -> Option<String> {
         if self.plan.leaves_out("reset") {
             return None;
         }
@@ -142,7 +191,11 @@ impl Arena {
         }
     }
 
-    /// Holds a ready machine and looks at it.
+    /// Pauses a ready machine, lets `look` read it, and resumes it.
+    ///
+    /// # Errors
+    ///
+    /// There is no machine, it cannot be paused or resumed, or the error of `look`.
     pub fn held<T>(
         &self,
         sandbox: &KvmSandbox,
@@ -159,7 +212,11 @@ impl Arena {
 
     /// What an answer may take beyond its deadline: what the agent promises, and what an ordinary
     /// command and its reset take on this host.
-    pub fn slack(&self, sandbox: &KvmSandbox) -> Result<Duration, ProbeError> {
+    ///
+    /// # Errors
+    ///
+    /// An ordinary command or its reset fails.
+    pub fn slack(&self, sandbox: &dyn Sandbox) -> Result<Duration, ProbeError> {
         let begun = Instant::now();
         if let Some(wrong) = self.next_command(sandbox).or_else(|| self.recover(sandbox)) {
             return Err(ProbeError::Control(wrong));
@@ -167,8 +224,8 @@ impl Arena {
         Ok(Duration::from_millis(250) + begun.elapsed() * 4)
     }
 
-    /// The deadline that a command with this one gets: a later one than `slack` allows for, where
-    /// deadlines are left out.
+    /// The deadline to give to a command that has this one. Where the plan leaves deadlines out, it
+    /// is later than `slack` allows for.
     pub fn enforced(&self, deadline: Duration, slack: Duration) -> Duration {
         if self.plan.leaves_out("deadline") { deadline + slack + BEYOND } else { deadline }
     }
@@ -183,16 +240,16 @@ impl Arena {
         lock(&self.notes).push(text.into());
     }
 
-    /// What was measured and remarked.
-    pub(super) fn kept(&self) -> (BTreeMap<String, Latency>, Vec<String>) {
+    /// The measurements and remarks so far.
+    pub(crate) fn kept(&self) -> (BTreeMap<String, Latency>, Vec<String>) {
         (lock(&self.latency).clone(), lock(&self.notes).clone())
     }
 
-    /// Puts every sandbox back after a probe. True when they are all usable.
-    pub(super) fn clean_up(&self) -> bool {
+    /// Resets every sandbox after a probe. True when all of them are usable.
+    pub(crate) fn clean_up(&self) -> bool {
         let sandboxes: Vec<_> =
-            lock(&self.sandboxes).values().map(|(sandbox, _)| Arc::clone(sandbox)).collect();
-        sandboxes.iter().all(|sandbox| match self.recover(sandbox) {
+            lock(&self.sandboxes).values().map(|(opened, _)| Arc::clone(&opened.sandbox)).collect();
+        sandboxes.iter().all(|sandbox| match self.recover(&**sandbox) {
             None => true,
             Some(reason) => {
                 self.note(format!("a sandbox could not be put back: {reason}"));
@@ -201,17 +258,18 @@ impl Arena {
         })
     }
 
-    /// Ends every machine, so that whoever waits for one goes on. The next probe gets new ones.
-    pub(super) fn abandon(&self) {
-        for (sandbox, _) in lock(&self.sandboxes).values() {
-            sandbox.shutdown();
+    /// Ends every machine, so that a thread that waits for one goes on. The next probe gets new
+    /// machines.
+    pub(crate) fn abandon(&self) {
+        for (opened, _) in lock(&self.sandboxes).values() {
+            opened.sandbox.shutdown();
         }
     }
 
-    /// What the ordinary sandbox is.
-    pub(super) fn state(&self) -> SandboxState {
-        let known = lock(&self.sandboxes).get(&Guest::Shipped).map(|(s, _)| Arc::clone(s));
-        known.map_or(SandboxState::NotBooted, |sandbox| sandbox.state())
+    /// State of the ordinary sandbox.
+    pub(crate) fn state(&self) -> SandboxState {
+        let known = lock(&self.sandboxes).get(&Guest::Shipped).map(|(opened, _)| opened.clone());
+        known.map_or(SandboxState::NotBooted, |opened| opened.sandbox.state())
     }
 }
 

@@ -1,5 +1,5 @@
-//! A host that believes what a guest sends: what is left of the control connection without the
-//! checks of ids, freshness and evidence.
+//! A host that believes what a guest sends: its control connection checks no ids, freshness or
+//! evidence.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -9,17 +9,17 @@ use guest::wire::{DEFAULT_PORT, Freshness, GuestMessage, HostMessage, ToolDispat
 use serde_json::json;
 use uuid::Uuid;
 
-use super::super::Arena;
+use crate::Testbed;
 use sandbox::KvmSandbox;
 
-/// A result comes at once or not at all.
+/// How long the host waits for a result, which comes at once or not at all.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Asks a hostile guest over a connection of its own to answer in the way of `mode`, and gives the
-/// exit code of the first result it sends.
-pub fn first_result(arena: &Arena, sandbox: &KvmSandbox, mode: &str) -> Result<i32, String> {
+/// Asks a hostile guest over a connection of its own to answer as `mode` says. Gives the exit code of
+/// the first result that the guest sends.
+pub fn first_result(testbed: &Testbed, sandbox: &KvmSandbox, mode: &str) -> Result<i32, String> {
     let told = |error: &dyn std::fmt::Display| error.to_string();
-    let config = &arena.plan().sandbox;
+    let config = &testbed.plan().sandbox;
     let manifest = config.image.manifest().map_err(|e| told(&e))?;
     let port = manifest.map_or(DEFAULT_PORT, |manifest| manifest.guest_port);
     let port = config.guest_port.unwrap_or(port);
