@@ -1,6 +1,7 @@
 //! What an operator measures on his own host: how long a reset takes, where the time goes, and
 //! what the guest pays for it afterwards.
 
+mod calls;
 mod distribution;
 mod footprint;
 mod host;
@@ -8,6 +9,7 @@ mod linux;
 mod micro;
 mod row;
 
+pub use calls::{CallRow, Calls};
 pub use distribution::Distribution;
 pub use footprint::Footprint;
 pub use host::Host;
@@ -35,6 +37,8 @@ pub struct ResetBench {
     pub strategy: Strategy,
     /// How many resets to measure.
     pub iterations: u32,
+    /// Whether to take down kernel calls too (micro guest only), which makes the reset slower.
+    pub calls: bool,
 }
 
 /// Why nothing could be measured.

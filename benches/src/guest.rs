@@ -82,6 +82,7 @@ pub fn measure(image_dir: &Path, boots: usize, calls: usize, report: &mut Report
         tracking: DirtyTracking::Log,
         strategy: Strategy::CopyBack,
         iterations: calls as u32,
+        calls: false,
     };
     let row = measure_linux(&config, &bench, || {})?;
     let resets: Vec<Duration> =

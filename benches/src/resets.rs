@@ -56,6 +56,7 @@ pub fn measure(directory: &Path, iterations: u32) -> Result<Report> {
                 tracking: DirtyTracking::Log,
                 strategy,
                 iterations: if full { iterations.div_ceil(20) } else { iterations },
+                calls: false,
             };
             rows.push(row(&bench, dirty_pages)?);
             if strategy == Strategy::CopyBack && dirty_pages < RING_HOLDS {

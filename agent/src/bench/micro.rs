@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use vmm::{Machine, MachineConfig, micro};
 
-use super::{BenchError, ResetBench, Row, Samples};
+use super::{BenchError, Calls, ResetBench, Row, Samples};
 
 /// Interpreted guests write about a page a microsecond.
 const RUN_LIMIT: Duration = Duration::from_secs(30);
@@ -37,6 +37,7 @@ pub fn measure(bench: &ResetBench, mut progress: impl FnMut()) -> Result<Row, Be
     machine.capture()?;
 
     let mut samples = Samples::new(bench.iterations);
+    let mut calls = Calls::default();
     for iteration in 0..WARM_UP + bench.iterations {
         let seen = machine.checkpoint().map_or(0, |mark| mark.count);
         let resuming = Instant::now();
@@ -46,7 +47,15 @@ pub fn measure(bench: &ResetBench, mut progress: impl FnMut()) -> Result<Row, Be
         let stopping = Instant::now();
         machine.pause()?;
         let stop = stopping.elapsed();
-        let mut report = machine.reset(bench.strategy)?;
+        let mut report = if bench.calls {
+            let (report, made) = machine.reset_recording_calls(bench.strategy)?;
+            if iteration >= WARM_UP {
+                calls.add(&made);
+            }
+            report
+        } else {
+            machine.reset(bench.strategy)?
+        };
         report.parts.stop = stop;
         report.parts.resume = resume;
         if iteration >= WARM_UP {
@@ -61,5 +70,5 @@ pub fn measure(bench: &ResetBench, mut progress: impl FnMut()) -> Result<Row, Be
     if !left.is_empty() {
         return Err(BenchError::NotGolden(left.to_string()));
     }
-    Ok(samples.row("micro", bench))
+    Ok(Row { calls: calls.rows(), ..samples.row("micro", bench) })
 }

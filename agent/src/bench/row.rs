@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use vmm::{ResetParts, ResetReport};
 
-use super::{Distribution, Footprint, Host, ResetBench};
+use super::{CallRow, Distribution, Footprint, Host, ResetBench};
 
 /// The result of one measurement, as `--json` prints it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -43,6 +43,9 @@ pub struct Row {
     pub footprint: [Footprint; 2],
     /// Where it was measured.
     pub host: Host,
+    /// The kernel calls of a reset, in their order; empty unless they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<CallRow>,
 }
 
 /// Median of each part of a reset, in microseconds.
@@ -144,6 +147,7 @@ impl Samples {
             footprint: self.footprint,
             samples_us: self.resets.iter().map(|r| standing(r).as_secs_f64() * 1e6).collect(),
             host: Host::here(),
+            calls: Vec::new(),
         }
     }
 }

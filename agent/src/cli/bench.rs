@@ -44,6 +44,10 @@ struct ResetArguments {
     /// Number of resets to measure.
     #[arg(long, default_value_t = 1000)]
     iterations: u32,
+    /// Show count and time of each kernel call of a reset (micro only). Taking them down makes the
+    /// reset itself slower.
+    #[arg(long)]
+    calls: bool,
     /// Print JSON, with every sample.
     #[arg(long)]
     json: bool,
@@ -79,6 +83,9 @@ pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
 }
 
 fn measure(arguments: &ResetArguments, config: &Config) -> Result<Row, BenchError> {
+    if arguments.calls && arguments.guest == Guest::Linux {
+        return Err(BenchError::Settings("--calls goes with --guest micro only".to_owned()));
+    }
     let bench = ResetBench {
         memory_mib: config.sandbox.memory_mib,
         vcpus: config.sandbox.vcpus,
@@ -94,6 +101,7 @@ fn measure(arguments: &ResetArguments, config: &Config) -> Result<Row, BenchErro
             StrategyName::FullCopy => Strategy::FullCopy,
         },
         iterations: arguments.iterations.max(1),
+        calls: arguments.calls,
     };
     let bar = ProgressBar::new(u64::from(bench.iterations));
     if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} resets") {
@@ -126,11 +134,12 @@ fn table(row: &Row) -> String {
         ]);
     }
     let p = &row.parts_us;
+    let calls = if row.calls.is_empty() { String::new() } else { calls_table(row) };
     format!(
         "{} guest, {} MiB, {} vCPU, {} dirty pages, {}, {} resets\n{}, {} CPUs, Linux {}, {} KVM\n\n\
          {table}\n\nMedian of each part, in us: stop {:.1}, harvest {:.1}, copy {:.1}, devices \
          {:.1}, machine and vCPUs {:.1}, resume {:.1}\nFirst tenth {:.1}, last tenth {:.1}; resident memory {} KiB \
-         before, {} after; descriptors {} before, {} after\n",
+         before, {} after; descriptors {} before, {} after\n{calls}",
         row.guest,
         row.memory_mib,
         row.vcpus,
@@ -154,4 +163,17 @@ fn table(row: &Row) -> String {
         row.footprint[0].descriptors,
         row.footprint[1].descriptors,
     )
+}
+
+fn calls_table(row: &Row) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_preset(comfy_table::presets::NOTHING);
+    table.set_header(["kernel call", "a reset", "p50", "p90", "p99", "max"]);
+    for call in &row.calls {
+        let d = &call.one;
+        let mut cells = vec![call.name.clone(), format!("{:.1}", call.per_reset)];
+        cells.extend([d.p50_us, d.p90_us, d.p99_us, d.max_us].map(|us| format!("{us:.2} us")));
+        table.add_row(cells);
+    }
+    format!("\n{table}\n")
 }
