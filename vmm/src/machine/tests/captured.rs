@@ -5,8 +5,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use super::tiny_guest::config;
+use crate::kvm::DirtyTracking;
 use crate::machine::{Machine, MachineConfig, Phase};
 use crate::snapshot::{Difference, Strategy};
+use crate::{Golden, KvmError, KvmKind, MachineError, ResetError};
 
 pub const STRATEGIES: [Strategy; 4] = [
     Strategy::CopyBack,
@@ -47,6 +49,27 @@ pub fn run_a_while(machine: &Machine) {
 }
 
 /// Lets any guest run a little, or not at all on a busy host.
+/// Lets the guest run a while, then does `reset`. Software KVM writes on in a dirty ring that is full,
+/// which the reset reports and which ends the machine: another fork of `golden` takes its place then.
+pub fn run_and<T>(
+    machine: &mut Machine,
+    golden: &Arc<Golden>,
+    reset: impl Fn(&Machine) -> Result<T, MachineError>,
+) -> T {
+    const MAX_OVERRUNS: u32 = 50;
+    for _ in 0..MAX_OVERRUNS {
+        run_a_while(machine);
+        match reset(machine) {
+            Err(MachineError::Reset(ResetError::Kvm(KvmError::DirtyRingOverran))) => {
+                assert_eq!(crate::probe().unwrap().kind, KvmKind::Software);
+                *machine = Machine::fork_with(golden, DirtyTracking::Ring).unwrap();
+            }
+            result => return result.unwrap(),
+        }
+    }
+    panic!("the ring overran {MAX_OVERRUNS} times");
+}
+
 pub fn let_run(machine: &Machine) {
     machine.resume().unwrap();
     sleep(Duration::from_millis(20));

@@ -1,6 +1,6 @@
 //! Hot pages: they stay writable, and every reset restores them.
 
-use super::captured::{STRATEGIES, captured, run_a_while, with_disk};
+use super::captured::{STRATEGIES, captured, run_a_while, run_and, with_disk};
 use crate::integrity::{FindingSource, IntegrityPlan, Location};
 use crate::kvm::raw;
 use crate::machine::*;
@@ -41,14 +41,14 @@ fn a_machine_with_hot_pages_comes_back_bit_for_bit_and_so_do_its_forks() {
         let golden = with_live(&machine, |live| live.golden().unwrap());
         let forks = [DirtyTracking::Log, DirtyTracking::Ring]
             .map(|tracking| Machine::fork_with(&golden, tracking).unwrap());
-        for machine in forks.iter().chain([&machine]) {
+        let plan = IntegrityPlan::default();
+        for mut machine in forks.into_iter().chain([machine]) {
             for strategy in STRATEGIES.into_iter().cycle().take(12) {
-                run_a_while(machine);
-                machine.reset(strategy).unwrap();
-                is_golden(machine);
-                run_a_while(machine);
-                let (_, check) =
-                    machine.reset_and_check(strategy, &IntegrityPlan::default()).unwrap();
+                run_and(&mut machine, &golden, |machine| machine.reset(strategy));
+                is_golden(&machine);
+                let (_, check) = run_and(&mut machine, &golden, |machine| {
+                    machine.reset_and_check(strategy, &plan)
+                });
                 assert_eq!(check.unwrap().findings, []);
             }
         }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::broken_reset::{Sabotage, sabotage};
 use super::captured::{
-    BUSY, STRATEGIES, captured, differences, disturb, let_run, run_a_while, with_disk, write_disk,
+    BUSY, STRATEGIES, captured, differences, disturb, let_run, run_a_while, run_and, with_disk,
+    write_disk,
 };
 use super::tiny_guest::{SPIN, config, machine};
 use crate::machine::*;
@@ -173,11 +174,10 @@ fn a_dirty_ring_finds_what_the_log_finds() {
     machine.pause().unwrap();
     let golden = machine.capture().unwrap();
     let fork = Machine::fork_with(&golden, DirtyTracking::Ring).unwrap();
-    for machine in [machine, fork] {
+    for mut machine in [machine, fork] {
         for strategy in [Strategy::CopyBack, Strategy::DropPrivate] {
             for cycle in 0..5 {
-                run_a_while(&machine);
-                let report = machine.reset(strategy).unwrap();
+                let report = run_and(&mut machine, &golden, |machine| machine.reset(strategy));
                 assert!((64..200).contains(&report.dirty_pages), "{report:?}");
                 assert_eq!(differences(&machine), [], "{} cycle {cycle}", strategy.name());
             }
