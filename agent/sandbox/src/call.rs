@@ -66,6 +66,19 @@ pub struct ToolOutcome {
     pub round_trip: Duration,
 }
 
+/// Output of a tool that did not finish.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PartialOutput {
+    /// Start of the tool's output.
+    pub stdout: Vec<u8>,
+    /// Start of the tool's error output.
+    pub stderr: Vec<u8>,
+    /// Evidence of that output; none when no guest has seen the command.
+    pub evidence_hash: Option<String>,
+    /// The chunks of that evidence.
+    pub chunks: Chunks,
+}
+
 /// What the guest says about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueryAnswer {

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use guest::framing::{FrameError, MAX_FRAME_BYTES, encode_frame};
 use guest::wire::{GuestQuery, GuestResponse, HostMessage, ToolDispatch};
 
-use super::error::PartialOutput;
+use super::call::PartialOutput;
 use collector::Collector;
 pub use pending::ChannelCounters;
 use pending::{Reply, Request, Table};

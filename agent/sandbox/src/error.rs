@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use super::channel::ChannelError;
-use crate::Chunks;
+use crate::call::PartialOutput;
 
 /// Why a call to a sandbox failed.
 #[derive(Debug, Error)]
@@ -91,19 +91,6 @@ pub enum StoppedBy {
     Guest,
     /// The guest did not, so the host ended the machine.
     Host,
-}
-
-/// Output of a tool that did not finish.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PartialOutput {
-    /// Start of the tool's output.
-    pub stdout: Vec<u8>,
-    /// Start of the tool's error output.
-    pub stderr: Vec<u8>,
-    /// Evidence of that output; none when no guest has seen the command.
-    pub evidence_hash: Option<String>,
-    /// The chunks of that evidence.
-    pub chunks: Chunks,
 }
 
 impl SandboxError {

@@ -18,10 +18,10 @@ pub mod verify;
 #[cfg(feature = "testing")]
 pub use backends::kvm::{FaultInjector, FaultPoint};
 pub use backends::kvm::{KvmSandbox, KvmSource, SandboxConfig};
-pub use call::{Process, QueryAnswer, ToolCall, ToolOutcome};
+pub use call::{PartialOutput, Process, QueryAnswer, ToolCall, ToolOutcome};
 pub use channel::{ChannelCounters, ChannelError, EvidenceFault};
 pub use chunks::Chunks;
-pub use error::{PartialOutput, SandboxError, StoppedBy};
+pub use error::{SandboxError, StoppedBy};
 pub use executed::{Executed, Failure};
 pub use image::{Artifact, Image, ImageError, ImageSource};
 pub use incident::{Cause, ForensicDump, Incident, IncidentHandler, MismatchedBlock};

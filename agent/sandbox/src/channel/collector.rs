@@ -10,7 +10,7 @@ use guest::wire::{Encoding, EvidenceChunk, Freshness, FreshnessAck, ToolResult};
 use super::confirmation::Confirmation;
 use super::error::{ChannelError, EvidenceFault};
 use crate::Chunks;
-use crate::error::PartialOutput;
+use crate::call::PartialOutput;
 
 /// Bytes of chunks beyond what the tool may return, for tags and for a guest that reads in large
 /// pieces.

@@ -9,7 +9,8 @@ use guest::registry::{
 use guest::wire::ResultReason;
 
 use crate::Chunks;
-use crate::error::{PartialOutput, SandboxError, StoppedBy};
+use crate::call::PartialOutput;
+use crate::error::{SandboxError, StoppedBy};
 use crate::{ToolCall, ToolOutcome};
 
 const EXIT_NO_SUCH_TOOL: i32 = 127;

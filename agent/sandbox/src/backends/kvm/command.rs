@@ -8,8 +8,9 @@ use guest::wire::{ResultReason, ToolDispatch};
 use super::admission::Admitted;
 use super::connected::Connected;
 use super::{KvmSandbox, freshness};
+use crate::call::PartialOutput;
 use crate::channel::{ChannelError, CommandFailure, Output};
-use crate::error::{PartialOutput, SandboxError, StoppedBy};
+use crate::error::{SandboxError, StoppedBy};
 use crate::{ToolCall, ToolOutcome};
 
 /// Beyond the deadline, until the host stops believing that the guest will enforce it. What is
