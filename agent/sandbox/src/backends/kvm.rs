@@ -3,6 +3,7 @@
 mod admission;
 mod boot;
 mod command;
+mod config;
 mod connected;
 mod exclusive;
 mod faults;
@@ -23,11 +24,11 @@ use std::time::{Instant, SystemTime};
 
 use guest::wire::QueryKind;
 use tracing::{info, warn};
-use vmm::{Differences, Golden, IntegrityPlan, Machine, ResetReport, Strategy};
+use vmm::{Differences, Golden, Machine, ResetReport};
 
 use crate::channel::{ChannelCounters, ChannelError};
 use crate::error::SandboxError;
-use crate::image::{Image, ImageSource};
+use crate::image::Image;
 use crate::state::{BootReport, ResetOutcome, SandboxState};
 use crate::verify::{Verification, VerifiedReset};
 use crate::{
@@ -35,60 +36,12 @@ use crate::{
     query,
 };
 use admission::{Admission, Gate};
+pub use config::SandboxConfig;
 use connected::Connected;
 #[cfg(feature = "testing")]
 pub use faults::{FaultInjector, FaultPoint};
 use golden::GoldenSandbox;
 pub use source::KvmSource;
-
-/// What a sandbox is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SandboxConfig {
-    /// The guest image.
-    pub image: ImageSource,
-    /// Number of vCPUs, 1 to 8.
-    pub vcpus: u8,
-    /// RAM in MiB, 64 to 8192.
-    pub memory_mib: u32,
-    /// vsock address of the guest, 3 to `u32::MAX - 1`.
-    pub guest_cid: u32,
-    /// vsock port of the guest program, 1 to 65535; by default the image's.
-    pub guest_port: Option<u32>,
-    /// Tools to enable that the image leaves disabled.
-    pub enable_tools: Vec<String>,
-    /// VerifyOptions the machine is put back after a command. Without a strategy no golden state is
-    /// captured: the boot is shorter, and the sandbox cannot be reset.
-    pub strategy: Option<Strategy>,
-    /// Whether resets can be verified: the first boot then also measures what a verified reset
-    /// compares a machine with. Needs a strategy.
-    pub verify: bool,
-    /// VerifyOptions much of what a command did not touch a verified reset reads again, another part each
-    /// time.
-    pub integrity: IntegrityPlan,
-}
-
-impl SandboxConfig {
-    /// The smallest usual sandbox of an image: one vCPU, 128 MiB, no further tools, reset by
-    /// copying back without being verified.
-    pub fn new(image: ImageSource) -> Self {
-        Self {
-            image,
-            vcpus: 1,
-            memory_mib: 128,
-            guest_cid: 3,
-            guest_port: None,
-            enable_tools: Vec::new(),
-            strategy: Some(Strategy::CopyBack),
-            verify: false,
-            integrity: IntegrityPlan::default(),
-        }
-    }
-
-    /// Kernel command line of a machine of this image, without the devices that the machine appends.
-    pub fn cmdline(&self, image: &Image) -> String {
-        boot::cmdline(self, image)
-    }
-}
 
 /// A sandbox in a KVM machine.
 pub struct KvmSandbox {

@@ -31,7 +31,7 @@ pub enum Admission {
     Refused(Box<ToolOutcome>),
 }
 
-/// VerifyOptions a call goes to the guest.
+/// How a call goes to the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admitted {
     /// The call's deadline, at most what the tool may take, in milliseconds.

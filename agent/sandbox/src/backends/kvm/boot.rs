@@ -20,7 +20,7 @@ use crate::state::{BootPath, BootReport};
 const BOOT_LIMIT: Duration = Duration::from_secs(30);
 /// For the guest's first answer on the control connection.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(5);
-/// VerifyOptions much of the guest's console is kept.
+/// How much of the guest's console is kept.
 const CONSOLE_BYTES: usize = 64 << 10;
 
 /// Boots. `adopt` is given the machine before it runs, so that others can stop it, and says

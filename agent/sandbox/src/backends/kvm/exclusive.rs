@@ -51,12 +51,12 @@ impl<'a> ExclusiveMachine<'a> {
         Ok(Self { sandbox, connected, strategy, begun, excluded })
     }
 
-    /// VerifyOptions to put the machine back.
+    /// How to put the machine back.
     pub fn strategy(&self) -> Strategy {
         self.strategy
     }
 
-    /// VerifyOptions a reset went that began with this.
+    /// How a reset went that began with this.
     pub fn outcome(&self, report: &ResetReport) -> ResetOutcome {
         ResetOutcome {
             phases: reset_phases(&report.parts),

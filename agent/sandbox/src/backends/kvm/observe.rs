@@ -32,7 +32,7 @@ const QUOTED: usize = 300;
 pub const QUESTIONS: [QueryKind; 3] =
     [QueryKind::OpenFdCount, QueryKind::ProcessList, QueryKind::MemUsage];
 
-/// VerifyOptions long the guest has.
+/// How long the guest has.
 #[derive(Debug, Clone, Copy)]
 pub struct QueryTimeouts {
     /// For the first answer.
@@ -46,18 +46,18 @@ impl QueryTimeouts {
     pub const USUAL: Self = Self { answer: Duration::from_secs(1), settling: SETTLING };
 }
 
-/// VerifyOptions a machine is put back and looked at.
+/// How a machine is put back and looked at.
 #[derive(Debug, Clone, Copy)]
 pub struct VerifyOptions {
     pub strategy: Strategy,
-    /// VerifyOptions much of what the command did not touch is read again.
+    /// How much of what the command did not touch is read again.
     pub plan: IntegrityPlan,
     pub timeouts: QueryTimeouts,
 }
 
 /// What came of it.
 pub struct Observation {
-    /// VerifyOptions the reset went; `None` when there was none.
+    /// How the reset went; `None` when there was none.
     pub report: Option<ResetReport>,
     pub evidence: Evidence,
     /// Blocks and pages that differ, copied while the machine stood still.

@@ -1,5 +1,6 @@
 //! What needs no guest. Sandboxes with real guests are tested in the crate `integration-tests`.
 
+use crate::image::ImageSource;
 use std::time::Duration;
 
 use super::*;
