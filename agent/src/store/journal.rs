@@ -225,7 +225,7 @@ impl Journal {
     }
 
     /// Notes that the relay has these results, or that they are given up. When this returns `Ok`
-    /// that is on disk. CommandLedger that have no result are left as they are.
+    /// that is on disk. Commands that have no result are left as they are.
     pub async fn sent(&self, command_ids: Vec<String>) -> Result<(), StoreError> {
         self.writer
             .call(move |commands, database| {
@@ -234,7 +234,7 @@ impl Journal {
             .await
     }
 
-    /// CommandLedger that had no result when the journal was opened, oldest first: an earlier process
+    /// Commands that had no result when the journal was opened, oldest first: an earlier process
     /// began them, and they are not running.
     pub fn unfinished(&self) -> &[JournalEntry] {
         &self.unfinished
@@ -246,7 +246,7 @@ impl Journal {
         self.writer.call(move |_, database| ledger::unsent(database, limit, MAX_UNSENT_BYTES)).await
     }
 
-    /// CommandLedger that have no result yet, or whose result is not marked as sent.
+    /// Commands that have no result yet, or whose result is not marked as sent.
     pub async fn owed(&self) -> Result<HashSet<String>, StoreError> {
         self.writer.call(|_, database| ledger::owed(database)).await
     }

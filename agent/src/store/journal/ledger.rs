@@ -168,7 +168,7 @@ fn state_of(database: &Connection, command_id: &str) -> rusqlite::Result<Option<
         .optional()
 }
 
-/// CommandLedger without a result, oldest first.
+/// Commands without a result, oldest first.
 pub(super) fn unfinished(database: &Connection) -> rusqlite::Result<Vec<JournalEntry>> {
     let mut statement = database.prepare(select!("WHERE state < 3 ORDER BY seq"))?;
     statement.query_map([], entry)?.collect()
@@ -197,7 +197,7 @@ pub(super) fn unsent(
     Ok(found)
 }
 
-/// CommandLedger that are not done with.
+/// Commands that are not done with.
 pub(super) fn owed(database: &Connection) -> rusqlite::Result<HashSet<String>> {
     let mut statement =
         database.prepare_cached("SELECT command_id FROM command WHERE state < 4")?;
