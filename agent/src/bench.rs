@@ -27,7 +27,7 @@ use sandbox::SandboxError;
 pub struct ResetBench {
     /// RAM of the guest in MiB.
     pub memory_mib: u32,
-    /// Its number of vCPUs.
+    /// Number of vCPUs of the guest.
     pub vcpus: u8,
     /// Pages to write to before each reset.
     pub dirty_pages: u32,

@@ -122,7 +122,7 @@ impl Cli {
             // `install` has an exit code of its own for this; asking for help is no mistake.
             let installs = std::env::args_os().any(|word| word == "install");
             if installs && error.use_stderr() {
-                // Nobody to tell, when this fails.
+                // There is no one to tell when this fails.
                 let _ = error.print();
                 std::process::exit(install::USAGE.into());
             }

@@ -117,7 +117,7 @@ pub enum ConfigError {
     OutOfRange {
         /// The setting, in words.
         what: &'static str,
-        /// Its value.
+        /// Value of the setting.
         value: i64,
         /// Where it came from.
         origin: Origin,

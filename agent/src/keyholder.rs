@@ -104,7 +104,7 @@ impl KeyHolder {
         Self::spawn_program(Path::new("/proc/self/exe"), identity, expected_endpoint)
     }
 
-    /// The same with another program that has the hidden subcommand.
+    /// Starts the key holder from another program that has the hidden subcommand.
     pub fn spawn_program(
         program: &Path,
         identity: &Path,

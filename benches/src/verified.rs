@@ -10,7 +10,7 @@ use sandbox::{Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall, 
 
 use benches::report::Report;
 
-/// Not measured: the first ones find memory of the host that nobody has touched.
+/// Not measured: the first ones find untouched memory of the host.
 const WARM_UP: usize = 5;
 
 /// A part of it: its name and how to read it from the first reset.

@@ -65,7 +65,7 @@ async fn results_anchor_both_chains_and_a_log_written_anew_contradicts_them() {
     assert!(chains["audit"]["seq"].as_i64().unwrap() >= seq);
     drop(log);
 
-    // Somebody who can write the file starts all over.
+    // A process that can write the file starts all over.
     for name in ["audit.db", "audit.db-wal", "audit.db-shm"] {
         let _ = fs::remove_file(agent.state().join(name));
     }

@@ -23,7 +23,7 @@ impl<P> Mismatch<P> {
         Self { part, was, is }
     }
 
-    /// The same words for the part that `name` makes of this one.
+    /// These words for the part that `name` makes of this one.
     pub fn map<Q>(self, name: impl FnOnce(P) -> Q) -> Mismatch<Q> {
         Mismatch { part: name(self.part), was: self.was, is: self.is }
     }

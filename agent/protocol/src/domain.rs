@@ -16,7 +16,7 @@ pub enum Domain {
     EvidenceChunk,
     /// Everything known of one command, for others to check.
     EvidenceBundle,
-    /// What the key of the baselines is derived from. Nobody ever sees such a signature.
+    /// What the key of the baselines is derived from. No message carries such a signature.
     BaselineKey,
     /// The store of baselines, authenticated by HMAC.
     BaselineStore,

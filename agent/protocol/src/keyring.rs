@@ -49,13 +49,13 @@ pub enum KeyProblem {
     /// No key of that id.
     #[error("this endpoint does not know it; add it to the key ring if it is the relay's")]
     Unknown,
-    /// Its id is in the revocation list.
+    /// The key's id is in the revocation list.
     #[error("it is revoked")]
     Revoked,
-    /// Its time has not come.
+    /// The key's `not_before` lies ahead.
     #[error("it is not valid yet")]
     NotYetValid,
-    /// Its time is over.
+    /// The key's `not_after` has passed.
     #[error("it is not valid any more")]
     NoLongerValid,
 }
@@ -89,7 +89,7 @@ pub enum KeyRingError {
         /// The key's id.
         id: String,
     },
-    /// The same key twice under one id.
+    /// One id names two keys, or one key twice.
     #[error("{id:?} stands twice in the key ring with the same public key; remove one entry")]
     Twice {
         /// The key's id.

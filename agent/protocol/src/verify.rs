@@ -30,7 +30,7 @@ pub enum Check {
     Size,
     /// Whether it is JSON with one reading.
     Json,
-    /// Its fields.
+    /// The envelope's fields.
     Schema,
     /// Field `signature_algo`.
     Algorithm,
@@ -44,7 +44,7 @@ pub enum Check {
     Tenant,
     /// The session it is for.
     Session,
-    /// Its times.
+    /// The envelope's times.
     Times,
     /// Whether it was used before. Not made here.
     Nonce,
@@ -55,7 +55,7 @@ pub enum Check {
 pub struct Audience<'a> {
     /// This endpoint.
     pub endpoint_id: &'a str,
-    /// Its tenant.
+    /// The endpoint's tenant.
     pub tenant_id: &'a str,
     /// The session of the connection it came on.
     pub session_id: &'a str,
@@ -92,7 +92,7 @@ pub struct Checks<'a> {
     pub keys: Keys<'a>,
     /// This endpoint.
     pub endpoint_id: Option<&'a str>,
-    /// Its tenant.
+    /// The endpoint's tenant.
     pub tenant_id: Option<&'a str>,
     /// The session.
     pub session_id: Option<&'a str>,

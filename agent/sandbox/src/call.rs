@@ -42,7 +42,7 @@ pub struct ToolOutcome {
     pub exit_code: i32,
     /// Why there is no exit code of the tool's own.
     pub reason: Option<ResultReason>,
-    /// The same in words.
+    /// The reason in words.
     pub message: Option<String>,
     /// Start of the tool's output, exact.
     pub stdout: Vec<u8>,
@@ -84,9 +84,9 @@ pub struct PartialOutput {
 pub enum QueryAnswer {
     /// Open file descriptors, sockets excluded.
     OpenFdCount {
-        /// Of all processes.
+        /// Number of open descriptors of all processes.
         open_fd_count: u64,
-        /// Of the guest program.
+        /// Number of open descriptors of the guest program.
         pid1_open_fd_count: u64,
     },
     /// Memory of the guest, in bytes.
@@ -104,8 +104,8 @@ pub enum QueryAnswer {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Process {
-    /// Its name, as the guest's kernel has it.
+    /// Name of the process, as the guest's kernel has it.
     pub name: String,
-    /// Its id.
+    /// Process id in the guest.
     pub pid: u32,
 }

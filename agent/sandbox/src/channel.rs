@@ -115,7 +115,7 @@ impl Channel {
         vec![Err(error); ids.len()]
     }
 
-    /// Takes in what arrived while nobody was waiting. `None` while the connection works.
+    /// Takes in what arrived while no caller was waiting. `None` while the connection works.
     pub fn failure(&self) -> Option<ChannelError> {
         let mut table = self.lock();
         if let Some(reader) = table.reader.take() {
@@ -147,7 +147,7 @@ impl Channel {
         self.await_reply(id, until)
     }
 
-    /// A frame of which a part is on its way leaves a stream that nobody can use.
+    /// A frame of which a part is on its way leaves a stream that cannot be used.
     fn note_unsent(&self, error: &ChannelError) {
         if !matches!(error, ChannelError::TimedOut { .. }) {
             self.lock().fail(error);

@@ -85,7 +85,7 @@ pub enum SandboxError {
 /// Who enforced a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoppedBy {
-    /// Nobody had to: it was over before the tool could start.
+    /// None was needed: it was over before the tool could start.
     NotStarted,
     /// The guest killed the tool.
     Guest,

@@ -11,7 +11,7 @@ pub struct Executed {
     /// How the tool ended.
     pub result: Result<ToolOutcome, Failure>,
     /// What is known of its machine afterwards. `None` when there is none: no machine has seen the
-    /// command, or nobody verified.
+    /// command, or none was verified.
     pub reset: Option<Result<Verification, SandboxError>>,
     /// Time the tool had its machine.
     pub execute: Duration,

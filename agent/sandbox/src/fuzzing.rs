@@ -12,9 +12,9 @@ use crate::Chunks;
 
 /// The command that is dispatched.
 pub const COMMAND_ID: &str = "c";
-/// Its time, in nanoseconds since the Unix epoch.
+/// Wall time of the command, in nanoseconds since the Unix epoch.
 pub const WALL_TIME_NS: u64 = 1_767_323_045_678_000_000;
-/// Its random bytes.
+/// Random bytes of the command.
 pub const ENTROPY: [u8; ENTROPY_BYTES] = [7; ENTROPY_BYTES];
 /// Bytes kept of each output stream.
 const OUTPUT_BYTES: usize = 1024;

@@ -38,7 +38,7 @@ pub use guest::wire::QueryKind;
 /// that breaks the protocol, are reset away without being asked.
 pub trait Sandbox: Send + Sync {
     /// Makes the sandbox ready: its control channel works when this returns. Does nothing when it
-    /// is ready; waits when somebody else is booting it. A failed boot leaves nothing behind.
+    /// is ready; waits when another caller is booting it. A failed boot leaves nothing behind.
     fn boot(&self) -> Result<BootReport, SandboxError>;
 
     /// Runs one tool. A tool that ends by itself is an outcome, whatever its exit code.
@@ -64,7 +64,7 @@ pub trait Sandbox: Send + Sync {
         Ok(verified)
     }
 
-    /// Looks at a little of what a sandbox that nobody uses has not touched, golden memory
+    /// Looks at a little of what an idle sandbox has not touched, golden memory
     /// included, and returns soon: below a millisecond on a host that is not slow. Time after time
     /// this goes over all of it. What is found ends the machine as if it had been found after a
     /// reset; `None` when nothing is wrong, and when there is nothing to look at.

@@ -1,4 +1,4 @@
-//! A pool of warm machines: every call gets a clean one, and nobody ever gets a used one.
+//! A pool of warm machines: every call gets a clean one, never a used one.
 //!
 //! A machine serves one call and is reset before the next. The reset runs on a thread of the pool,
 //! so a call waits for one only when no other machine is clean.
@@ -32,7 +32,7 @@ pub use thread_start::at_pool_thread_start;
 
 /// Makes the machines of a pool.
 pub trait SandboxSource: Send + Sync {
-    /// A sandbox that is ready and that nobody has used.
+    /// A sandbox that is ready and unused.
     fn make(&self) -> Result<Arc<dyn Sandbox>, SandboxError>;
 
     /// The most memory one of them may come to use.
@@ -93,7 +93,7 @@ impl Pool {
         Self::start_with_pressure(source, config, MemoryPressure::default())
     }
 
-    /// Starts a pool that asks somebody else when to shrink.
+    /// Starts a pool that asks `pressure` when to shrink.
     pub fn start_with_pressure(
         source: impl SandboxSource + 'static,
         config: PoolConfig,
@@ -120,7 +120,7 @@ impl Pool {
         self.execute_with(tenant, call, CallOptions::default(), |_| ())
     }
 
-    /// The same with options. `started` is told when the call has its machine, and which one,
+    /// Runs a call with options. `started` is told when the call has its machine, and which one,
     /// numbered from zero: after it the machine sees the call. It holds up this call only.
     pub fn execute_with(
         &self,
@@ -187,7 +187,7 @@ impl Pool {
     }
 
     /// Why no machine is used any more: one could not be put back or did not pass its
-    /// verification, and the pool was set up to halt then ([`OnFault::Halt`]), or somebody called
+    /// verification, and the pool was set up to halt then ([`OnFault::Halt`]), or the owner called
     /// [`Pool::halt`]. `None` while it serves.
     pub fn halted(&self) -> Option<Arc<str>> {
         self.shared.lock().halted.clone()
@@ -212,7 +212,7 @@ impl Pool {
     }
 
     /// Looks at the host's memory now and shrinks or grows. The pool does so by itself when
-    /// machines come back, and every second while it is small; the owner of a pool that nobody
+    /// machines come back, and every second while it is small; the owner of a pool that no call
     /// calls may want to do it from time to time.
     pub fn check_pressure(&self) {
         self.shared.look_at_memory();

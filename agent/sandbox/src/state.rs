@@ -62,7 +62,7 @@ pub struct BootReport {
     pub handshake: Duration,
     /// Warming up, waiting for the guest to be idle, and capturing its golden state.
     pub capture: Duration,
-    /// Measuring what verified resets compare with; zero when an earlier boot did so, or nobody
+    /// Measuring what verified resets compare with; zero when an earlier boot did so, or the caller
     /// wants it.
     pub baseline: Duration,
     /// The whole call.

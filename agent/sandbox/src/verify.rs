@@ -18,7 +18,7 @@ pub use evidence::{Descriptors, Evidence, RunState, sha256_text};
 pub use finding::{Finding, MAX_FINDINGS, Place, Source};
 pub use inventory::GuestInventory;
 
-/// In place of a number of descriptors that nobody was told.
+/// Stands for a number of descriptors that the guest did not tell.
 pub const UNKNOWN_COUNT: i64 = -1;
 
 /// In place of a hash that could not be computed: no baseline has it.
@@ -37,17 +37,17 @@ pub struct Verification {
     /// Root of the Merkle tree (RFC 6962 2.1, SHA-256) over the 4096-byte blocks of the disk as the
     /// guest reads it, in the same form; [`NO_HASH`] when there is none.
     pub fs_hash: String,
-    /// The same of the golden state.
+    /// Root of that tree in the golden state.
     pub fs_hash_baseline: String,
     /// Open descriptors of the whole guest, sockets excluded; [`UNKNOWN_COUNT`] without an answer, or
     /// when what else the guest says leaves no trust in the number.
     pub open_fd_count: i64,
-    /// The same of the golden state.
+    /// Open descriptors in the golden state.
     pub open_fd_count_baseline: i64,
     /// What KVM says the machine is: `running`, `paused` or `stopped` when that is all there is to
     /// say, and `error` otherwise.
     pub vmm_state: &'static str,
-    /// The same of the golden state.
+    /// What KVM said the machine was in the golden state.
     pub expected_vmm_state: &'static str,
     /// The guest gave no answer in time, also when it was asked again.
     pub silent: bool,

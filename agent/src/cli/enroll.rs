@@ -66,7 +66,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", env = "BSM_CA_FILE")]
     ca_file: Option<PathBuf>,
 
-    /// Allow http:// to other hosts: whoever is between can take the token.
+    /// Allow http:// to other hosts: a host in between can take the token.
     #[arg(long)]
     allow_plain: bool,
 

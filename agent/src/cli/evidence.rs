@@ -50,7 +50,7 @@ enum Command {
     Verify {
         /// The file.
         file: PathBuf,
-        /// The endpoint's public key, 64 hex digits: without it nobody knows whose file it is.
+        /// The endpoint's public key, 64 hex digits: without it the file's owner is unknown.
         #[arg(long, value_name = "HEX", value_parser = key)]
         key: Option<Box<VerifyingKey>>,
         /// The key the tenant signs commands with, 64 hex digits: checks the envelope's signature.

@@ -15,7 +15,7 @@ use protocol::message::{CommandResult, Frame, ResultHead};
 #[error("the journal's unfinished commands cannot be closed: {0}")]
 pub struct RecoveryError(#[from] StoreError);
 
-/// Writes a result for every command that has none. None of them is run again: nobody knows how
+/// Writes a result for every command that has none. None of them is run again: it is unknown how
 /// far it came.
 pub(super) async fn recover(parts: &Parts) -> Result<(), RecoveryError> {
     for entry in parts.journal.unfinished() {

@@ -155,7 +155,7 @@ pub fn install(programs: &[BpfProgram]) -> Result<(), ConfineError> {
     Ok(())
 }
 
-/// Has every thread of a vCPU start with its filter. False when somebody else has asked for
+/// Has every thread of a vCPU start with its filter. False when the program has asked for
 /// something already.
 pub fn guard_vcpu_threads() -> Result<bool, ConfineError> {
     let program = vcpu()?;

@@ -1,4 +1,4 @@
-//! Files that a serving agent may reach: everything else is out of reach, whoever owns it.
+//! Files that a serving agent may reach: everything else is out of reach, whatever its owner.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::{ConfineError, step};
 
 /// The newest rules known here; an older kernel enforces those that it has.
 const NEWEST: ABI = ABI::V5;
-/// The same as a number.
+/// The newest version as a number.
 pub const NEWEST_VERSION: i32 = 5;
 /// Names of hosts, certificates, time zones, randomness, and what the kernel tells of itself and
 /// this process.

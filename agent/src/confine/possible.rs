@@ -22,7 +22,7 @@ pub struct Possible {
 /// Landlock, as the kernel has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LandlockHere {
-    /// With this version of its interface.
+    /// Landlock works, with this version of its interface.
     Version(i32),
     /// Built in, and switched off when the host was booted.
     SwitchedOff,

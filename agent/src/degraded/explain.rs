@@ -141,7 +141,7 @@ fn sources(record: &IncidentRecord) -> Vec<OfSource> {
     Source::ALL.into_iter().map(of).collect()
 }
 
-/// Of a machine that was halted as it was found, only its disk has been looked at.
+/// A machine that was halted as it was found has had only its disk looked at.
 fn as_found(record: &IncidentRecord) -> bool {
     record.reset_state.as_ref().is_some_and(|state| {
         let details = &state.verification_details;

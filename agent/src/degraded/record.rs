@@ -97,7 +97,7 @@ impl IncidentRecord {
         }))
     }
 
-    /// The same with one more incident since.
+    /// Counts one more incident in this record.
     pub(super) fn with_another(&self) -> Self {
         let further_incidents = self.further_incidents.saturating_add(1);
         Self { further_incidents, ..self.clone() }

@@ -9,7 +9,7 @@ use sandbox::{Cause, ForensicDump, MismatchedBlock};
 
 const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
 
-/// Of a disk with another block.
+/// An incident with another block of the disk.
 fn verification() -> Verification {
     let place = Place::Block { number: 17 };
     Verification {

@@ -10,7 +10,7 @@ use super::{Check, Report, Status};
 /// How to draw.
 #[derive(Debug, Clone, Copy)]
 pub struct Drawing {
-    /// With terminal colours.
+    /// Writes with terminal colours.
     pub colour: bool,
     /// Columns there are.
     pub width: u16,

@@ -15,7 +15,7 @@ use protocol::Timestamp;
 use protocol::signing::{Domain, connection_proof_bytes, sign};
 
 /// How far from this host's clock the time of a proof may be, in milliseconds. Relays take a proof
-/// for a minute around its time: without this limit, whoever takes over the agent could have proofs
+/// for a minute around its time: without this limit, an attacker in the agent could have proofs
 /// for years ahead signed in one go, which would be as good as the key.
 const NOW_MS: u64 = 60_000;
 

@@ -20,7 +20,7 @@ fn step<T, E: ToString>(step: &'static str, done: Result<T, E>) -> Result<T, Loc
     done.map_err(|error| LockdownError { step, detail: error.to_string() })
 }
 
-/// Before there is a key in memory: nobody reads this memory, and nothing survives the agent.
+/// Before there is a key in memory: no process reads this memory, and nothing survives the agent.
 pub fn before_reading() -> Result<(), LockdownError> {
     // Signals meant for the agent; when it is done, the socket ends and this process with it.
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {

@@ -2,7 +2,7 @@
 //!
 //! The key is derived from the endpoint's private key, so that it need not be kept, and in a way that
 //! only the private key allows: the input of HKDF is an Ed25519 signature (deterministic, RFC 8032
-//! 5.1.6) that nobody is ever shown.
+//! 5.1.6) that is never shown.
 //!
 //! - secret: Ed25519 signature over SHA-256(`brainstorm-baseline-key-v1` 00);
 //! - key: HKDF-SHA-256 (RFC 5869) of the secret, salt `brainstorm-baseline-key-v1` 00, info the

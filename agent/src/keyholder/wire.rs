@@ -86,7 +86,7 @@ pub enum Question {
 }
 
 impl Question {
-    /// Its bytes.
+    /// Bytes of the message.
     pub fn pack(self) -> [u8; ASK_BYTES] {
         let mut bytes = [0; ASK_BYTES];
         let [kind, rest @ ..] = &mut bytes;

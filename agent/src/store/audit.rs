@@ -13,7 +13,7 @@
 //!   without Unicode normalisation.
 //!
 //! So nothing can be changed, taken out or moved without changing the hash of the last row, the
-//! head. The table `head` repeats it to show a log that lost its end. Somebody who can write the
+//! head. The table `head` repeats it to show a log that lost its end. A process that can write the
 //! file can make all of it anew: to rule that out, keep a head elsewhere and verify against it.
 //! This verifies a log without the agent (Python 3):
 //!
@@ -200,14 +200,14 @@ impl AuditEntry {
 /// The last row of a log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditHead {
-    /// Its number, which is that of all rows.
+    /// Number of the last row, which is the number of rows.
     pub seq: u64,
-    /// Its hash.
+    /// Hash of the last row.
     pub hash: String,
 }
 
 impl AuditHead {
-    /// Of a log without rows.
+    /// The head of a log without rows.
     fn none() -> Self {
         Self { seq: 0, hash: format!("sha256:{}", "0".repeat(64)) }
     }

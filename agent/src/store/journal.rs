@@ -59,9 +59,9 @@ pub enum CommandState {
     Accepted,
     /// The relay was told so.
     Acked,
-    /// Its tool was given to a machine.
+    /// A machine has the command's tool.
     Started,
-    /// Its result is known.
+    /// The command's result is known.
     ResultReady,
     /// The relay was sent the result, or it was given up.
     Sent,

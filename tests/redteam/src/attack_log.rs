@@ -36,7 +36,7 @@ pub struct AttackLog {
     pub controls: Vec<Attempt>,
     /// What had to fail if the sandbox holds.
     pub attempts: Vec<Attempt>,
-    /// Anything else that the attack saw, by name.
+    /// Further observations of the attack, by name.
     pub facts: Map<String, Value>,
 }
 

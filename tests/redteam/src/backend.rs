@@ -18,7 +18,7 @@ pub struct Backend {
 pub struct Opened {
     /// The sandbox, as every probe sees it.
     pub sandbox: Arc<dyn Sandbox>,
-    /// The same sandbox for probes that look into its machine; `None` where the backend is not KVM.
+    /// This sandbox for probes that look into its machine; `None` where the backend is not KVM.
     pub kvm: Option<Arc<KvmSandbox>>,
 }
 

@@ -1,4 +1,4 @@
-//! The agent with everything real, and somebody on its host who changes machines behind its back.
+//! The agent with everything real, and a hand on its host that changes machines behind its back.
 //!
 //! `agent-to-tamper CONFIG IMAGE_DIR DIR`. When a machine is verified, DIR is looked at for a file
 //! `tamper`: the name of what is changed this once. The file is removed then.

@@ -5,12 +5,12 @@
 pub enum Tamper {
     /// A dirty block of the disk's overlay.
     Overlay {
-        /// Its number.
+        /// Number of the block.
         block: u64,
     },
     /// A clean block of the disk, in the mapping that the guest reads it through.
     Base {
-        /// Its number.
+        /// Number of the block.
         block: u64,
     },
     /// A page of memory, past every log. It need not be clean.

@@ -7,7 +7,7 @@ use crate::snapshot::{PageSet, Register, ResetReport, Strategy};
 impl Machine {
     /// Looks at what is about to be thrown away, on a machine that is paused or has stopped by
     /// itself: every block of the disk that the guest has written must read as the disk device wrote
-    /// it, and nobody else may have written to any other. Tells also which blocks the guest was
+    /// it, and no other writer may have changed any other. Tells also which blocks the guest was
     /// refused since the last call, because they did not read as they should.
     ///
     /// Changes nothing, so that what is found can be saved before it is gone.

@@ -16,7 +16,7 @@ use super::zero::is_zero;
 const CHUNK_BLOCKS: usize = 64;
 const CHUNK_BYTES: usize = CHUNK_BLOCKS * PAGE_BYTES;
 
-/// One hash for each 4096 bytes of a file that nobody can change, computed when it is first asked
+/// One hash for each 4096 bytes of a file that cannot change, computed when it is first asked
 /// for and kept: 32 bytes a block, nothing for stretches of zeros. The last block may be shorter.
 #[derive(Debug)]
 pub struct BlockHashes {

@@ -18,7 +18,7 @@ pub struct DirtyMap {
 }
 
 impl DirtyMap {
-    /// Adds every dirty page to `pages` (bit 0 of word 0 is the first page) and forgets it. Nobody
+    /// Adds every dirty page to `pages` (bit 0 of word 0 is the first page) and forgets it. No thread
     /// may write to the memory meanwhile.
     pub fn drain_into(&self, pages: &mut [u64]) {
         self.for_each_word(|index, word| {
@@ -28,7 +28,7 @@ impl DirtyMap {
         });
     }
 
-    /// Calls `visit` with the number of every dirty page, ascending, and forgets them. Nobody may
+    /// Calls `visit` with the number of every dirty page, ascending, and forgets them. No thread may
     /// write to the memory meanwhile.
     pub fn drain(&self, mut visit: impl FnMut(usize)) {
         self.for_each_word(|index, word| {

@@ -86,7 +86,7 @@ impl GoldenMemory {
         Ok(ram)
     }
 
-    /// Its ranges of guest-physical memory.
+    /// Ranges of guest-physical memory of a machine in this state.
     pub fn regions(&self) -> &[GoldenRegion] {
         &self.regions
     }
@@ -206,7 +206,7 @@ impl View {
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: mapped and readable for as long as `self` lives; nobody can write to sealed
+        // SAFETY: mapped and readable for as long as `self` lives; no process can write to sealed
         // memory.
         unsafe { slice::from_raw_parts(self.address, self.length) }
     }

@@ -54,7 +54,7 @@ const REGIONS: usize = 128;
 const ENTRIES: usize = 4096;
 
 /// The page tables of this process. They are not KVM's, so they are a second opinion on what was
-/// written: a page that a private mapping has a copy of was written, whoever did it.
+/// written: a page that a private mapping has a copy of was written, by the guest or by the host.
 #[derive(Debug)]
 pub struct PageTable {
     file: File,
@@ -184,7 +184,7 @@ mod tests {
 
     const PAGES: usize = 5000;
 
-    /// The same answers from a kernel that searches and from one that does not.
+    /// A kernel that searches and one that does not give the same answers.
     fn tables() -> Vec<PageTable> {
         let without = PageTable::open().unwrap().without_search();
         let table = PageTable::open().unwrap();

@@ -1,4 +1,4 @@
-//! Memory that nobody can change any more.
+//! Memory that cannot change any more.
 
 use std::fs::File;
 use std::io;
@@ -97,7 +97,7 @@ impl SealedMemory {
     /// # Safety
     ///
     /// `target..target + length` must lie in a mapping that the caller owns, be page aligned, and
-    /// hold nothing that anybody has a Rust reference to. The mapping's owner unmaps it as before.
+    /// hold nothing that a Rust reference points to. The mapping's owner unmaps it as before.
     pub unsafe fn map_over(&self, target: *mut u8, offset: usize, length: usize) -> io::Result<()> {
         let end = offset.checked_add(length);
         if end.is_none_or(|end| end > self.length.next_multiple_of(0x1000)) {

@@ -35,7 +35,7 @@ pub enum Difference {
     Machine(&'static str),
     /// A device.
     Device(&'static str),
-    /// Pages that somebody has written since they were put back.
+    /// Pages written since the reset restored them.
     Written {
         /// How many.
         pages: usize,

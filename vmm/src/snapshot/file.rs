@@ -4,7 +4,7 @@
 //! once, read once from the beginning to the end, and its memory goes straight into a sealed
 //! memfd; changing or replacing the file afterwards changes nothing.
 //!
-//! Checksums find damage, not malice: whoever can write the file can write the checksums. Nothing
+//! Checksums find damage, not malice: a process that can write the file can write the checksums. Nothing
 //! in a file can make this process crash or use more memory than the file could justify, but the
 //! guest in it is whatever the file says. Keep snapshots where only their owner can write; they
 //! are made with mode 0600 because guest memory may hold secrets.
@@ -124,7 +124,7 @@ impl Golden {
 }
 
 fn open(path: &Path) -> Result<File, SnapshotError> {
-    // Without waiting: opening a pipe would wait for somebody to write to it.
+    // Without waiting: opening a pipe would wait for a writer.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     OpenOptions::new()
         .read(true)

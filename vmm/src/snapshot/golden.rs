@@ -130,8 +130,8 @@ impl Golden {
         self.disk.as_ref().map(|disk| disk.root()).transpose()
     }
 
-    /// The same over the pages of its memory. Computed once: from then on every page has a hash of
-    /// its own.
+    /// Root of the Merkle tree over the 4096-byte pages of its memory, in the form of
+    /// [`Golden::disk_root`]. Computed once: from then on every page has a hash of its own.
     pub fn memory_root(&self) -> Result<[u8; 32], ResetError> {
         let failed = |e| ResetError::Memory(MemoryError::Golden(e));
         self.memory.sealed().root().map_err(failed)
@@ -169,7 +169,7 @@ impl Golden {
         MachineShape { has_disk: self.disk.is_some(), guest_cid: self.origin.guest_cid }
     }
 
-    /// Its number of vCPUs.
+    /// Number of vCPUs of a machine in this state.
     pub fn vcpus(&self) -> usize {
         self.vcpus.len()
     }

@@ -11,7 +11,7 @@ use crate::kvm::{KvmError, Vcpu};
 pub struct Register {
     /// Index of the vCPU.
     pub vcpu: usize,
-    /// Its name, `rax` or `MSR 0x10`.
+    /// Name of the register: `rax` or `MSR 0x10`.
     pub name: String,
     /// What KVM has in it.
     pub is: String,

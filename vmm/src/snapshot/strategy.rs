@@ -26,7 +26,7 @@ impl Strategy {
     /// cost more than faulting in again on machines with a few MiB of cache.
     pub const DEFAULT_COPY_PAGES: usize = 4096;
 
-    /// Its name in reports and on the command line.
+    /// Name of the strategy in reports and on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::CopyBack => "copy-back",

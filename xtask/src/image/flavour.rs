@@ -17,7 +17,7 @@ const ATTACK_REGISTRY: &str = "tests/attack/tools.json";
 pub enum Flavour {
     /// What is installed.
     Shipped,
-    /// The same, and programs that attack it. Never installed anywhere.
+    /// The shipped image and programs that attack it. Never installed anywhere.
     Attack,
 }
 

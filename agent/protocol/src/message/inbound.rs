@@ -32,7 +32,7 @@ pub enum Inbound {
         /// Start of that `type`, when it is text.
         kind: Option<String>,
     },
-    /// Anything else.
+    /// A frame of another type.
     Malformed {
         /// What is wrong with it.
         reason: String,

@@ -32,7 +32,7 @@ impl Frame for HealthPong {}
 pub struct EndpointHello {
     /// This endpoint.
     pub endpoint_id: String,
-    /// Its tenant.
+    /// The endpoint's tenant.
     pub tenant_id: String,
     /// Version of the agent.
     pub agent_version: String,
@@ -78,7 +78,7 @@ pub struct CommandAck {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProgressState {
-    /// Its tool runs.
+    /// The command's tool runs.
     Started,
     /// There is more to say.
     Progress,
@@ -170,7 +170,7 @@ pub struct HealthPong {
     pub ping_id: String,
     /// The agent.
     pub agent_health: AgentHealth,
-    /// Its machines.
+    /// State of the endpoint's machines.
     pub sandbox_state: WireState,
     /// This endpoint.
     pub endpoint_id: String,

@@ -14,7 +14,7 @@ use crate::timestamp::Timestamp;
 pub enum Lifecycle {
     /// The tool ran, and its machine was put back and seen to be clean.
     Completed,
-    /// Anything else.
+    /// The command failed.
     Failed,
 }
 
@@ -128,7 +128,7 @@ impl CommandResult {
         Fields::new(head, Lifecycle::Completed, Some(payload), None, Some(reset)).try_into()
     }
 
-    /// Anything else. `reset` is what was seen of the machine, when it was put back.
+    /// A command that failed. `reset` is what was seen of the machine, when it was put back.
     pub fn failed(
         head: ResultHead,
         code: ErrorCode,
@@ -139,7 +139,7 @@ impl CommandResult {
         Self(Fields::new(head, Lifecycle::Failed, None, Some(error), reset))
     }
 
-    /// The same result, sent again in another session.
+    /// This result as another session sends it again.
     #[must_use]
     pub fn resumed(mut self, session_id: impl Into<String>, ts: Timestamp) -> Self {
         self.0.session_id = session_id.into();

@@ -60,7 +60,7 @@ struct Inner {
     image: Option<Arc<Image>>,
     /// Captured by the first boot, the start of every later one.
     golden: Option<Arc<GoldenSandbox>>,
-    /// Why the machine is gone, when nobody has asked for that yet.
+    /// Why the machine is gone, until a caller has asked for it.
     failed: Option<Verification>,
     phase: Phase,
     /// Counts boots and shutdowns: a boot that finds another number when it is done was overtaken.
@@ -139,10 +139,10 @@ impl KvmSandbox {
         sandbox
     }
 
-    /// Has somebody told of every machine of this sandbox, and of forks made from now on, that
+    /// Has `handler` told of every machine of this sandbox, and of forks made from now on, that
     /// does not pass a verification or cannot be put back.
-    pub fn set_incident_handler(&self, guard: Arc<dyn IncidentHandler>) {
-        *self.incident_handler.lock().unwrap_or_else(PoisonError::into_inner) = Some(guard);
+    pub fn set_incident_handler(&self, handler: Arc<dyn IncidentHandler>) {
+        *self.incident_handler.lock().unwrap_or_else(PoisonError::into_inner) = Some(handler);
     }
 
     fn incident_handler(&self) -> Option<Arc<dyn IncidentHandler>> {
@@ -228,7 +228,7 @@ impl KvmSandbox {
         Ok(())
     }
 
-    /// What the guest sent that nobody wanted; `None` without a machine.
+    /// Counts of what the guest sent unasked; `None` without a machine.
     pub fn counters(&self) -> Option<ChannelCounters> {
         match &self.lock().phase {
             Phase::Ready(connected) | Phase::Resetting(connected) => {
@@ -459,7 +459,7 @@ impl Sandbox for KvmSandbox {
             Phase::Failed(reason) => return SandboxState::Failed { reason: reason.clone() },
             Phase::Ready(connected) => Arc::clone(connected),
         };
-        // Looking at the channel may take a moment: nobody else should wait for it.
+        // Looking at the channel may take a moment: no other caller should wait for it.
         match connected.fault() {
             None => SandboxState::Ready,
             Some(error) => {

@@ -109,7 +109,7 @@ pub enum EvidenceFault {
     /// A chunk came twice in a row.
     #[error("chunk {seq} came twice")]
     Duplicate {
-        /// Its sequence number.
+        /// Sequence number of the chunk.
         seq: u64,
     },
     /// A chunk from further back.

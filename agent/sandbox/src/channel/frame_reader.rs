@@ -74,7 +74,7 @@ impl FrameReader {
             let now = Instant::now();
             let mut wait = until.saturating_duration_since(now);
             if inside_frame {
-                // Nobody may have been reading for a while: give what is queued a last chance.
+                // There may have been no reader for a while: give what is queued a last chance.
                 let stall = (self.last_byte + self.stall_limit).saturating_duration_since(now);
                 wait = wait.min(stall);
             }

@@ -32,7 +32,7 @@ pub enum Reply {
 /// What was received and not wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ChannelCounters {
-    /// Replies to requests nobody waits for, or not any more.
+    /// Replies to requests without a caller, or whose caller has gone.
     pub late_arrivals: u64,
     /// Frames nothing could be made of.
     pub dropped_frames: u64,

@@ -24,7 +24,7 @@ const MAX_BLOCK_BITS: u64 = 20;
 pub fn recognise(path: &Path) -> Result<(), ImageError> {
     let artifact = Artifact::Rootfs;
     let read = |source| ImageError::read(artifact, path, source);
-    // Looked at first: opening a pipe would wait for somebody to write to it.
+    // Looked at first: opening a pipe would wait for a writer.
     if !fs::metadata(path).map_err(read)?.is_file() {
         return Err(ImageError::NotAFilesystem { path: path.to_owned() });
     }

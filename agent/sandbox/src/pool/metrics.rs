@@ -24,7 +24,7 @@ pub struct PoolMetrics {
 /// Places for machines, by what is in them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct MachineCounts {
-    /// Ready for anybody.
+    /// Ready for any tenant.
     pub clean: usize,
     /// Given to a call.
     pub busy: usize,

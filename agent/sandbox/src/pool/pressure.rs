@@ -42,7 +42,7 @@ pub struct MemoryPressure {
 }
 
 impl MemoryPressure {
-    /// With limits of one's own.
+    /// Watches the host's memory with these limits.
     pub fn new(stalled_percent: f64, min_available_bytes: u64) -> Self {
         let (stalled, meminfo) = (STALLED.into(), MEMINFO.into());
         Self { stalled_percent, min_available_bytes, stalled, meminfo }

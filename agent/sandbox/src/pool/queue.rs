@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar};
 /// A call that waits.
 #[derive(Clone)]
 pub struct Waiter {
-    /// Its number in the order of arrival.
+    /// Number of the waiting call in the order of arrival.
     pub id: u64,
     /// Whose call it is.
     pub tenant: Arc<str>,

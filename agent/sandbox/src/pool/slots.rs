@@ -221,7 +221,7 @@ impl<S: ?Sized> Slots<S> {
         Ok(index)
     }
 
-    /// Empties every place, whoever has the machine.
+    /// Empties every place, also those whose machine is in use.
     pub fn clear(&mut self) -> Vec<Arc<S>> {
         let emptied = Self::new(self.places.len());
         let before = std::mem::replace(self, emptied);

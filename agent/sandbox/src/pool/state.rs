@@ -20,7 +20,7 @@ pub struct State<S: ?Sized> {
     pub slots: Slots<S>,
     pub queue: Queue,
     pub counters: PoolCounters,
-    /// Dirty machines nobody resets yet.
+    /// Dirty machines whose reset has not begun.
     pub dirty: VecDeque<usize>,
     /// The pool was shut down.
     pub closed: bool,
@@ -66,7 +66,7 @@ pub enum Chore<S: ?Sized> {
     Wait(Option<Instant>),
 }
 
-/// What somebody with nothing to do may look at.
+/// What an idle worker may look at.
 pub enum Scrub<S: ?Sized> {
     /// This machine, for a moment.
     Now(usize, Arc<S>),
@@ -113,7 +113,7 @@ impl<S: ?Sized> State<S> {
         }
     }
 
-    /// A clean machine for a tenant who is below the limit. Whoever waits already could not be
+    /// A clean machine for a tenant who is below the limit. A call that waits already could not be
     /// served, or would have been.
     pub fn take(&mut self, tenant: &Arc<str>) -> Option<(usize, Arc<S>)> {
         if self.may_have(tenant) { self.slots.take(tenant) } else { None }
@@ -157,7 +157,7 @@ impl<S: ?Sized> State<S> {
         begun
     }
 
-    /// A machine to look at, or the moment to ask again; `None` when nobody looks.
+    /// A machine to look at, or the moment to ask again; `None` when no worker looks.
     pub fn scrub(&mut self, now: Instant) -> Scrub<S> {
         let Some(every) = self.config.scrub_every.filter(|_| self.config.queue > 0) else {
             return Scrub::At(None);
@@ -179,12 +179,12 @@ impl<S: ?Sized> State<S> {
         Scrub::Now(index, machine)
     }
 
-    /// Somebody waits for a machine, or a machine for its reset.
+    /// A call waits for a machine, or a machine for its reset.
     pub fn is_wanted(&self) -> bool {
         self.closed || self.queue.len() > 0 || !self.dirty.is_empty()
     }
 
-    /// Nobody looks at a machine any more. Given back when it is not to be used again.
+    /// The look at a machine is over. Given back when it is not to be used again.
     pub fn finish_scrub(&mut self, index: usize) -> Option<Arc<S>> {
         let unwanted = self.slots.is_distrusted(index).then(|| self.slots.fail_reset(index));
         self.slots.finish_reset(index);
@@ -222,7 +222,7 @@ impl<S: ?Sized> State<S> {
         }
     }
 
-    /// Serves again, with machines that are made from now on. Gives back those nobody uses.
+    /// Serves again, with machines that are made from now on. Gives back those that are idle.
     pub fn resume(&mut self) -> Vec<(usize, Arc<S>)> {
         if self.halted.take().is_none() {
             return Vec::new();
@@ -315,7 +315,7 @@ impl<S: ?Sized> State<S> {
         Chore::Wait(next)
     }
 
-    /// Somebody looked at the host's memory.
+    /// The worker looked at the host's memory.
     pub fn saw_memory(&mut self, level: PressureLevel, now: Instant) {
         self.look_at_memory = false;
         self.looked_at_memory = Some(now);
@@ -326,7 +326,7 @@ impl<S: ?Sized> State<S> {
         };
     }
 
-    /// Ends it all: gives back every machine, whoever has it.
+    /// Ends it all: gives back every machine, also those in use.
     pub fn close(&mut self) -> Vec<Arc<S>> {
         self.closed = true;
         self.dirty.clear();
@@ -347,7 +347,7 @@ impl<S: ?Sized> State<S> {
         }
     }
 
-    /// Most machines at present. One stays, or nobody could be served.
+    /// Most machines at present. One stays, or no call could be served.
     fn ceiling(&self) -> usize {
         if self.under_pressure { 1 } else { self.config.machines }
     }

@@ -84,7 +84,7 @@ impl Shared {
             let usable = state.usable();
             if let Some(taken) = state.collect(waiter.id) {
                 if let Err(error) = usable {
-                    // Nobody has used it: it goes back like any other.
+                    // It is unused: it goes back like any other.
                     drop(state);
                     drop(Lease::new(self, taken));
                     state = self.lock();
@@ -187,7 +187,7 @@ impl Shared {
         if closed && !passed { Err(taken_away()) } else { result }
     }
 
-    /// Ends a machine that was being reset. Whoever sees it counted sees what follows from it, a
+    /// Ends a machine that was being reset. A reader that sees it counted sees what follows from it, a
     /// halted pool above all.
     fn evict(&self, index: usize, reason: &str, count: fn(&mut PoolCounters)) {
         let mut state = self.lock();
@@ -202,7 +202,7 @@ impl Shared {
         }
     }
 
-    /// Ends a machine that nobody uses any more; its slot is free then.
+    /// Ends a machine that is no longer used; its slot is free then.
     fn end_at(&self, index: usize, machine: Arc<dyn Sandbox>) {
         end(&*machine);
         drop(machine);
@@ -273,7 +273,7 @@ impl Shared {
         }
     }
 
-    /// Looks at a machine until its time is over or somebody wants one.
+    /// Looks at a machine until its time is over or a call wants one.
     fn scrub(&self, index: usize, machine: Arc<dyn Sandbox>) {
         let until = Instant::now() + SCRUB_FOR;
         let found = loop {

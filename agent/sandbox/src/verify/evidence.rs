@@ -35,22 +35,22 @@ pub enum Descriptors {
     Silent,
     /// There is no answer to go by: the guest broke the protocol.
     Unusable(String),
-    /// Nobody asked: another source had disagreed, or the machine did not run.
+    /// The guest was not asked: another source had disagreed, or the machine did not run.
     NotAsked,
 }
 
 /// What a machine is doing, in the protocol's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunState {
-    /// Its processors do what they did in the golden state.
+    /// The machine's vCPUs do what they did in the golden state.
     Running,
-    /// Somebody holds it.
+    /// A process of the host holds it.
     Paused,
     /// This agent holds it, as it was found: that says nothing against it.
     Held,
     /// It is over.
     Stopped,
-    /// Anything else.
+    /// The machine is in another state.
     Error,
 }
 

@@ -27,7 +27,7 @@ impl Source {
     /// Every source, in the order in which they are told.
     pub const ALL: [Self; 4] = [Self::Disk, Self::Guest, Self::Vmm, Self::Memory];
 
-    /// Its name in files and messages.
+    /// Name of the source in files and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Disk => "disk",
@@ -76,9 +76,9 @@ pub enum Place {
     Descriptors,
     /// A process of the guest.
     Process {
-        /// Its name, as the guest's kernel has it.
+        /// Name of the process, as the guest's kernel has it.
         name: String,
-        /// Its id.
+        /// Process id in the guest.
         pid: u32,
     },
     /// Memory in use in the guest.

@@ -17,7 +17,7 @@ const SLACK_SHARE: u64 = 8;
 /// What the guest says of itself, beside its descriptors.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuestInventory {
-    /// Its processes; `None` when it did not say.
+    /// Processes of the guest; `None` when the guest did not say.
     pub processes: Option<Vec<Process>>,
     /// Bytes of memory in use; `None` when it did not say.
     pub memory_used: Option<u64>,

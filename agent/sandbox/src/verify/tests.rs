@@ -127,7 +127,7 @@ fn a_machine_that_is_held_as_it_was_found_is_blamed_for_nothing_else() {
     assert_eq!(found.findings, [difference(Source::Disk, "block 17")]);
     assert_eq!((found.vmm_state, found.open_fd_count), ("paused", UNKNOWN_COUNT));
     assert_eq!((found.verdict(), &*found.fs_hash), (Verdict::Diverged, NO_HASH));
-    // And without any finding it is not golden either: nobody has put it back.
+    // And without any finding it is not golden either: no reset has restored it.
     let found = verify(|e| e.run_state = RunState::Held);
     assert_eq!(found.verdict(), Verdict::Diverged);
 }

@@ -71,7 +71,7 @@ fn kvm() -> i32 {
 const STORES: &str = "BSM_TEST_CONFINED_STORES";
 
 /// In a program of its own and not in a mere child: SQLite's locks may be held by the threads of
-/// other tests when a process is copied, and nobody would ever release the copies.
+/// other tests when a process is copied, and no thread would ever release the copies.
 #[test]
 fn stores_work_under_their_filter() {
     const THIS: &str = "confine::tests::threads::stores_work_under_their_filter";

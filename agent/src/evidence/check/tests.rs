@@ -111,7 +111,7 @@ fn signed(bundle: Bundle) -> Vec<u8> {
     canonical_bytes(&SignedBundle { bundle, public_key, signature }).unwrap()
 }
 
-/// The fault of a bundle in which somebody with the endpoint's key changed something.
+/// The fault of a bundle that a holder of the endpoint's key has changed.
 fn fault(change: impl FnOnce(&mut Bundle)) -> String {
     let mut bundle = bundle();
     change(&mut bundle);

@@ -20,13 +20,13 @@ pub enum SessionEnd {
     /// The relay answered the request for a WebSocket with something else.
     #[error("the relay answered the WebSocket handshake with status {status}; {}", advice(*status))]
     NoWebSocket {
-        /// Its answer.
+        /// The relay's answer.
         status: StatusCode,
     },
     /// The relay refused this endpoint before the session began.
     #[error("the relay refuses this endpoint: {reason}; {}", refusal_advice(reason))]
     Refused {
-        /// Its reason.
+        /// The relay's reason.
         reason: String,
     },
     /// The relay did not answer the hello.
@@ -63,7 +63,7 @@ pub enum SessionEnd {
     Closed {
         /// The code of the Close frame (RFC 6455 7.4).
         code: u16,
-        /// Its reason.
+        /// The relay's reason.
         reason: String,
     },
     /// Nothing came for too long.

@@ -38,7 +38,7 @@ pub struct HashedColumns {
     pub payload_canonical_hash: String,
     /// Hash of the row before.
     pub previous_hash: String,
-    /// Its number, from 1.
+    /// Number of the row, from 1.
     pub seq: i64,
     /// The session in which it happened.
     pub session_id: Option<String>,
@@ -47,7 +47,7 @@ pub struct HashedColumns {
 }
 
 impl HashedColumns {
-    /// Of the row that follows `head`.
+    /// Number of the row that follows `head`.
     pub(super) fn after(head: &AuditHead, entry: &AuditEntry) -> Self {
         Self {
             at: entry.at.to_string(),

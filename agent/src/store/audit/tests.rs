@@ -48,7 +48,7 @@ fn closed(rows: i64) -> (TempDir, std::path::PathBuf) {
     (directory, path)
 }
 
-/// Does to a log what somebody with an SQLite client could.
+/// Does to a log what an SQLite client could.
 fn tamper(path: &Path, sql: &str) {
     let database = Connection::open(path).unwrap();
     database
@@ -287,7 +287,7 @@ fn a_log_that_was_written_anew_contradicts_its_anchors() {
     let missing = AuditFault::AnchorMissing { last: 4, seq: 5 };
     assert_eq!(against(&[anchor.clone(), later]), Err(missing));
 
-    // Somebody takes a row out and makes a chain that is right in itself.
+    // An attacker takes a row out and makes a chain that is right in itself.
     std::fs::remove_file(&path).unwrap();
     let log = AuditLog::open(&path).unwrap();
     for number in [1, 3, 4, 5] {

@@ -36,7 +36,7 @@ pub enum AuditFault {
     /// The first row that is wrong.
     #[error("row {seq}: {what}")]
     Row {
-        /// Its number.
+        /// Number of the row.
         seq: i64,
         /// What is wrong with it.
         what: RowFault,
@@ -75,7 +75,7 @@ pub enum AuditFault {
     AnchorDiffers {
         /// The row.
         seq: u64,
-        /// Its hash.
+        /// Hash of the row.
         found: String,
         /// The anchor's.
         expected: String,
@@ -99,7 +99,7 @@ pub enum AuditFault {
 /// What is wrong with a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum RowFault {
-    /// Its hash is not that of its columns.
+    /// The hash of the row is not that of its columns.
     #[error("it does not match its hash: it was altered")]
     Altered,
     /// The payload is not the one that was hashed.

@@ -1,5 +1,5 @@
 //! Snapshots: one of a machine whose guest is a few bytes of code, changed by the input. First
-//! byte, lowest bit: whether checksums are made right again, as somebody with bad intentions would.
+//! byte, lowest bit: whether checksums are made right again, as an attacker would.
 //! Needs `/dev/kvm`, for the snapshot to start from.
 
 use std::fs::File;

@@ -373,7 +373,7 @@ mod tests {
         let Ok(kvm) = crate::kvm::open() else { return };
         let first = CpuidTemplate::for_host(&kvm, 1).unwrap();
         let nothing = std::fs::File::open("/dev/null").unwrap();
-        // SAFETY: the descriptor is open and belongs to nobody else.
+        // SAFETY: the descriptor is open and belongs to this function alone.
         let mute = unsafe { Kvm::from_raw_fd(nothing.into_raw_fd()) };
         assert!(ask(&mute).is_err());
         let again = CpuidTemplate::for_host(&mute, 2).unwrap();

@@ -58,7 +58,7 @@ impl DiskImage {
     /// disk.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
         let read = |source| DiskError::Read { path: path.to_owned(), source };
-        // Without waiting: opening a pipe would wait for somebody to write to it.
+        // Without waiting: opening a pipe would wait for a writer.
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let mut file =
             OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(read)?;

@@ -119,7 +119,7 @@ impl Overlay {
     /// of `range`. Block by block: after an error, the blocks before it are written.
     ///
     /// A block is put together aside, so that its record is the hash of exactly what was written,
-    /// whoever else can reach the memory that it comes from or goes to. Of a block that is written
+    /// other threads that can reach the memory that it comes from or goes to. Of a block that is written
     /// in part, the rest is checked first: a change behind the disk's back must not get a record.
     pub fn write_with(
         &mut self,

@@ -24,7 +24,7 @@ impl FaultLatch {
     pub fn raise(&self, fault: &DeviceFault) {
         if !self.raised.swap(true, Ordering::AcqRel) {
             (self.sink)(fault);
-            // The machine is failed already; a second failure here has nobody else to tell.
+            // The machine is failed already; a second failure here has no one else to tell.
             let _ = self.interrupt.signal_config();
         }
     }

@@ -100,7 +100,7 @@ impl RequestQueue {
             if requests == 0 || bytes == 0 {
                 break true;
             }
-            // A ring that shows a request only while nobody takes it must not go on for ever.
+            // A ring that shows a request only while it is not taken must not go on for ever.
             requests -= 1;
         };
         signal([&mut self.queue], &memory, &self.interrupt, self.more)

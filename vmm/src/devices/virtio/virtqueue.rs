@@ -163,7 +163,7 @@ impl Virtqueue {
 }
 
 /// Ends a device's work: one interrupt for all its queues, if the driver wants it for one of them.
-/// With `work_left` one is raised whatever the driver wants: the device goes on when the driver
+/// With `work_left` an interrupt is raised whatever the driver wants: the device goes on when the driver
 /// acknowledges it. See [`Virtqueue`] for what this also completes.
 ///
 /// # Errors

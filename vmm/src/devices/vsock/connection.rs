@@ -67,7 +67,7 @@ pub struct Outgoing {
 /// One connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Connection {
-    /// Its ports.
+    /// Ports of the connection.
     pub ports: Ports,
     /// Where it stands.
     pub phase: Phase,

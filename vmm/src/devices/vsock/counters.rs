@@ -12,7 +12,7 @@ pub struct VsockCounters {
     pub bytes_from_guest: u64,
     /// Payload bytes given to the guest.
     pub bytes_to_guest: u64,
-    /// Guest connections refused because nobody listens on the port.
+    /// Guest connections refused because the port has no listener.
     pub refused_no_listener: u64,
     /// Guest connections refused because the listener's backlog was full.
     pub refused_backlog_full: u64,

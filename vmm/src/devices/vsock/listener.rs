@@ -9,7 +9,7 @@ use super::shared::Shared;
 use super::stream::VsockStream;
 use super::wait_queue::WaitQueue;
 
-/// A host port that is listened on until this is dropped; connections nobody has accepted are
+/// A host port that is listened on until this is dropped; connections not yet accepted are
 /// reset then.
 pub struct VsockListener {
     shared: Arc<Shared>,

@@ -99,7 +99,7 @@ impl Muxer {
         self.connections.keys().next_back().copied()
     }
 
-    /// The next connection on a host port that nobody has accepted.
+    /// The next connection on a host port that is not accepted yet.
     pub fn next_accepted(&mut self, port: u32) -> Option<(ConnectionId, Ports)> {
         let backlog = self.backlogs.get_mut(&port)?;
         loop {
@@ -110,7 +110,7 @@ impl Muxer {
         }
     }
 
-    /// Resets what nobody will accept.
+    /// Resets connections that will not be accepted.
     pub fn drop_backlog(&mut self, port: u32, host: &mut HostEndpoints) {
         for id in self.backlogs.remove(&port).into_iter().flatten() {
             if host.handles.contains_key(&id) {
@@ -121,7 +121,7 @@ impl Muxer {
         }
     }
 
-    /// Host ports with connections nobody has accepted.
+    /// Host ports with connections that are not accepted yet.
     pub fn backlog_ports(&self) -> Vec<u32> {
         self.backlogs.keys().copied().collect()
     }

@@ -106,7 +106,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// A device nobody has activated.
+    /// A device that no driver has activated.
     pub fn new(guest_cid: u64) -> Self {
         Self {
             core: Mutex::new(Core {

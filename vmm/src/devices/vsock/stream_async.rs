@@ -20,7 +20,7 @@ pub struct AsyncVsockStream {
 }
 
 impl VsockStream {
-    /// The same stream for asynchronous use. Its timeouts no longer matter.
+    /// Makes this stream one for asynchronous use. Its timeouts no longer matter.
     pub fn into_async(self) -> AsyncVsockStream {
         AsyncVsockStream { stream: self }
     }
@@ -37,7 +37,7 @@ impl AsyncVsockStream {
         self.stream.guest_port()
     }
 
-    /// The same stream for blocking use.
+    /// Makes this stream one for blocking use.
     pub fn into_blocking(self) -> VsockStream {
         self.stream
     }

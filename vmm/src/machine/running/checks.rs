@@ -78,7 +78,7 @@ impl RunningMachine {
             let report = core.reset(Request { strategy, asked, resumes: false });
             let worked = report.is_ok();
             let checker = core.checker();
-            // Nobody waits any more when the machine is going down.
+            // No caller waits any more when the machine is going down.
             let _ = reset_done.send(report);
             if worked {
                 let sample = core.sample_memory(checker, sample);

@@ -368,7 +368,7 @@ fn registers_that_no_reset_puts_back_cannot_be_written() {
     assert_eq!(machine.wait_stopped(LIMIT), Some(StopReason::TripleFault));
 }
 
-/// In a process of its own, where nobody else opens files or uses memory.
+/// Runs in a process of its own, where no other test opens files or uses memory.
 #[test]
 fn ten_thousand_resets_cost_no_memory_and_no_descriptors() {
     let name = "machine::tests::hazards::ten_thousand_resets_alone";

@@ -83,7 +83,7 @@ fn a_second_set_of_hot_pages_changes_nothing() {
     });
 }
 
-/// Nobody knows when such a page was written: its content says that it is not as it was.
+/// The time of the write to such a page is unknown: its content says that it is not as it was.
 #[test]
 fn what_is_written_after_a_reset_is_seen_in_a_hot_page_too() {
     let machine = captured(with_disk());

@@ -146,7 +146,7 @@ fn a_refused_read_is_told_of_once() {
         let Phase::Paused(live) = &*phase else { panic!() };
         let mut disk = live.core.devices.block().unwrap();
         assert!(disk.overlay_mut().read_checked(3 * 4096..3 * 4096 + 512).is_err());
-        // Gone before anybody looks: only the guest's request has met it.
+        // Gone before a check looks: only the guest's request has met it.
         disk.overlay_mut().mapping_mut().revert(0..64 << 10).unwrap();
     }
     assert_eq!(place(only(&machine.check_before_reset().unwrap())), on_disk(3));

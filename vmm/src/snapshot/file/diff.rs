@@ -36,7 +36,7 @@ pub struct Diff {
 /// A value that differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
-    /// Its name.
+    /// Name of the register.
     pub name: String,
     /// In the first state.
     pub left: String,

@@ -54,7 +54,7 @@ pub enum Section {
 }
 
 impl Section {
-    /// Its kind in the file: the name, with zeros behind it.
+    /// Kind of the section in the file: the name, with zeros behind it.
     pub fn kind(self) -> [u8; KIND_BYTES] {
         let mut kind = [0; KIND_BYTES];
         for (to, from) in kind.iter_mut().zip(self.name().bytes()) {
@@ -75,7 +75,7 @@ impl Section {
         }
     }
 
-    /// Its name, at most [`KIND_BYTES`] long.
+    /// Name of the section, at most [`KIND_BYTES`] long.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cpuid => "cpuid",

@@ -44,7 +44,7 @@ pub struct Info {
     pub unfit_here: Option<String>,
     /// Length of the file.
     pub file_bytes: u64,
-    /// Its sections.
+    /// Sections of the file.
     pub sections: Vec<SectionInfo>,
     /// Pages of memory, 4 KiB each, that are not all zero.
     pub memory_pages: u64,
@@ -57,7 +57,7 @@ pub struct Info {
 /// One section of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SectionInfo {
-    /// Its name.
+    /// Name of the section.
     pub name: &'static str,
     /// Length of its content.
     pub bytes: u64,

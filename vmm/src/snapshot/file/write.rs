@@ -53,7 +53,7 @@ pub fn replace(
     directory.sync_all().map_err(SnapshotError::from)
 }
 
-/// The directory of `path`, and a name in it that nobody uses.
+/// The directory of `path`, and an unused name in it.
 fn beside(path: &Path) -> io::Result<(PathBuf, PathBuf)> {
     let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
     let directory = match path.parent() {

@@ -15,7 +15,7 @@ use crate::snapshot::dirty_pages::DirtyScope;
 /// One step of a reset.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
-    /// Its name, for a person.
+    /// Name of the step, for a person.
     pub name: &'static str,
     /// Where its time is added up.
     pub time: fn(&mut ResetParts) -> &mut Duration,

@@ -59,7 +59,7 @@ fn establish(
     let until = begun + BOOT_LIMIT;
     let failed = |step: &str, error: &dyn std::fmt::Display| failed_at(machine, step, error);
 
-    // The guest calls when it is ready, so somebody has to listen before it runs.
+    // The guest calls when it is ready, so the host has to listen before it runs.
     let listener = machine.vsock().listen(port).map_err(|e| failed("listening", &e))?;
     machine.boot().map_err(machine_failed)?;
     let left = until.saturating_duration_since(Instant::now());

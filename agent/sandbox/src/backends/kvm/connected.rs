@@ -73,7 +73,7 @@ impl Connected {
         if let Ok(guard) = self.calls.try_write() {
             return guard;
         }
-        // Somebody waits for an answer that will not come: the end of the stream wakes him.
+        // A caller may wait for an answer that will not come: the end of the stream wakes it.
         let _ = self.control.shutdown(std::net::Shutdown::Both);
         self.calls.write().unwrap_or_else(PoisonError::into_inner)
     }

@@ -66,7 +66,7 @@ impl<'a> ExclusiveMachine<'a> {
         }
     }
 
-    /// False when somebody has ended the machine meanwhile: what goes wrong then is no incident.
+    /// False when another caller has ended the machine meanwhile: what goes wrong then is no incident.
     pub fn is_current(&self) -> bool {
         let inner = self.sandbox.lock();
         matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.connected))
@@ -135,7 +135,7 @@ pub fn reset_machine(
     Ok(report)
 }
 
-/// The same with the machine's own check in one step, which is cheaper. `look` sees what it found
+/// Resets and has the machine check itself in one step, which is cheaper than two. `look` sees what it found
 /// while the machine stands still.
 pub fn reset_and_check(
     connected: &Connected,
@@ -161,7 +161,7 @@ fn renew_connection(connected: &Connected, report: &ResetReport) -> Result<(), S
     Ok(())
 }
 
-/// Has a machine stand still, also when somebody else has paused it.
+/// Has a machine stand still, also when another caller has paused it.
 pub fn hold(machine: &Machine) -> Result<(), MachineError> {
     if machine.is_paused() { Ok(()) } else { machine.pause() }
 }

@@ -80,7 +80,7 @@ pub fn dump(machine: &Machine, mismatched: MismatchedBlocks) -> ForensicDump {
 }
 
 /// Processors and devices, as far as KVM still says anything. `not_reset`: the registers, if
-/// somebody has read them before the machine went on.
+/// the caller has read them before the machine goes on.
 fn state(machine: &Machine, not_reset: Option<String>) -> String {
     let mut text = match machine.state() {
         Ok(state) => format!("{state:#?}\n"),

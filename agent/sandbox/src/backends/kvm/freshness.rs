@@ -8,7 +8,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::not_available;
 use crate::error::SandboxError;
 
-/// The time now, and random bytes nobody else gets. To be called right before they are sent.
+/// The time now, and random bytes that no other command gets. To be called right before they are sent.
 pub fn draw() -> Result<Freshness, SandboxError> {
     let entropy = random_bytes()?;
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).ok();

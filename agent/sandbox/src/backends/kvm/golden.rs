@@ -97,12 +97,12 @@ impl GoldenSandbox {
         &self.golden
     }
 
-    /// What machines in this state are compared with, if somebody has measured it.
+    /// What machines in this state are compared with, once it has been measured.
     pub fn baseline(&self) -> Option<Arc<Baseline>> {
         self.measured().clone()
     }
 
-    /// Measures the baseline, unless that has been done. Whoever comes meanwhile waits.
+    /// Measures the baseline, unless that has been done. A caller that comes meanwhile waits.
     pub fn measure_baseline(
         &self,
         measure: impl FnOnce() -> Result<Baseline, SandboxError>,
@@ -114,7 +114,7 @@ impl GoldenSandbox {
         Ok(())
     }
 
-    /// Learns what commands write, unless that has been done. Whoever comes meanwhile waits.
+    /// Learns what commands write, unless that has been done. A caller that comes meanwhile waits.
     pub fn profile_once(
         &self,
         learn: impl FnOnce() -> Result<(), SandboxError>,
@@ -163,7 +163,7 @@ impl GoldenSandbox {
     }
 }
 
-/// Runs a tool whose result nobody wants: what it makes the guest set up is part of the golden
+/// Runs a tool without using its result: what it makes the guest set up is part of the golden
 /// state then, and not set up again after every reset.
 pub fn warm_up(connected: &Connected, command_id: &str) -> Result<(), SandboxError> {
     let dispatch = ToolDispatch {

@@ -14,7 +14,7 @@ use crate::error::SandboxError;
 const TURNS: usize = 2;
 
 /// Learns the habit, unless that has been done for this golden state, or pages are dropped and not
-/// copied: then the guest has its faults in any case. Whoever comes meanwhile waits. The machine is
+/// copied: then the guest has its faults in any case. A caller that comes meanwhile waits. The machine is
 /// golden afterwards; after an error it is of no use.
 pub fn profile(
     connected: &Connected,
@@ -26,7 +26,7 @@ pub fn profile(
     }
     golden
         .profile_once(|| {
-            // What the guest did since it was captured is nobody's habit.
+            // What the guest wrote since the capture is no sample of a command.
             reset_machine(connected, strategy, None)?;
             let mut habit: Option<(PageSet, PageSet)> = None;
             for turn in 0..TURNS {

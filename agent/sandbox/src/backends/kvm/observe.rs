@@ -42,7 +42,7 @@ pub struct QueryTimeouts {
 }
 
 impl QueryTimeouts {
-    /// With every command.
+    /// Patience after each command.
     pub const USUAL: Self = Self { answer: Duration::from_secs(1), settling: SETTLING };
 }
 
@@ -64,7 +64,7 @@ pub struct Observation {
     pub mismatched: MismatchedBlocks,
 }
 
-/// Puts the machine back and hears every source. Nobody else may use the machine. A machine that
+/// Puts the machine back and hears every source. No other caller may use the machine. A machine that
 /// has something to hide before its reset is not put back: it stands still as it was found.
 pub fn observe(
     connected: &Connected,
@@ -156,7 +156,7 @@ impl HostChecks {
     }
 }
 
-/// Reset and check are one step, unless somebody wants to get between the two.
+/// Reset and check are one step, unless a fault is to be injected between the two.
 fn reset_and_inspect(
     connected: &Connected,
     golden: &Arc<Golden>,
@@ -249,7 +249,7 @@ pub fn not_reset(differences: Vec<Finding>, parts: VerificationParts) -> Evidenc
     }
 }
 
-/// What somebody but the guest has changed since the machine was last golden. The machine must
+/// What the host has changed since the machine was last golden. The machine must
 /// stand still.
 pub fn before_reset(machine: &Machine) -> Result<Vec<Finding>, SandboxError> {
     let found = machine.check_before_reset().map_err(|error| reset_failed(&error))?;
@@ -285,7 +285,7 @@ struct Answers {
 }
 
 impl Default for Answers {
-    /// Of a guest that was not asked.
+    /// The report of a guest that was not asked.
     fn default() -> Self {
         let (descriptors, inventory) = (Descriptors::NotAsked, GuestInventory::default());
         Self { descriptors, inventory, odd: Vec::new() }

@@ -42,7 +42,7 @@ impl KvmSandbox {
 
     /// Gets rid of whatever a machine has become: resets it, or puts another one in its place if
     /// its guest has ended it. Ends it if there is no golden state, if it has stopped for another
-    /// reason, or if somebody else than its guest has changed it.
+    /// reason, or if the host has changed it.
     pub(super) fn recover(&self, connected: &Arc<Connected>, reason: &str) {
         warn!(reason, "the machine cannot be trusted as it is");
         let keeps_golden = self.lock().golden.is_some();
@@ -82,8 +82,8 @@ impl KvmSandbox {
     }
 
     /// Puts another machine of the golden state in the place of one that is over: there is nothing
-    /// to put back. Nobody has verified it yet. Leaves no machine if the disk of the one that is over
-    /// has been changed by somebody else than its guest.
+    /// to put back. It has not been verified yet. Leaves no machine if the disk of the one that is over
+    /// has been changed by the host.
     fn replace(
         &self,
         exclusive: ExclusiveMachine<'_>,
@@ -120,7 +120,7 @@ impl KvmSandbox {
     }
 
     /// Puts a machine back, unless a verified reset would find something before it: what is thrown
-    /// away here nobody can look at later.
+    /// away here cannot be looked at later.
     fn check_and_reset(&self, connected: &Arc<Connected>) -> Result<(), SandboxError> {
         let (Some(golden), Some(baseline)) = (self.golden(), self.baseline()) else {
             return self.reset_connected(connected, None).map(|_| ());
@@ -158,7 +158,7 @@ impl KvmSandbox {
         self.halt(exclusive, connected, &verification, mismatched);
     }
 
-    /// Ends a reset that nobody verified.
+    /// Ends a reset that was not verified.
     fn conclude(
         &self,
         exclusive: ExclusiveMachine<'_>,
@@ -168,7 +168,7 @@ impl KvmSandbox {
         match &result {
             Ok(()) => exclusive.end(Ok(())),
             Err(error) => match self.golden_of_ended(connected) {
-                // It was on its way down when somebody began to put it back.
+                // It was on its way down when the reset began.
                 Some(golden) => return self.replace(exclusive, connected, &golden),
                 None => self.retire(exclusive, connected, error),
             },
@@ -212,7 +212,7 @@ impl KvmSandbox {
     }
 }
 
-/// Whether a tool can have done that to its machine. Whoever ends machines from outside, and a
+/// Whether a tool can have done that to its machine. A process of the host that ends machines, and a
 /// processor that KVM cannot run, are no tool's doing.
 fn is_by_its_guest(end: &StopReason) -> bool {
     match end {

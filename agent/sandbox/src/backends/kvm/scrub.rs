@@ -1,4 +1,4 @@
-//! Looking at a machine that nobody uses.
+//! Looking at an idle machine.
 
 use tracing::warn;
 use vmm::{IntegrityPlan, MachineError};
@@ -9,7 +9,7 @@ use super::forensics::MismatchedBlocks;
 use super::observe::not_reset;
 use crate::verify::{Finding, Place, Source, Verification, VerificationParts};
 
-/// Read at once: somebody may want the machine at any moment.
+/// Read at once: a command may want the machine at any moment.
 const STEP: IntegrityPlan = IntegrityPlan { blocks: 4, pages: 4, copies: 0, deep: false };
 
 impl KvmSandbox {
@@ -25,7 +25,7 @@ impl KvmSandbox {
                     let place = Place::State { name: "the machine".to_owned() };
                     vec![Finding::new(Source::Vmm, place, "as captured", error)]
                 }
-                // It has ended: whoever uses it next is told.
+                // It has ended: the next call is told.
                 Err(_) => return None,
             }
         };

@@ -37,7 +37,7 @@ impl KvmSandbox {
     }
 }
 
-/// Damage has a name of its own: nobody else than somebody who should not have can have done it.
+/// Damage has a name of its own: no proper writer of snapshots causes it.
 fn refused(error: &SnapshotError) -> SandboxError {
     use SnapshotError::{Damaged, NotAFile, NotASnapshot, TooLarge, Truncated};
     match error {

@@ -55,7 +55,7 @@ impl KvmSource {
     pub fn machine(&self) -> Result<KvmSandbox, SandboxError> {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(first) = first {
-            // Nobody knows what it was used for.
+            // Its earlier use is unknown.
             match first.reset() {
                 Ok(_) => return Ok(first),
                 Err(error) => {

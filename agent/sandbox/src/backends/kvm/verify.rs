@@ -81,7 +81,7 @@ impl KvmSandbox {
     }
 }
 
-/// Measures what verified resets compare with, if the configuration wants them and nobody has
+/// Measures what verified resets compare with, if the configuration wants them and no boot has
 /// measured it for this golden state. The machine is golden afterwards, and it is an incident when
 /// it was not before.
 pub fn prepare(

@@ -58,7 +58,7 @@ fn questions_that_are_asked_together_travel_together_and_are_answered_one_by_one
             channel.query_all(questions.map(query).to_vec(), until)
         })
     };
-    // All of them are there at once: nobody waits for an answer before asking on.
+    // All of them are there at once: no caller waits for an answer before it asks on.
     let mut ids = questions.map(|_| guest.receive()["query_id"].as_str().unwrap().to_owned());
     ids.reverse();
     for id in &ids {
@@ -87,7 +87,7 @@ fn a_question_without_an_answer_costs_the_others_nothing() {
     let answers = asker.join().unwrap();
     assert!(answers[0].is_ok() && answers[2].is_ok(), "{answers:?}");
     assert_eq!(answers[1].as_ref().unwrap_err(), &ChannelError::TimedOut { id: "b".into() });
-    // What comes later is nobody's.
+    // What comes later has no caller.
     guest.send(&response("b"));
     let next = spawn_query(&channel, "next");
     guest.receive();

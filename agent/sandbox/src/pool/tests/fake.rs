@@ -170,7 +170,7 @@ struct Inside {
     uses_since_reset: usize,
     /// It has been asked something since its last reset.
     asked: bool,
-    /// Somebody looks at it.
+    /// A worker looks at it.
     looked_at: bool,
     files: Vec<String>,
 }

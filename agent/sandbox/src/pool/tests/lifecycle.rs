@@ -176,7 +176,7 @@ fn a_machine_that_comes_back_makes_the_pool_look_at_memory_and_later_it_looks_by
     pool.execute("t", call("one")).unwrap();
     until(&pool, |now| now.machines.gone == 2);
     short.store(false, Ordering::SeqCst);
-    // Nobody calls, and still it grows.
+    // There is no call, and still it grows.
     until(&pool, |now| now.machines.clean == 3);
 }
 

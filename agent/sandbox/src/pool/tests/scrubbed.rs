@@ -1,4 +1,4 @@
-//! Machines that are looked at while nobody uses them.
+//! Machines that are looked at while they are idle.
 
 use super::*;
 use crate::pool::OnFault;
@@ -61,7 +61,7 @@ fn a_call_is_the_end_of_a_look() {
             facts.scrubs
         });
         assert_eq!(before, held);
-        // There is one machine: while the call has it nobody can look.
+        // There is one machine: while the call has it no worker can look.
         let then = world.until(|facts| facts.running == 1).scrubs;
         assert_eq!(then, before, "it was looked at again although a call waited");
         world.release("one");

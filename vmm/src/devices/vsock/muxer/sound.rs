@@ -1,4 +1,4 @@
-//! Tables that come from a file, which anybody may have written.
+//! Tables that come from a file, whose writer is unknown.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -6,7 +6,7 @@ use super::{Muxer, Phase};
 use crate::devices::vsock::connection::{BUFFER_BYTES, ConnectionId};
 use crate::devices::vsock::limits::{BACKLOG, MAX_CONNECTIONS, MAX_LINGERING, MAX_PENDING_RST};
 
-/// Numbers of connections go up by one each; nobody gets this far.
+/// Numbers of connections go up by one each; no machine gets this far.
 const LAST_ID: u64 = u64::MAX / 2;
 
 impl Muxer {

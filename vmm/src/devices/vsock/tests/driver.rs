@@ -117,7 +117,7 @@ impl DriverRing {
         !self.free.is_empty()
     }
 
-    /// The same ring in another memory.
+    /// This ring in another memory.
     pub fn move_to(&mut self, memory: &Arc<GuestRam>) {
         self.memory = Arc::clone(memory);
     }

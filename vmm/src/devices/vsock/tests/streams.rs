@@ -191,7 +191,7 @@ fn the_reader_gives_credit_back() {
     for _ in 0..10 {
         guest.step();
     }
-    // No more than the buffer was taken, and nobody has told the guest of more.
+    // No more than the buffer was taken, and the guest was told of no more.
     assert_eq!(guest.peers[&PORTS].sent, BUFFER_BYTES);
     let mut data = vec![0; BUFFER_BYTES as usize / 4];
     stream.read_exact(&mut data).unwrap();

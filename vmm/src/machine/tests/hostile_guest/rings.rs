@@ -65,7 +65,7 @@ impl Ring {
         self.table + 16 * index
     }
 
-    /// The same queue with all its rings elsewhere.
+    /// This queue with all its rings elsewhere.
     pub fn moved(self, by: u64) -> Self {
         let Self { table, available, used, .. } = self;
         Self { table: table + by, available: available + by, used: used + by, ..self }
@@ -175,7 +175,7 @@ pub fn chain(buffers: &[(u64, u32, bool)]) -> Chain {
 pub fn good(device: Device) -> Chain {
     match device {
         Device::Disk => disk_request(READ),
-        // Of zeros: from an address that is nobody's, so it is dropped.
+        // All zeros: its source is no known address, so it is dropped.
         Device::Sockets => chain(&[(HEADER, 44, false)]),
         Device::Entropy => chain(&[(DATA, 64, true)]),
     }

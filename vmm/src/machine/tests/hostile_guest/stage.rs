@@ -107,7 +107,7 @@ impl Stage {
         for (index, descriptor) in chain.iter().enumerate() {
             self.put(ring.descriptor(index as u64), &rings::bytes(*descriptor));
         }
-        // Every slot names the chain, so whoever adds to the index offers it again.
+        // Every slot names the chain, so each addition to the index offers it again.
         self.put(ring.available + 4, &vec![0; 2 * usize::from(ring.size)]);
         vec![Step::Add16(ring.available + 2, 1), device.notify()]
     }

@@ -159,7 +159,7 @@ fn states_that_contradict_themselves_are_refused() {
     assert_eq!(named(&error), "devices");
 }
 
-/// Writes correct checksums over whatever is there, as somebody with bad intentions would.
+/// Writes correct checksums over whatever is there, as an attacker would.
 fn seal_again(bytes: &mut [u8]) {
     let parts = layout(bytes);
     let mut digests = Vec::new();
@@ -217,7 +217,7 @@ proptest! {
         error(&after_a_good_start);
     }
 
-    /// With correct checksums: what is read may be nonsense, but it is read, forked and looked at
+    /// Checksums are correct: what is read may be nonsense, but it is read, forked and looked at
     /// without a panic.
     #[test]
     fn mutated_files_never_panic(
