@@ -179,7 +179,7 @@ fn sites_of(edges: &Edges, from: &str, to: &str) -> String {
 fn forbidden(package: &Package, rule: &Restricted) -> Vec<String> {
     let of_program = package.dependencies.iter().filter(|d| d.kind.as_deref() != Some("dev"));
     of_program
-        .filter(|dependency| rule.only_in.is_none() && rule.names.contains(&dependency.name))
+        .filter(|dependency| rule.only_in.is_empty() && rule.names.contains(&dependency.name))
         .map(|dependency| {
             format!(
                 "{}: crate {} must not depend on {}",
@@ -191,24 +191,28 @@ fn forbidden(package: &Package, rule: &Restricted) -> Vec<String> {
         .collect()
 }
 
-/// Lines outside of the one module that may name the packages.
+/// Lines outside of the modules that may name the packages.
 fn misplaced(tree: &Tree, rule: &Restricted) -> Vec<String> {
-    let Some(only) = &rule.only_in else { return Vec::new() };
+    if rule.only_in.is_empty() {
+        return Vec::new();
+    }
     let names: Vec<String> = rule.names.iter().map(|name| name.replace('-', "_")).collect();
     let mut findings = Vec::new();
     for (index, module) in tree.modules.iter().enumerate() {
         let path = module.path.join("::");
-        if path == *only || path.starts_with(&format!("{only}::")) {
+        let within = |only: &String| path == *only || path.starts_with(&format!("{only}::"));
+        if rule.only_in.iter().any(within) {
             continue;
         }
         for reference in &module.references {
             let first = &reference.segments[0];
             if names.contains(first) && tree.resolve(index, &reference.segments).is_none() {
                 findings.push(format!(
-                    "{}:{}: {} is named outside of {only} of {}",
+                    "{}:{}: {} is named outside of {} of {}",
                     module.file.display(),
                     reference.line,
                     reference.segments.join("::"),
+                    rule.only_in.join(" and "),
                     rule.package
                 ));
             }

@@ -31,7 +31,7 @@ pub struct Table {
     pub known: Vec<Known>,
 }
 
-/// A package that one crate must not depend on, or that only one of its modules may name.
+/// A package that one crate must not depend on, or that only some of its modules may name.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Restricted {
@@ -39,8 +39,9 @@ pub struct Restricted {
     pub package: String,
     /// Packages that are restricted.
     pub names: Vec<String>,
-    /// The module that may name them; without it, none may and no dependency is declared.
-    pub only_in: Option<String>,
+    /// The modules that may name them; without any, none may and no dependency is declared.
+    #[serde(default)]
+    pub only_in: Vec<String>,
 }
 
 /// An edge between two sibling modules that must not be there, and is.

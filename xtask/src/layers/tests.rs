@@ -80,7 +80,7 @@ fn a_restricted_package_is_named_in_its_place_only() {
     let rule = Restricted {
         package: "some".into(),
         names: vec!["vm-m".into()],
-        only_in: Some("high::one".into()),
+        only_in: vec!["high::one".into()],
     };
     let inside = with("high/one.rs", "pub struct One; use vm_m::Machine;");
     assert_eq!(misplaced(&tree(&inside), &rule), [""; 0]);

@@ -36,7 +36,7 @@ pub fn start(
         vcpus: config.vcpus,
         memory_mib: config.memory_mib,
         kernel: Arc::clone(image.kernel()),
-        cmdline: cmdline(config, image),
+        cmdline: config.cmdline(image),
         disk: Some(Arc::clone(image.rootfs())),
         guest_cid: config.guest_cid,
         console_bytes: CONSOLE_BYTES,
@@ -106,13 +106,16 @@ pub fn guest_port(config: &SandboxConfig, image: &Image) -> u32 {
     config.guest_port.unwrap_or_else(|| image.guest_port())
 }
 
-pub fn cmdline(config: &SandboxConfig, image: &Image) -> String {
-    let mut line = format!("{} BSM_VSOCK_PORT={}", image.cmdline(), guest_port(config, image));
-    if !config.enable_tools.is_empty() {
-        line += " BSM_ENABLE_TOOLS=";
-        line += &config.enable_tools.join(",");
+impl SandboxConfig {
+    /// Kernel command line of a machine of this image, without the devices that the machine appends.
+    pub fn cmdline(&self, image: &Image) -> String {
+        let mut line = format!("{} BSM_VSOCK_PORT={}", image.cmdline(), guest_port(self, image));
+        if !self.enable_tools.is_empty() {
+            line += " BSM_ENABLE_TOOLS=";
+            line += &self.enable_tools.join(",");
+        }
+        line
     }
-    line
 }
 
 fn understand_ready(frame: &[u8]) -> Result<GuestReady, String> {

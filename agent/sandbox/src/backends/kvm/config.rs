@@ -2,8 +2,7 @@
 
 use vmm::{IntegrityPlan, Strategy};
 
-use super::boot;
-use crate::image::{Image, ImageSource};
+use crate::image::ImageSource;
 
 /// What a sandbox is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,10 +45,5 @@ impl SandboxConfig {
             verify: false,
             integrity: IntegrityPlan::default(),
         }
-    }
-
-    /// Kernel command line of a machine of this image, without the devices that the machine appends.
-    pub fn cmdline(&self, image: &Image) -> String {
-        boot::cmdline(self, image)
     }
 }

@@ -28,7 +28,7 @@ impl KvmSandbox {
             rootfs_sha256: Some(
                 image.rootfs().sha256().map_err(|e| not_available(&e.to_string()))?,
             ),
-            cmdline: Some(super::boot::cmdline(&config, &image)),
+            cmdline: Some(config.cmdline(&image)),
             memory_mib: Some(config.memory_mib),
             vcpus: Some(config.vcpus),
         };
