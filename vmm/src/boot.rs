@@ -16,6 +16,7 @@ pub use crate::arch::BootDataError;
 
 /// Why a guest could not be prepared for its first instruction.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum BootError {
     /// The kernel image is unusable or does not fit.
     #[error(transparent)]

@@ -11,6 +11,7 @@ pub(crate) const API_VERSION: i32 = 12;
 
 /// Why a call of KVM failed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum KvmError {
     /// This host has no `/dev/kvm`.
     #[error(

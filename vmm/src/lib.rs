@@ -7,24 +7,48 @@
 //! [`Machine`] is the one type most programs hold:
 //!
 //! ```no_run
-//! use std::sync::Arc;
 //! use std::time::Duration;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let machine = vmm::Machine::create(vmm::MachineConfig {
-//!     vcpus: 1,
-//!     memory_mib: 128,
-//!     kernel: Arc::new(vmm::KernelImage::open("vmlinux".as_ref())?),
-//!     cmdline: "console=ttyS0 quiet panic=-1 reboot=t root=/dev/vda rw".into(),
-//!     disk: Some(Arc::new(vmm::DiskImage::open("rootfs.ext4".as_ref())?)),
-//!     guest_cid: 3,
-//!     console_bytes: 64 << 10,
-//! })?;
+//! let kernel = vmm::KernelImage::open("vmlinux".as_ref())?;
+//! let config = vmm::MachineConfig::builder(kernel)
+//!     .cmdline("console=ttyS0 quiet panic=-1 reboot=t root=/dev/vda rw")
+//!     .disk(vmm::DiskImage::open("rootfs.ext4".as_ref())?)
+//!     .build()?;
+//! let machine = vmm::Machine::create(config)?;
 //! // Listen first: the guest may call as soon as it runs.
 //! let listener = machine.vsock().listen(52000)?;
 //! machine.boot()?;
 //! let _stream = listener.accept(Some(Duration::from_secs(10)))?;
 //! machine.shutdown();
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A captured machine goes back to its golden state in place, as often as one likes, and more machines
+//! start from it. This example runs on any `/dev/kvm`, with a guest of a few dozen bytes:
+//!
+//! ```
+//! use std::time::Duration;
+//! use vmm::{Machine, MachineConfig, Strategy, micro};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A guest that writes to 64 pages, reaches its checkpoint, and begins anew.
+//! let config = MachineConfig::builder(micro::kernel(64)?).memory_mib(64).build()?;
+//! let machine = Machine::create(config)?;
+//! machine.boot_paused()?;
+//! let golden = machine.capture()?;
+//!
+//! machine.resume()?;
+//! machine.wait_checkpoint(0, Duration::from_secs(20)).ok_or("the guest does not run")?;
+//! machine.pause()?;
+//! assert!(!machine.differences()?.is_empty());
+//! let report = machine.reset(Strategy::CopyBack)?;
+//! assert!(report.dirty_pages >= 64);
+//! assert!(machine.differences()?.is_empty(), "every bit is as it was captured");
+//!
+//! let fork = Machine::fork(&golden)?;
+//! assert!(fork.differences()?.is_empty());
 //! # Ok(())
 //! # }
 //! ```
@@ -65,7 +89,8 @@ pub use integrity::{
 pub use kernel_call::KernelCall;
 pub use kvm::{DirtyTracking, KvmError, at_vcpu_thread_start};
 pub use machine::{
-    BootTimings, ConfigError, Machine, MachineConfig, MachineError, MachineState, StopReason,
+    BootTimings, ConfigError, Machine, MachineConfig, MachineConfigBuilder, MachineError,
+    MachineState, StopReason,
 };
 pub use probe::{Capability, HostProbe, KvmKind, probe};
 pub use snapshot::{

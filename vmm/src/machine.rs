@@ -10,7 +10,7 @@ mod stop_state;
 mod tamper;
 mod wiring;
 
-pub use config::{ConfigError, MachineConfig};
+pub use config::{ConfigError, MachineConfig, MachineConfigBuilder};
 pub use status::{BootTimings, MachineState, StopReason};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +31,7 @@ use stop_state::StopState;
 
 /// Why an operation on a [`Machine`] failed.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum MachineError {
     /// The configuration cannot work.
     #[error(transparent)]

@@ -16,6 +16,7 @@ const MAX_KERNEL_BYTES: u64 = 256 << 20;
 
 /// Why a kernel image was refused.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum KernelError {
     /// The file could not be read.
     #[error("cannot read kernel {path}: {source}", path = path.display())]

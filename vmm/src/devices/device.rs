@@ -91,6 +91,7 @@ pub trait DeviceState: Any + Debug + Send + Sync {
 
 /// Why devices could not be captured or restored.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum DeviceStateError {
     /// A device cannot be in the state, or has none worth keeping.
     #[error("{device}: {source}")]

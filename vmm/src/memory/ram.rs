@@ -16,6 +16,7 @@ pub const MAX_MEMORY_MIB: u32 = 8192;
 
 /// Why guest RAM could not be set up.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum MemoryError {
     /// The size is outside what the machine supports.
     #[error("{0} MiB of guest memory; choose {MIN_MEMORY_MIB} to {MAX_MEMORY_MIB} MiB")]

@@ -23,6 +23,7 @@ const COPY_BYTES: usize = 256 << 10;
 
 /// Why a disk image was refused.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum DiskError {
     /// The file could not be read.
     #[error("cannot read disk image {path}: {source}", path = path.display())]

@@ -9,6 +9,7 @@ use super::limits::MAX_CONNECTIONS;
 
 /// Why a host-side vsock operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum VsockError {
     /// The machine is over. Nothing on this host handle will work again.
     #[error("the machine has stopped: {0}")]

@@ -12,6 +12,7 @@ use crate::memory::MemoryError;
 
 /// Why a snapshot could not be written, or was refused.
 #[derive(Debug, Error)]
+#[non_exhaustive]
 pub enum SnapshotError {
     /// The file could not be opened.
     #[error("cannot open snapshot {}: {source}", path.display())]
