@@ -11,7 +11,7 @@
 //! - [`reset_report`]: the verification of a reset as the relay is told.
 //! - [`service`]: all of it at work.
 //! - [`app`]: all of it put together from the settings.
-//! - [`bench`]: what a reset costs on this host.
+//! - [`mod@bench`]: what a reset costs on this host.
 //! - [`doctor`]: whether this host is fit for it.
 //! - [`cli`]: the `brainstorm-agent` command.
 #![warn(missing_docs)]

@@ -40,7 +40,7 @@ pub struct PoolConfig {
 /// it is, that machine is ended and never used again.
 ///
 /// Who also wants to know what was wrong, or to keep it on disk, gives the sandboxes a
-/// [`Guard`](crate::Guard).
+/// [`IncidentHandler`](crate::IncidentHandler).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum OnFault {
     /// The machine gets a successor and the pool serves on: for those who look at every result
