@@ -7,14 +7,15 @@
 use std::error::Error;
 use std::time::Instant;
 
-use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall};
+use sandbox::{ImageSource, KvmConfig, KvmSandbox, Sandbox, SandboxSpec, ToolCall};
 use serde_json::{Value, json};
 
 const RESETS: usize = 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let image = std::env::args().nth(1).ok_or("usage: reset IMAGE_DIR")?;
-    let sandbox = KvmSandbox::new(SandboxConfig::new(ImageSource::directory(image)));
+    let spec = SandboxSpec::new(ImageSource::directory(image));
+    let sandbox = KvmSandbox::new(spec, KvmConfig::default());
     let boot = sandbox.boot()?;
     println!(
         "booted in {:.0?}, captured in {:.0?}",

@@ -77,7 +77,7 @@ impl App {
         prerequisites.confinement = Some(confine(&files)?);
         let manifest = config.sandbox.image.manifest()?.ok_or(AppError::NoManifest)?;
         let tools = Tools::new(&manifest, &config.sandbox.enable_tools)?;
-        let source = machines::machines(&prerequisites, config.sandbox)
+        let source = machines::machines(&prerequisites, config.sandbox, config.kvm)
             .inspect_err(|error| machines::latch_incident(&prerequisites, error))?;
         // What reached one machine may have reached others.
         let on_fault = OnFault::Halt;

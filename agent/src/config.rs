@@ -11,10 +11,11 @@ pub use run::RunConfig;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use thiserror::Error;
 
-use sandbox::{ImageSource, SandboxConfig};
+use sandbox::{Backend, ImageSource, KvmConfig, Resets, SandboxSpec};
 
 /// Read when it exists and no other file is named.
 pub const DEFAULT_CONFIG_FILE: &str = "/etc/brainstorm-agent/config.toml";
@@ -157,8 +158,10 @@ pub enum ConfigError {
 /// Checked settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// What the sandbox is made of.
-    pub sandbox: SandboxConfig,
+    /// What the sandbox is to be.
+    pub sandbox: SandboxSpec,
+    /// What only a KVM machine is told.
+    pub kvm: KvmConfig,
     /// How the agent serves a relay.
     pub run: RunConfig,
 }
@@ -189,19 +192,26 @@ impl Config {
             rootfs: layers.path(&layer::ROOTFS)?,
         };
         Ok(Self {
-            sandbox: SandboxConfig {
+            sandbox: SandboxSpec {
                 image,
                 vcpus: layers.number(&layer::VCPUS)?.unwrap_or(1),
                 memory_mib: layers.number(&layer::MEMORY)?.unwrap_or(DEFAULT_MEMORY_MIB),
+                enable_tools: layers.tools()?,
+                resets: Resets::Unverified,
+            },
+            kvm: KvmConfig {
                 guest_cid: layers.number(&layer::CID)?.unwrap_or(range::MIN_CID),
                 guest_port: layers.number(&layer::PORT)?,
-                enable_tools: layers.tools()?,
-                strategy: Some(vmm::Strategy::default()),
-                verify: false,
-                integrity: vmm::IntegrityPlan::default(),
+                ..KvmConfig::default()
             },
             run: layers.run()?,
         })
+    }
+
+    /// The backend of this name with its settings; `None` for a name that is not in
+    /// [`BACKEND_NAMES`](sandbox::BACKEND_NAMES).
+    pub fn backend(&self, name: &str) -> Option<Arc<dyn Backend>> {
+        (name == KvmConfig::NAME).then(|| Arc::new(self.kvm.clone()) as _)
     }
 }
 

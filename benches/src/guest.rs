@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use brainstorm_agent::bench::{ResetBench, measure_linux};
-use sandbox::{BootReport, Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall};
+use sandbox::{
+    BootReport, ImageSource, KvmConfig, KvmImage, KvmSandbox, Resets, Sandbox, SandboxSpec,
+    ToolCall,
+};
 
 use vmm::{DirtyTracking, Strategy};
 
@@ -34,24 +37,15 @@ const PARTS: [Part; 5] = [
 pub fn measure(image_dir: &Path, boots: usize, calls: usize, report: &mut Report) -> Result<()> {
     let source = ImageSource::directory(image_dir);
     let start = Instant::now();
-    let image = Arc::new(Image::open(&source)?);
+    let image = Arc::new(KvmImage::open(&source)?);
     report.add("read, hash and seal the image, once", &[start.elapsed()], None);
 
-    let config = SandboxConfig {
-        image: source,
-        vcpus: 1,
-        memory_mib: 128,
-        guest_cid: 3,
-        guest_port: None,
-        enable_tools: Vec::new(),
-        strategy: None,
-        verify: false,
-        integrity: vmm::IntegrityPlan::default(),
-    };
+    let spec = SandboxSpec::new(source).with_resets(Resets::None);
+    let config = KvmConfig::default();
     let mut boot_reports = Vec::new();
     let mut last = None;
     for _ in 0..boots.max(1) {
-        let sandbox = KvmSandbox::with_image(config.clone(), Arc::clone(&image));
+        let sandbox = KvmSandbox::with_image(spec.clone(), config.clone(), Arc::clone(&image));
         boot_reports.push(sandbox.boot()?);
         last = Some(sandbox);
     }
@@ -76,15 +70,15 @@ pub fn measure(image_dir: &Path, boots: usize, calls: usize, report: &mut Report
     drop(sandbox);
 
     let bench = ResetBench {
-        memory_mib: config.memory_mib,
-        vcpus: config.vcpus,
+        memory_mib: spec.memory_mib,
+        vcpus: spec.vcpus,
         dirty_pages: 0,
         tracking: DirtyTracking::Log,
         strategy: Strategy::CopyBack,
         iterations: calls as u32,
         calls: false,
     };
-    let row = measure_linux(&config, &bench, || {})?;
+    let row = measure_linux(&spec, &config, &bench, || {})?;
     let resets: Vec<Duration> =
         row.samples_us.iter().map(|us| Duration::from_secs_f64(us / 1e6)).collect();
     report.add("reset after echo", &resets, Some("<= 10 ms"));
@@ -96,6 +90,6 @@ pub fn measure(image_dir: &Path, boots: usize, calls: usize, report: &mut Report
     verified::measure(image_dir, &image, calls, report)?;
 
     report.add("one PIO exit", &exits::pio()?, None);
-    report.note(memory::per_machine(&config, &image)?);
+    report.note(memory::per_machine(&spec, &config, &image)?);
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
+use sandbox::{KvmConfig, KvmImage, KvmSandbox, Sandbox, SandboxSpec};
 
 const MACHINES: u64 = 4;
 
@@ -53,9 +53,13 @@ fn resident() -> Result<(u64, u64)> {
 }
 
 /// Boots a few machines and says what each added beyond guest RAM, in a line of text.
-pub fn per_machine(config: &SandboxConfig, image: &Arc<Image>) -> Result<String> {
+pub fn per_machine(
+    spec: &SandboxSpec,
+    config: &KvmConfig,
+    image: &Arc<KvmImage>,
+) -> Result<String> {
     let boot = || -> Result<KvmSandbox> {
-        let sandbox = KvmSandbox::with_image(config.clone(), Arc::clone(image));
+        let sandbox = KvmSandbox::with_image(spec.clone(), config.clone(), Arc::clone(image));
         sandbox.boot()?;
         Ok(sandbox)
     };

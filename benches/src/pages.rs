@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use benches::report::Report;
-use sandbox::{ImageSource, KvmSandbox, QueryKind, Sandbox, SandboxConfig, ToolCall};
+use sandbox::{ImageSource, KvmConfig, KvmSandbox, QueryKind, Sandbox, SandboxSpec, ToolCall};
 use serde_json::json;
 
 /// Resets after each kind of work, of which the median counts.
@@ -12,7 +12,8 @@ const TURNS: usize = 9;
 
 /// Counts the pages that each reset puts back.
 pub fn measure(image_dir: &Path) -> Result<Report> {
-    let sandbox = KvmSandbox::new(SandboxConfig::new(ImageSource::directory(image_dir)));
+    let spec = SandboxSpec::new(ImageSource::directory(image_dir));
+    let sandbox = KvmSandbox::new(spec, KvmConfig::default());
     sandbox.boot()?;
     let median = |work: &dyn Fn() -> Result<()>| -> Result<f64> {
         let mut pages = Vec::new();

@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use sandbox::{Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall, VerifiedReset};
+use sandbox::{
+    ImageSource, KvmConfig, KvmImage, KvmSandbox, Resets, Sandbox, SandboxSpec, ToolCall,
+    VerifiedReset,
+};
 
 use benches::report::Report;
 
@@ -28,13 +31,13 @@ const PARTS: [Part; 6] = [
 /// Calls `echo` and puts the machine back, `calls` times.
 pub fn measure(
     image_dir: &Path,
-    image: &Arc<Image>,
+    image: &Arc<KvmImage>,
     calls: usize,
     report: &mut Report,
 ) -> Result<()> {
     let source = ImageSource::directory(image_dir);
-    let config = SandboxConfig { verify: true, ..SandboxConfig::new(source) };
-    let sandbox = KvmSandbox::with_image(config, Arc::clone(image));
+    let spec = SandboxSpec::new(source).with_resets(Resets::Verified);
+    let sandbox = KvmSandbox::with_image(spec, KvmConfig::default(), Arc::clone(image));
     sandbox.boot()?;
     let (mut whole, mut second, mut parts) =
         (Vec::new(), Vec::new(), vec![Vec::new(); PARTS.len()]);

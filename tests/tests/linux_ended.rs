@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use brainstorm_agent::degraded::DegradedMode;
 use redteam::{Guest, Plan, Testbed};
-use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxState};
+use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxSpec, SandboxState};
 use sandbox::{Verdict, VerifiedReset};
 use serde_json::json;
 use vmm::{Machine, Tamper};
@@ -15,7 +15,7 @@ use vmm::{Machine, Tamper};
 /// A guest whose tools are root and can end it.
 fn testbed() -> Testbed {
     let image = integration_tests::attack_image_dir();
-    let sandbox = SandboxConfig::new(ImageSource::directory(image));
+    let sandbox = SandboxSpec::new(ImageSource::directory(image));
     Testbed::new(Plan { machines: 1, gates: false, ..Plan::new(sandbox) })
 }
 

@@ -12,7 +12,7 @@ use integration_tests::{LIMIT, ServedAgent, damage, image_dir};
 use rustix::process::Signal;
 use sandbox::KvmSource;
 use sandbox::pool::SandboxSource;
-use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig};
+use sandbox::{ImageSource, KvmConfig, KvmSandbox, Sandbox, SandboxSpec};
 use serde_json::{Value, json};
 
 fn said(output: &Output) -> String {
@@ -213,12 +213,13 @@ async fn every_stage_that_fails_has_its_exit_code() {
 fn machines_are_renewed_from_what_was_installed_and_not_from_the_image() {
     let dir = tempfile::tempdir().unwrap();
     let snapshot = dir.path().join("golden.snapshot");
-    let config = SandboxConfig::new(ImageSource::directory(image_dir()));
-    let booted = KvmSandbox::new(config.clone());
+    let spec = SandboxSpec::new(ImageSource::directory(image_dir()));
+    let config = KvmConfig::default();
+    let booted = KvmSandbox::new(spec.clone(), config.clone());
     booted.boot().unwrap();
     booted.save_snapshot(&snapshot).unwrap();
     booted.shutdown();
-    let restored = || restore(&config, &snapshot, None).unwrap();
+    let restored = || restore(&spec, &config, &snapshot, None).unwrap();
     let (sandbox, record) = restored();
     let golden = |source: &KvmSource| {
         source.renew().unwrap();
@@ -229,8 +230,8 @@ fn machines_are_renewed_from_what_was_installed_and_not_from_the_image() {
     let source = KvmSource::new(sandbox).unwrap();
     assert_ne!(golden(&source), record.golden_hash);
     let origin = {
-        let (config, snapshot) = (config.clone(), snapshot.clone());
-        move || Ok(restore(&config, &snapshot, None).unwrap().0)
+        let (spec, config, snapshot) = (spec.clone(), config.clone(), snapshot.clone());
+        move || Ok(restore(&spec, &config, &snapshot, None).unwrap().0)
     };
     let source = source.renewed_by(Box::new(origin));
     assert_eq!(golden(&source), record.golden_hash);

@@ -21,8 +21,8 @@ use sandbox::KvmSource;
 use sandbox::pool::{OnFault, Pool, PoolConfig};
 use sandbox::verify::{Place, Source};
 use sandbox::{
-    FaultPoint, ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxState, ToolCall, Verdict,
-    Verification, VerifiedReset,
+    FaultPoint, ImageSource, KvmConfig, KvmSandbox, Resets, Sandbox, SandboxSpec, SandboxState,
+    ToolCall, Verdict, Verification, VerifiedReset,
 };
 use serde_json::json;
 use tempfile::TempDir;
@@ -50,18 +50,18 @@ struct Lie {
     place: &'static str,
 }
 
-fn config() -> SandboxConfig {
-    SandboxConfig {
+fn spec() -> SandboxSpec {
+    SandboxSpec {
         enable_tools: vec!["sh".into()],
-        verify: true,
-        ..SandboxConfig::new(ImageSource::directory(integration_tests::image_dir()))
+        resets: Resets::Verified,
+        ..SandboxSpec::new(ImageSource::directory(integration_tests::image_dir()))
     }
 }
 
 fn golden() -> &'static KvmSandbox {
     static GOLDEN: OnceLock<KvmSandbox> = OnceLock::new();
     GOLDEN.get_or_init(|| {
-        let sandbox = KvmSandbox::new(config());
+        let sandbox = KvmSandbox::new(spec(), KvmConfig::default());
         sandbox.boot().unwrap();
         sandbox
     })
@@ -300,7 +300,8 @@ fn what_is_saved_shows_every_register_as_it_was_found() {
 /// within `limit`.
 fn noticed_while_idle(scrub_every: Option<Duration>, limit: Duration) -> Option<Duration> {
     // Golden memory is every machine's: this one has its own.
-    let Watched { sandbox, degraded, state_dir } = Watched::of(KvmSandbox::new(config()));
+    let Watched { sandbox, degraded, state_dir } =
+        Watched::of(KvmSandbox::new(spec(), KvmConfig::default()));
     let machine = sandbox.machine().unwrap();
     let (on_fault, machines) = (OnFault::Halt, PoolConfig::new(1));
     let config = PoolConfig { on_fault, scrub_every, ..machines };
@@ -335,8 +336,8 @@ fn in_golden_memory_while_nobody_uses_the_machine() {
 /// Golden memory is every machine's: this sandbox has its own.
 #[test]
 fn in_golden_memory() {
-    let config = SandboxConfig { integrity: IntegrityPlan::deep(), ..config() };
-    let watched = Watched::of(KvmSandbox::new(config));
+    let config = KvmConfig { integrity: IntegrityPlan::deep(), ..KvmConfig::default() };
+    let watched = Watched::of(KvmSandbox::new(spec(), config));
     assert_caught_by(
         &watched,
         &Lie {

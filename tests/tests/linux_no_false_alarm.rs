@@ -12,7 +12,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, ToolCall, ToolOutcome};
+use sandbox::{
+    ImageSource, KvmConfig, KvmSandbox, Resets, Sandbox, SandboxSpec, ToolCall, ToolOutcome,
+};
 use serde_json::{Value, json};
 
 /// Every call twice.
@@ -98,11 +100,12 @@ fn every_tool_over_and_over_and_not_one_alarm() {
     for tool in &manifest.tools {
         assert!(calls.iter().any(|(name, _)| *name == tool.name), "{} is not called", tool.name);
     }
-    let sandbox = KvmSandbox::new(SandboxConfig {
+    let spec = SandboxSpec {
         enable_tools: vec!["sh".into()],
-        verify: true,
-        ..SandboxConfig::new(image)
-    });
+        resets: Resets::Verified,
+        ..SandboxSpec::new(image)
+    };
+    let sandbox = KvmSandbox::new(spec, KvmConfig::default());
     sandbox.boot().unwrap();
     let (mut verifying, mut resetting, mut asking) = (Vec::new(), Vec::new(), Vec::new());
     let (mut suspicions, mut marked) = (0, 0);

@@ -14,7 +14,7 @@ use sandbox::KvmSource;
 use sandbox::pool::{
     CallOptions, MachineCounts, Pool, PoolConfig, PoolError, PoolMetrics, PressureLevel,
 };
-use sandbox::{ImageSource, KvmSandbox, Sandbox, SandboxConfig, SandboxError, ToolCall};
+use sandbox::{ImageSource, KvmConfig, KvmSandbox, Sandbox, SandboxError, SandboxSpec, ToolCall};
 use serde_json::json;
 
 const MACHINES: usize = 3;
@@ -22,10 +22,11 @@ const CALLS: usize = 10;
 const LIMIT: Duration = Duration::from_secs(60);
 
 fn booted() -> KvmSandbox {
-    let sandbox = KvmSandbox::new(SandboxConfig {
+    let spec = SandboxSpec {
         enable_tools: vec!["sh".into()],
-        ..SandboxConfig::new(ImageSource::directory(integration_tests::image_dir()))
-    });
+        ..SandboxSpec::new(ImageSource::directory(integration_tests::image_dir()))
+    };
+    let sandbox = KvmSandbox::new(spec, KvmConfig::default());
     sandbox.boot().unwrap();
     sandbox
 }

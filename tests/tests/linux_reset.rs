@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use integration_tests::{RawGuest, Received};
 use sandbox::{
-    BootPath, ImageSource, KvmSandbox, QueryKind, Sandbox, SandboxConfig, SandboxError,
+    BootPath, ImageSource, KvmConfig, KvmSandbox, QueryKind, Sandbox, SandboxError, SandboxSpec,
     SandboxState, StoppedBy, ToolCall, ToolOutcome,
 };
 use serde_json::{Value, json};
@@ -24,15 +24,15 @@ const STRATEGIES: [Strategy; 4] = [
     Strategy::FullCopy,
 ];
 
-fn config() -> SandboxConfig {
-    SandboxConfig {
+fn spec() -> SandboxSpec {
+    SandboxSpec {
         enable_tools: vec!["sh".into()],
-        ..SandboxConfig::new(ImageSource::directory(integration_tests::image_dir()))
+        ..SandboxSpec::new(ImageSource::directory(integration_tests::image_dir()))
     }
 }
 
-fn booted(config: SandboxConfig) -> KvmSandbox {
-    let sandbox = KvmSandbox::new(config);
+fn booted(spec: SandboxSpec, config: KvmConfig) -> KvmSandbox {
+    let sandbox = KvmSandbox::new(spec, config);
     sandbox.boot().unwrap();
     sandbox
 }
@@ -59,7 +59,7 @@ const LOOK: &str = "ls -a /work /tmp; ps | grep -v '\\[' | grep -v ps; cat /work
 #[test]
 fn every_strategy_brings_a_linux_guest_back_bit_for_bit() {
     for strategy in STRATEGIES {
-        let sandbox = booted(SandboxConfig { strategy: Some(strategy), ..config() });
+        let sandbox = booted(spec(), KvmConfig { strategy, ..KvmConfig::default() });
         let look = || run(&sandbox, "sh", &json!({"script": LOOK})).stdout;
         let before = look();
         assert_eq!(sandbox.reset_and_compare().unwrap().1.to_string(), "nothing");
@@ -81,7 +81,7 @@ fn every_strategy_brings_a_linux_guest_back_bit_for_bit() {
 #[test]
 fn what_every_command_writes_is_learned_and_put_back_each_time() {
     for (strategy, learns) in [(Strategy::CopyBack, true), (Strategy::DropPrivate, false)] {
-        let sandbox = booted(SandboxConfig { strategy: Some(strategy), ..config() });
+        let sandbox = booted(spec(), KvmConfig { strategy, ..KvmConfig::default() });
         run(&sandbox, "echo", &json!({"message": "x"}));
         let after_a_command = sandbox.reset().unwrap().dirty_pages;
         let after_nothing = sandbox.reset().unwrap().dirty_pages;
@@ -93,7 +93,7 @@ fn what_every_command_writes_is_learned_and_put_back_each_time() {
 #[test]
 fn several_vcpus_and_memory_above_the_hole_come_back() {
     for (vcpus, memory_mib) in [(2, 128), (4, 256), (1, 3200)] {
-        let sandbox = booted(SandboxConfig { vcpus, memory_mib, ..config() });
+        let sandbox = booted(SandboxSpec { vcpus, memory_mib, ..spec() }, KvmConfig::default());
         for _ in 0..3 {
             shell(&sandbox, DISTURB);
             let left = sandbox.reset_and_compare().unwrap().1;
@@ -105,7 +105,7 @@ fn several_vcpus_and_memory_above_the_hole_come_back() {
 
 #[test]
 fn a_thousand_resets_give_a_thousand_uuids_and_the_right_time() {
-    let sandbox = booted(config());
+    let sandbox = booted(spec(), KvmConfig::default());
     let mut seen = HashSet::new();
     for turn in 0..1000 {
         let uuid = run(&sandbox, "cat", &json!({"path": "/proc/sys/kernel/random/uuid"})).stdout;
@@ -123,7 +123,7 @@ fn a_thousand_resets_give_a_thousand_uuids_and_the_right_time() {
 
 #[test]
 fn a_timer_still_fires_after_many_resets() {
-    let sandbox = booted(config());
+    let sandbox = booted(spec(), KvmConfig::default());
     for _ in 0..200 {
         run(&sandbox, "echo", &json!({"message": "x"}));
         sandbox.reset().unwrap();
@@ -137,7 +137,7 @@ fn a_timer_still_fires_after_many_resets() {
 
 #[test]
 fn forks_share_one_golden_state_and_nothing_else() {
-    let first = booted(config());
+    let first = booted(spec(), KvmConfig::default());
     let forks: Vec<_> = (0..3).map(|_| KvmSandbox::fork_of(&first).unwrap()).collect();
     for (index, fork) in forks.iter().enumerate() {
         let report = fork.boot().unwrap();
@@ -159,7 +159,7 @@ fn forks_share_one_golden_state_and_nothing_else() {
 
 #[test]
 fn a_reset_ends_calls_that_are_under_way() {
-    let sandbox = booted(config());
+    let sandbox = booted(spec(), KvmConfig::default());
     std::thread::scope(|scope| {
         let busy = scope.spawn(|| {
             let params = json!({"script": "while :; do echo x; done"});
@@ -180,7 +180,7 @@ fn a_reset_ends_calls_that_are_under_way() {
 
 #[test]
 fn a_guest_that_stands_still_is_reset_away_at_the_deadline() {
-    let sandbox = booted(config());
+    let sandbox = booted(spec(), KvmConfig::default());
     std::thread::scope(|scope| {
         let caller = scope.spawn(|| {
             let params = json!({"script": "sleep 1000"}).as_object().cloned().unwrap();
@@ -205,7 +205,7 @@ fn a_guest_that_stands_still_is_reset_away_at_the_deadline() {
 
 #[test]
 fn a_machine_that_has_stopped_is_replaced_by_a_fork() {
-    let sandbox = booted(config());
+    let sandbox = booted(spec(), KvmConfig::default());
     sandbox.machine().unwrap().shutdown();
     let params = json!({"message": "x"}).as_object().cloned().unwrap();
     assert!(sandbox.execute_tool(ToolCall::new("echo", params)).is_err());
@@ -267,10 +267,10 @@ fn a_snapshot_file_starts_a_machine_without_booting() {
     let directory = tempfile::tempdir_in("/run").or_else(|_| tempfile::tempdir()).unwrap();
     let file = directory.path().join("snapshot");
     {
-        let sandbox = booted(config());
+        let sandbox = booted(spec(), KvmConfig::default());
         sandbox.save_snapshot(&file).unwrap();
     }
-    let sandbox = KvmSandbox::from_snapshot(config(), &file).unwrap();
+    let sandbox = KvmSandbox::from_snapshot(spec(), KvmConfig::default(), &file).unwrap();
     let report = sandbox.boot().unwrap();
     assert_eq!(report.path, BootPath::Snapshot);
     println!("ready {:?} after a snapshot was loaded", report.total);
@@ -279,7 +279,8 @@ fn a_snapshot_file_starts_a_machine_without_booting() {
         shell(&sandbox, DISTURB);
         assert_eq!(sandbox.reset_and_compare().unwrap().1.to_string(), "nothing");
     }
-    let other = SandboxConfig { memory_mib: 64, ..config() };
-    let refused = KvmSandbox::from_snapshot(other, &file).map(|_| ()).unwrap_err().to_string();
+    let other = SandboxSpec { memory_mib: 64, ..spec() };
+    let refused = KvmSandbox::from_snapshot(other, KvmConfig::default(), &file).err().unwrap();
+    let refused = refused.to_string();
     assert!(refused.contains("memory size"), "{refused}");
 }

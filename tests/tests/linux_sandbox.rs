@@ -10,20 +10,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sandbox::{
-    Image, ImageSource, KvmSandbox, QueryAnswer, QueryKind, Sandbox, SandboxConfig, SandboxError,
-    SandboxState, StoppedBy, ToolCall, ToolOutcome,
+    ImageSource, KvmConfig, KvmImage, KvmSandbox, QueryAnswer, QueryKind, Sandbox, SandboxError,
+    SandboxSpec, SandboxState, StoppedBy, ToolCall, ToolOutcome,
 };
 use serde_json::{Map, Value, json};
 
-fn config() -> SandboxConfig {
-    SandboxConfig {
+fn spec() -> SandboxSpec {
+    SandboxSpec {
         enable_tools: vec!["sh".into()],
-        ..SandboxConfig::new(ImageSource::directory(integration_tests::image_dir()))
+        ..SandboxSpec::new(ImageSource::directory(integration_tests::image_dir()))
     }
 }
 
 fn booted() -> KvmSandbox {
-    let sandbox = KvmSandbox::new(config());
+    let sandbox = KvmSandbox::new(spec(), KvmConfig::default());
     sandbox.boot().unwrap();
     sandbox
 }
@@ -71,9 +71,9 @@ fn every_shipped_tool_does_what_it_says() {
 
 #[test]
 fn calls_that_cannot_work_never_reach_the_guest() {
-    let mut config = config();
-    config.enable_tools.clear();
-    let sandbox = KvmSandbox::new(config);
+    let mut spec = spec();
+    spec.enable_tools.clear();
+    let sandbox = KvmSandbox::new(spec, KvmConfig::default());
     sandbox.boot().unwrap();
     assert_eq!(run(&sandbox, "nonsense", &json!({})).exit_code, 127);
     assert_eq!(run(&sandbox, "sh", &json!({"script": "id"})).exit_code, 127);
@@ -159,8 +159,9 @@ fn ten_commands_and_queries_at_once_do_not_mix() {
 fn booting_twice_is_once_and_a_shut_down_sandbox_boots_again() {
     let sandbox = booted();
     sandbox.boot().unwrap();
-    let other = SandboxConfig { memory_mib: 64, ..config() };
-    assert_eq!(sandbox.configure(other).unwrap_err().code(), "SANDBOX_NOT_AVAILABLE");
+    let other = SandboxSpec { memory_mib: 64, ..spec() };
+    let refused = sandbox.configure(other, KvmConfig::default()).unwrap_err();
+    assert_eq!(refused.code(), "SANDBOX_NOT_AVAILABLE");
     sandbox.shutdown();
     sandbox.shutdown();
     assert_eq!(sandbox.state(), SandboxState::NotBooted);
@@ -172,12 +173,12 @@ fn booting_twice_is_once_and_a_shut_down_sandbox_boots_again() {
 
 #[test]
 fn four_sandboxes_share_an_image_and_nothing_else() {
-    let image = Arc::new(Image::open(&config().image).unwrap());
+    let image = Arc::new(KvmImage::open(&spec().image).unwrap());
     assert!(image.is_verified());
     let sandboxes: Vec<KvmSandbox> = (0..4)
         .map(|index| {
-            let config = SandboxConfig { guest_cid: 3 + index, ..config() };
-            KvmSandbox::with_image(config, Arc::clone(&image))
+            let config = KvmConfig { guest_cid: 3 + index, ..KvmConfig::default() };
+            KvmSandbox::with_image(spec(), config, Arc::clone(&image))
         })
         .collect();
     std::thread::scope(|scope| {
@@ -200,7 +201,7 @@ fn four_sandboxes_share_an_image_and_nothing_else() {
 fn a_failed_boot_names_the_reason_and_leaves_nothing_behind() {
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
-    let sandbox = KvmSandbox::new(config());
+    let sandbox = KvmSandbox::new(spec(), KvmConfig::default());
     let before = (descriptors(), threads());
     let directory = tempfile::tempdir().unwrap();
     let rootfs = directory.path().join("rootfs.ext4");
@@ -208,9 +209,9 @@ fn a_failed_boot_names_the_reason_and_leaves_nothing_behind() {
     let mut bytes = vec![0_u8; 1 << 20];
     bytes[1024 + 0x38..][..2].copy_from_slice(&[0x53, 0xef]);
     std::fs::write(&rootfs, bytes).unwrap();
-    let mut broken = config();
+    let mut broken = spec();
     broken.image.rootfs = Some(rootfs);
-    sandbox.configure(broken).unwrap();
+    sandbox.configure(broken, KvmConfig::default()).unwrap();
     let error = sandbox.boot().unwrap_err();
     assert_eq!(error.code(), "SANDBOX_BOOT_FAILED", "{error}");
     assert!(error.to_string().contains("panic"), "{error}");

@@ -15,8 +15,8 @@ use std::time::Duration;
 use sandbox::KvmSource;
 use sandbox::pool::{CallOptions, OnFault, Pool, PoolConfig, PressureLevel};
 use sandbox::{
-    FaultPoint, ImageSource, Incident, IncidentHandler, KvmSandbox, Sandbox, SandboxConfig,
-    SandboxState, ToolCall, Verdict, VerifiedReset,
+    FaultPoint, ImageSource, Incident, IncidentHandler, KvmConfig, KvmSandbox, Resets, Sandbox,
+    SandboxSpec, SandboxState, ToolCall, Verdict, VerifiedReset,
 };
 use serde_json::{Map, json};
 use vmm::{IntegrityPlan, Tamper};
@@ -27,16 +27,16 @@ fn alone() -> MutexGuard<'static, ()> {
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn config() -> SandboxConfig {
-    SandboxConfig {
+fn spec() -> SandboxSpec {
+    SandboxSpec {
         enable_tools: vec!["sh".into()],
-        verify: true,
-        ..SandboxConfig::new(ImageSource::directory(integration_tests::image_dir()))
+        resets: Resets::Verified,
+        ..SandboxSpec::new(ImageSource::directory(integration_tests::image_dir()))
     }
 }
 
 fn booted() -> KvmSandbox {
-    let sandbox = KvmSandbox::new(config());
+    let sandbox = KvmSandbox::new(spec(), KvmConfig::default());
     sandbox.boot().unwrap();
     sandbox
 }
@@ -130,7 +130,7 @@ fn a_verification_without_its_last_reset_leaves_only_the_traces_of_a_question() 
 #[test]
 fn several_processors_and_a_tool_that_ran_out_of_time_pass_too() {
     let _alone = alone();
-    let sandbox = KvmSandbox::new(SandboxConfig { vcpus: 2, ..config() });
+    let sandbox = KvmSandbox::new(SandboxSpec { vcpus: 2, ..spec() }, KvmConfig::default());
     sandbox.boot().unwrap();
     for _ in 0..5 {
         let verified = cycle(&sandbox);
@@ -164,7 +164,8 @@ fn flip_bits_on_disk() -> usize {
 
 /// Everything is read again with every reset.
 fn booted_deep() -> KvmSandbox {
-    let sandbox = KvmSandbox::new(SandboxConfig { integrity: IntegrityPlan::deep(), ..config() });
+    let config = KvmConfig { integrity: IntegrityPlan::deep(), ..KvmConfig::default() };
+    let sandbox = KvmSandbox::new(spec(), config);
     sandbox.boot().unwrap();
     sandbox
 }
@@ -301,7 +302,7 @@ fn a_machine_from_a_snapshot_measures_what_the_first_one_measured() {
     let path = directory.path().join("golden");
     let sandbox = booted();
     sandbox.save_snapshot(&path).unwrap();
-    let restored = KvmSandbox::from_snapshot(config(), &path).unwrap();
+    let restored = KvmSandbox::from_snapshot(spec(), KvmConfig::default(), &path).unwrap();
     assert!(restored.baseline().is_none());
     restored.boot().unwrap();
     let values = |sandbox: &KvmSandbox| {
@@ -315,9 +316,9 @@ fn a_machine_from_a_snapshot_measures_what_the_first_one_measured() {
 #[test]
 fn without_a_baseline_nothing_is_called_verified() {
     let _alone = alone();
-    let sandbox = KvmSandbox::new(SandboxConfig { verify: false, ..config() });
+    let sandbox = KvmSandbox::new(spec().with_resets(Resets::Unverified), KvmConfig::default());
     sandbox.boot().unwrap();
     let error = sandbox.reset_verified().unwrap_err();
-    assert!(error.to_string().contains("`verify`"), "{error}");
+    assert!(error.to_string().contains("verified resets"), "{error}");
     assert_eq!(sandbox.state(), SandboxState::Ready);
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sandbox::pool::{Pool, PoolConfig};
-use sandbox::{ImageSource, KvmSandbox, KvmSource, Sandbox, SandboxConfig, ToolCall};
+use sandbox::{ImageSource, KvmConfig, KvmSandbox, KvmSource, Sandbox, SandboxSpec, ToolCall};
 use serde_json::json;
 
 /// Calls of each caller.
@@ -21,7 +21,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let machines: usize = arguments.next().map_or(Ok(2), |number| number.parse())?;
 
     // One machine boots; all others are forks of it that share golden memory and disk.
-    let first = KvmSandbox::new(SandboxConfig::new(ImageSource::directory(image)));
+    let spec = SandboxSpec::new(ImageSource::directory(image));
+    let first = KvmSandbox::new(spec, KvmConfig::default());
     first.boot()?;
     let pool = Pool::start(KvmSource::new(first)?, PoolConfig::new(machines))?;
     println!("{} machines are clean", pool.wait_until_warm(Duration::from_secs(60))?);

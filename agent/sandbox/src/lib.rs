@@ -12,31 +12,36 @@ mod image;
 mod incident;
 pub mod pool;
 mod query;
+mod spec;
 mod state;
 pub mod verify;
 
 #[cfg(feature = "testing")]
 pub use backends::kvm::{FaultInjector, FaultPoint};
-pub use backends::kvm::{KvmSandbox, KvmSource, SandboxConfig};
+pub use backends::kvm::{KvmConfig, KvmImage, KvmSandbox, KvmSource};
+pub use backends::{BACKEND_NAMES, Backend};
 pub use call::{PartialOutput, Process, QueryAnswer, ToolCall, ToolOutcome};
 pub use channel::{ChannelCounters, ChannelError, EvidenceFault};
 pub use chunks::Chunks;
 pub use error::{SandboxError, StoppedBy};
 pub use executed::{Executed, Failure};
-pub use image::{Artifact, Image, ImageError, ImageSource};
+pub use image::{Artifact, ImageError, ImageSource};
 pub use incident::{Cause, ForensicDump, Incident, IncidentHandler, MismatchedBlock};
+pub use spec::{Resets, SandboxSpec};
 pub use state::{BootPath, BootReport, Phases, ResetOutcome, SandboxState};
 
 pub use verify::{Baseline, Verdict, Verification, VerificationParts, VerifiedReset};
 
 pub use guest::wire::QueryKind;
 
+use std::any::Any;
+
 /// Runs tools in isolation.
 ///
 /// All calls block, and may come from any number of threads at once. Putting the sandbox back to
 /// its golden state belongs between two tool calls. A tool that outlives its deadline, and a guest
 /// that breaks the protocol, are reset away without being asked.
-pub trait Sandbox: Send + Sync {
+pub trait Sandbox: Any + Send + Sync {
     /// Makes the sandbox ready: its control channel works when this returns. Does nothing when it
     /// is ready; waits when another caller is booting it. A failed boot leaves nothing behind.
     fn boot(&self) -> Result<BootReport, SandboxError>;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use sandbox::{
-    Cause, ForensicDump, Incident, IncidentHandler, KvmSandbox, KvmSource, Sandbox, SandboxConfig,
-    SandboxError,
+    Cause, ForensicDump, Incident, IncidentHandler, KvmConfig, KvmSandbox, KvmSource, Resets,
+    Sandbox, SandboxError, SandboxSpec,
 };
 use serde_json::json;
 use tracing::{info, warn};
@@ -22,7 +22,8 @@ use crate::store::note::{note_in_audit, note_with_code};
 /// and compared with it, also when they are renewed. Where nothing is installed they are booted.
 pub(super) fn machines(
     prerequisites: &Prerequisites,
-    config: SandboxConfig,
+    spec: SandboxSpec,
+    config: KvmConfig,
 ) -> Result<KvmSource, AppError> {
     let (begun, integrity) = (Instant::now(), config.integrity);
     let guard = &prerequisites.degraded;
@@ -31,12 +32,12 @@ pub(super) fn machines(
         // Where there is something to go back to, that is what follows.
         let nowhere = fallback == Fallback::None;
         let guard = nowhere.then(|| Arc::clone(guard) as Arc<dyn IncidentHandler>);
-        Ok((restore_installed(&config, record, guard)?, record.clone()))
+        Ok((restore_installed(&spec, &config, record, guard)?, record.clone()))
     })?;
     let Some(Started { made: (sandbox, record), slot, rolled_back }) = started else {
         info!("nothing is installed: resets are compared with what is measured now");
         // A result is only worth something with a verified reset.
-        let sandbox = KvmSandbox::new(SandboxConfig { verify: true, ..config });
+        let sandbox = KvmSandbox::new(spec.with_resets(Resets::Verified), config);
         sandbox.set_incident_handler(Arc::clone(guard) as _);
         let boot = sandbox.boot().map_err(AppError::Boot)?;
         info!(took_ms = boot.total.as_millis(), "the first machine is ready");
@@ -56,7 +57,7 @@ pub(super) fn machines(
     info!(slot = slot.name(), took_ms, "the first machine is as it was installed");
     let guard = Arc::clone(guard);
     let origin = move || {
-        restore_installed(&config, &record, Some(Arc::clone(&guard) as _)).map_err(|error| {
+        restore_installed(&spec, &config, &record, Some(Arc::clone(&guard) as _)).map_err(|error| {
             SandboxError::BootFailed { reason: error.to_string(), console: Vec::new() }
         })
     };

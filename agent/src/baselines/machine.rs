@@ -9,18 +9,21 @@ use vmm::snapshot::file::Info;
 use super::record::{BaselineRecord, VERSION, check};
 use super::start::StartError;
 use protocol::Timestamp;
-use sandbox::{IncidentHandler, KvmSandbox, Sandbox, SandboxConfig, SandboxError};
+use sandbox::{
+    IncidentHandler, KvmConfig, KvmImage, KvmSandbox, Resets, Sandbox, SandboxError, SandboxSpec,
+};
 
 /// Restores a machine from a snapshot, lets its baseline be measured, and puts it through a first
 /// verified reset. Gives what was measured, bound to what the snapshot is made of. `guard` is told
 /// when the machine is not what it has to be.
 pub fn restore(
-    config: &SandboxConfig,
+    spec: &SandboxSpec,
+    config: &KvmConfig,
     snapshot: &Path,
     guard: Option<Arc<dyn IncidentHandler>>,
 ) -> Result<(KvmSandbox, BaselineRecord), StartError> {
-    let config = SandboxConfig { verify: true, ..config.clone() };
-    let sandbox = KvmSandbox::from_snapshot(config, snapshot)?;
+    let spec = spec.clone().with_resets(Resets::Verified);
+    let sandbox = KvmSandbox::from_snapshot(spec, config.clone(), snapshot)?;
     if let Some(guard) = guard {
         sandbox.set_incident_handler(guard);
     }
@@ -35,12 +38,13 @@ pub fn restore(
 
 /// [`restore`] from what is installed, refusing everything that differs from it.
 pub fn restore_installed(
-    config: &SandboxConfig,
+    spec: &SandboxSpec,
+    config: &KvmConfig,
     installed: &BaselineRecord,
     guard: Option<Arc<dyn IncidentHandler>>,
 ) -> Result<KvmSandbox, StartError> {
-    same_settings(config, installed)?;
-    let (sandbox, found) = restore(config, &installed.snapshot, guard)?;
+    same_settings(spec, config, installed)?;
+    let (sandbox, found) = restore(spec, config, &installed.snapshot, guard)?;
     check(installed, &found)?;
     Ok(sandbox)
 }
@@ -57,18 +61,22 @@ impl From<SandboxError> for StartError {
 }
 
 /// What is known before anything is restored, so that a change of settings is named as such.
-fn same_settings(config: &SandboxConfig, installed: &BaselineRecord) -> Result<(), StartError> {
-    let image = sandbox::Image::open(&config.image)
-        .map_err(|error| StartError::Machine(error.to_string()))?;
+fn same_settings(
+    spec: &SandboxSpec,
+    config: &KvmConfig,
+    installed: &BaselineRecord,
+) -> Result<(), StartError> {
+    let image =
+        KvmImage::open(&spec.image).map_err(|error| StartError::Machine(error.to_string()))?;
     let rootfs = image.rootfs().sha256().map_err(|e| StartError::Machine(e.to_string()))?;
     let found = BaselineRecord {
         // All crates of this program have one version.
         vmm_version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel_sha256: format_sha256(&image.kernel().sha256()),
         rootfs_sha256: format_sha256(&rootfs),
-        cmdline: config.cmdline(&image),
-        memory_mib: config.memory_mib,
-        vcpus: config.vcpus,
+        cmdline: config.cmdline(spec, &image),
+        memory_mib: spec.memory_mib,
+        vcpus: spec.vcpus,
         ..installed.clone()
     };
     Ok(check(installed, &found)?)

@@ -1,21 +1,23 @@
 //! Resets of a real Linux guest, each after a tool has run.
 
 use super::{BenchError, ResetBench, Row, Samples};
-use sandbox::{KvmSandbox, Sandbox, SandboxConfig, ToolCall};
+use sandbox::{KvmConfig, KvmSandbox, Resets, Sandbox, SandboxSpec, ToolCall};
 
 /// The tool that dirties the guest.
 const TOOL: &str = "echo";
 /// Resets before measuring.
 const WARM_UP: u32 = 5;
 
-/// Measures resets of the image that `config` names. `progress` is called after each.
+/// Measures resets of the sandbox that `spec` names, with the strategy that `bench` names. `progress` is called after each.
 pub fn measure(
-    config: &SandboxConfig,
+    spec: &SandboxSpec,
+    config: &KvmConfig,
     bench: &ResetBench,
     mut progress: impl FnMut(),
 ) -> Result<Row, BenchError> {
-    let sandbox =
-        KvmSandbox::new(SandboxConfig { strategy: Some(bench.strategy), ..config.clone() });
+    let spec = spec.clone().with_resets(Resets::Unverified);
+    let config = KvmConfig { strategy: bench.strategy, ..config.clone() };
+    let sandbox = KvmSandbox::new(spec, config);
     sandbox.boot()?;
     let mut samples = Samples::new(bench.iterations);
     for iteration in 0..WARM_UP + bench.iterations {

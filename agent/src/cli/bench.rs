@@ -109,7 +109,7 @@ fn measure(arguments: &ResetArguments, config: &Config) -> Result<Row, BenchErro
     }
     let row = match arguments.guest {
         Guest::Micro => measure_micro(&bench, || bar.inc(1)),
-        Guest::Linux => measure_linux(&config.sandbox, &bench, || bar.inc(1)),
+        Guest::Linux => measure_linux(&config.sandbox, &config.kvm, &bench, || bar.inc(1)),
     };
     bar.finish_and_clear();
     row

@@ -13,9 +13,7 @@ use clap::Args;
 use super::{Exit, terminal};
 use crate::config::Config;
 use report::{ExecFailure, Success, Timings};
-use sandbox::{
-    BootReport, KvmSandbox, Sandbox, SandboxConfig, SandboxError, ToolCall, ToolOutcome,
-};
+use sandbox::{BootReport, KvmSandbox, Resets, Sandbox, SandboxError, ToolCall, ToolOutcome};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -90,12 +88,12 @@ pub fn run(arguments: Arguments, config: Config) -> ExitCode {
 
 fn boot_and_run(config: Config, call: ToolCall, snapshot: Option<&Path>) -> Ran {
     let sandbox = match snapshot {
-        Some(file) => match KvmSandbox::from_snapshot(config.sandbox, file) {
+        Some(file) => match KvmSandbox::from_snapshot(config.sandbox, config.kvm, file) {
             Ok(sandbox) => sandbox,
             Err(error) => return Ran { boot: None, result: Err((Exit::BootFailed, error)) },
         },
         // One tool, then the machine goes: there is nothing to reset to.
-        None => KvmSandbox::new(SandboxConfig { strategy: None, ..config.sandbox }),
+        None => KvmSandbox::new(config.sandbox.with_resets(Resets::None), config.kvm),
     };
     let spinner = terminal::spinner("booting the microVM");
     let boot = match sandbox.boot() {

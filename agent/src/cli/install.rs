@@ -19,7 +19,7 @@ use crate::keyholder::KeyHolder;
 use crate::store::StateDir;
 use crate::store::note::note_in_audit;
 use protocol::shape::hex_of_bytes;
-use sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
+use sandbox::{KvmImage, KvmSandbox, Resets, Sandbox};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -95,14 +95,14 @@ fn install(arguments: &Arguments, config: &Config) -> Result<(), Failed> {
     let holder = KeyHolder::spawn(&state_dir.identity(), None).map_err(|e| environment(&e))?;
     let store = BaselineStore::new(state_dir.path(), &holder);
     store.load().map_err(|e| environment(&e))?;
-    let image = Image::open(&config.sandbox.image).map_err(|e| environment(&e))?;
+    let image = KvmImage::open(&config.sandbox.image).map_err(|e| environment(&e))?;
     say(&format!("image: {}", image.summary()));
     drop(image);
 
     let dir = state_dir.path().join("snapshots");
-    let snapshot = capture(&config.sandbox, &dir)?;
+    let snapshot = capture(config, &dir)?;
     say("restoring it, and measuring the baselines on the restored machine");
-    let restored = restore(&config.sandbox, &snapshot, None);
+    let restored = restore(&config.sandbox, &config.kvm, &snapshot, None);
     let record = match restored {
         Ok((sandbox, record)) => {
             sandbox.shutdown();
@@ -126,10 +126,11 @@ fn install(arguments: &Arguments, config: &Config) -> Result<(), Failed> {
 }
 
 /// Boots a machine, warms it up, and writes its golden state to a file named after its hash.
-fn capture(config: &SandboxConfig, dir: &Path) -> Result<PathBuf, Failed> {
+fn capture(config: &Config, dir: &Path) -> Result<PathBuf, Failed> {
     let snapshot_failed = |error: &dyn std::fmt::Display| Stage::Snapshot.failed(error);
     say("booting a machine and warming it up");
-    let sandbox = KvmSandbox::new(SandboxConfig { verify: false, ..config.clone() });
+    let sandbox =
+        KvmSandbox::new(config.sandbox.clone().with_resets(Resets::Unverified), config.kvm.clone());
     let boot = sandbox.boot().map_err(|e| Stage::Boot.failed(&e))?;
     say(&format!("ready after {} ms; writing its golden state", boot.total.as_millis()));
     match fs::DirBuilder::new().mode(0o700).create(dir) {

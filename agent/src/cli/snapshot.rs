@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
 }
 
 fn create(file: &Path, config: &Config) -> ExitCode {
-    let sandbox = KvmSandbox::new(config.sandbox.clone());
+    let sandbox = KvmSandbox::new(config.sandbox.clone(), config.kvm.clone());
     let spinner = terminal::spinner("booting the microVM and capturing it");
     let booted = sandbox.boot();
     spinner.finish_and_clear();

@@ -13,11 +13,11 @@ fn resolve(
     flags: Overrides,
     environment: Environment,
     file: Option<ConfigFile>,
-) -> Result<SandboxConfig, ConfigError> {
-    Config::resolve(flags, environment, file, "/image".into()).map(|config| config.sandbox)
+) -> Result<Config, ConfigError> {
+    Config::resolve(flags, environment, file, "/image".into())
 }
 
-fn message(result: Result<SandboxConfig, ConfigError>) -> String {
+fn message(result: Result<Config, ConfigError>) -> String {
     result.unwrap_err().to_string()
 }
 
@@ -25,19 +25,17 @@ fn message(result: Result<SandboxConfig, ConfigError>) -> String {
 fn nothing_set_gives_the_defaults() {
     let config = resolve(Overrides::default(), Environment::default(), None).unwrap();
     assert_eq!(
-        config,
-        SandboxConfig {
+        config.sandbox,
+        SandboxSpec {
             image: ImageSource { dir: "/image".into(), kernel: None, rootfs: None },
             vcpus: 1,
             memory_mib: 128,
-            guest_cid: 3,
-            guest_port: None,
             enable_tools: Vec::new(),
-            strategy: Some(vmm::Strategy::default()),
-            verify: false,
-            integrity: vmm::IntegrityPlan::default(),
+            resets: Resets::Unverified,
         }
     );
+    assert_eq!(config.kvm, KvmConfig::default());
+    assert_eq!((config.kvm.guest_cid, config.kvm.guest_port), (3, None));
 }
 
 #[test]
@@ -46,8 +44,8 @@ fn flags_win_over_environment_over_file_over_defaults() {
     let variables = environment(&[("BSM_MEMORY_MIB", "300"), ("BSM_VCPUS", "3")]);
     let flags = Overrides { memory_mib: Some(400), ..Overrides::default() };
     let config = resolve(flags, variables, Some(file(all))).unwrap();
-    assert_eq!((config.memory_mib, config.vcpus, config.guest_cid), (400, 3, 20));
-    assert_eq!(config.guest_port, None);
+    assert_eq!((config.sandbox.memory_mib, config.sandbox.vcpus), (400, 3));
+    assert_eq!((config.kvm.guest_cid, config.kvm.guest_port), (20, None));
 }
 
 #[test]
@@ -64,8 +62,8 @@ fn every_variable_is_read() {
     ]);
     let config = resolve(Overrides::default(), variables, None).unwrap();
     assert_eq!(
-        config,
-        SandboxConfig {
+        config.sandbox,
+        SandboxSpec {
             image: ImageSource {
                 dir: "/i".into(),
                 kernel: Some("/k".into()),
@@ -73,21 +71,18 @@ fn every_variable_is_read() {
             },
             vcpus: 8,
             memory_mib: 64,
-            guest_cid: u32::MAX - 1,
-            guest_port: Some(1024),
             enable_tools: vec!["sh".into(), "other".into()],
-            strategy: Some(vmm::Strategy::default()),
-            verify: false,
-            integrity: vmm::IntegrityPlan::default(),
+            resets: Resets::Unverified,
         }
     );
+    assert_eq!((config.kvm.guest_cid, config.kvm.guest_port), (u32::MAX - 1, Some(1024)));
 }
 
 #[test]
 fn an_empty_variable_counts_as_not_set() {
     let variables = environment(&[("BSM_KERNEL", ""), ("BSM_VCPUS", "")]);
     let config = resolve(Overrides::default(), variables, Some(file("vcpus = 4"))).unwrap();
-    assert_eq!((config.image.kernel, config.vcpus), (None, 4));
+    assert_eq!((config.sandbox.image.kernel, config.sandbox.vcpus), (None, 4));
 }
 
 #[test]
@@ -95,11 +90,12 @@ fn every_file_key_is_read_and_paths_start_at_the_file() {
     let text = "image_dir = 'image'\nkernel = '/k'\nrootfs = 'r'\nvcpus = 2\nmemory_mib = 256\n\
                 cid = 5\nguest_port = 9000\nenable_tools = ['sh']\n";
     let config = resolve(Overrides::default(), Environment::default(), Some(file(text))).unwrap();
+    let (config, kvm) = (config.sandbox, config.kvm);
     assert_eq!(config.image.dir, Path::new("/etc/x/image"));
     assert_eq!(config.image.kernel.as_deref(), Some(Path::new("/k")));
     assert_eq!(config.image.rootfs.as_deref(), Some(Path::new("/etc/x/r")));
-    assert_eq!((config.vcpus, config.memory_mib, config.guest_cid), (2, 256, 5));
-    assert_eq!((config.guest_port, config.enable_tools), (Some(9000), vec!["sh".into()]));
+    assert_eq!((config.vcpus, config.memory_mib, kvm.guest_cid), (2, 256, 5));
+    assert_eq!((kvm.guest_port, config.enable_tools), (Some(9000), vec!["sh".into()]));
 }
 
 #[test]
@@ -224,4 +220,17 @@ fn an_agent_listens_to_nobody_else() {
     assert!(ConfigFile::parse(Path::new("/x"), "[run]\nmetrics = 1").is_err());
     assert!(run("machines = 0").is_err());
     assert!(run("queue = -1").is_err());
+}
+
+#[test]
+fn every_backend_is_made_of_its_own_settings() {
+    let flags = Overrides { cid: Some(9), ..Overrides::default() };
+    let config = resolve(flags, Environment::default(), None).unwrap();
+    for name in sandbox::BACKEND_NAMES {
+        assert_eq!(config.backend(name).unwrap().name(), *name);
+    }
+    let backend = config.backend(KvmConfig::NAME).unwrap();
+    let kvm = (&*backend as &dyn std::any::Any).downcast_ref::<KvmConfig>().unwrap();
+    assert_eq!(kvm.guest_cid, 9);
+    assert!(config.backend("no such backend").is_none());
 }

@@ -7,20 +7,20 @@ use std::path::Path;
 use vmm::KvmError;
 
 use super::{Cgroup, CgroupVersion, Facts, Image, Kvm, parse};
-use sandbox::{self, SandboxConfig};
+use sandbox::{KvmImage, SandboxSpec};
 
-/// Looks at this host with the eyes of `config`.
-pub fn gather(config: &SandboxConfig) -> Facts {
+/// Looks at this host with the eyes of `spec`.
+pub fn gather(spec: &SandboxSpec) -> Facts {
     let cpuinfo = read("/proc/cpuinfo");
     Facts {
         kvm: kvm(),
         virtualisation: parse::virtualisation(&cpuinfo),
         is_virtual: parse::has_flag(&cpuinfo, "hypervisor"),
         available_mib: parse::available_mib(&read("/proc/meminfo")),
-        machine_mib: u64::from(config.memory_mib),
+        machine_mib: u64::from(spec.memory_mib),
         cgroup: cgroup(),
         confinement: crate::confine::possible(),
-        image: image(config),
+        image: image(spec),
     }
 }
 
@@ -72,8 +72,8 @@ fn tightest_limit(root: &Path, path: &str, file: &str) -> Option<u64> {
         .min()
 }
 
-fn image(config: &SandboxConfig) -> Image {
-    match sandbox::Image::open(&config.image) {
+fn image(spec: &SandboxSpec) -> Image {
+    match KvmImage::open(&spec.image) {
         Ok(image) if image.is_verified() => Image::Verified { summary: image.summary() },
         Ok(image) => Image::Unverified { summary: image.summary() },
         Err(e) => {

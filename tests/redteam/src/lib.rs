@@ -7,12 +7,11 @@
 //!
 //! - [`Probe`] is one attack, [`Registry`] the probes to choose from: the built-in ones, and those
 //!   that another crate adds.
-//! - [`Testbed`] gives a probe sandboxes of a [`Backend`], and takes its measurements.
+//! - [`Testbed`] gives a probe sandboxes of a [`Backend`](sandbox::Backend), and takes its measurements.
 //! - [`run`] does what a [`Plan`] says and gives a [`Report`].
 #![warn(missing_docs)]
 
 mod attack_log;
-mod backend;
 mod defences;
 mod host;
 mod info;
@@ -34,7 +33,6 @@ mod variant;
 mod verdict;
 
 pub use attack_log::{AttackLog, Attempt};
-pub use backend::{BACKENDS, Backend, KVM, Opened};
 pub use defences::{GUEST_DEFENCES, HOST_DEFENCES};
 pub use info::{AttackerClass, Expectation, ProbeInfo};
 pub use latency::Latency;

@@ -8,15 +8,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::PossibleValuesParser;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 
 use brainstorm_agent::cli::{Exit, SettingsArguments, logging, terminal};
 use redteam::{
-    BACKENDS, Backend, Event, GUEST_DEFENCES, HOST_DEFENCES, KVM, Plan, ProbeReport, Registry,
-    Report, Selection,
+    Event, GUEST_DEFENCES, HOST_DEFENCES, Plan, ProbeReport, Registry, Report, Selection,
 };
+use sandbox::BACKEND_NAMES;
 
 /// How often a probe that goes on is reported where no spinner is shown.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -37,8 +37,8 @@ struct Arguments {
     probes: Selection,
 
     /// Kind of sandbox to attack.
-    #[arg(long, value_name = "BACKEND", default_value = KVM.name, value_parser = backends())]
-    sandbox: Backend,
+    #[arg(long, value_name = "BACKEND", default_value = BACKEND_NAMES[0], value_parser = PossibleValuesParser::new(BACKEND_NAMES))]
+    sandbox: String,
 
     /// The agent, which one probe starts and kills [default: the one beside this program].
     #[arg(long, value_name = "FILE", env = "BSM_AGENT_BIN")]
@@ -85,11 +85,6 @@ fn selection(text: &str) -> Result<Selection, String> {
     known.map(|_| selection).map_err(|error| error.to_string())
 }
 
-fn backends() -> impl TypedValueParser<Value = Backend> {
-    let names = PossibleValuesParser::new(BACKENDS.iter().map(|backend| backend.name));
-    names.map(|name| Backend::find(&name).unwrap_or(KVM))
-}
-
 /// The agent that was built with this program.
 fn agent_beside() -> PathBuf {
     let own = std::env::current_exe().unwrap_or_default();
@@ -110,9 +105,12 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(error) => return terminal::complain(&error, Exit::Usage),
     };
+    let Some(backend) = config.backend(&arguments.sandbox) else {
+        return terminal::complain(&format!("no backend {}", arguments.sandbox), Exit::Usage);
+    };
     let plan = Plan {
         sandbox: config.sandbox,
-        backend: arguments.sandbox,
+        backend,
         agent: arguments.agent.clone().unwrap_or_else(agent_beside),
         selection: arguments.probes.clone(),
         iterations: arguments.iterations,

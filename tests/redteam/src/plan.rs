@@ -1,11 +1,11 @@
 //! What a run is to do.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use sandbox::SandboxConfig;
+use sandbox::{Backend, KvmConfig, SandboxSpec};
 
-use crate::backend::{Backend, KVM};
 use crate::defences::HOST_DEFENCES;
 use crate::info::ProbeInfo;
 use crate::selection::Selection;
@@ -18,10 +18,10 @@ const MAX_DEADLINE: Duration = Duration::from_secs(30);
 /// What a run is to do.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Configuration of the sandbox of the attack image.
-    pub sandbox: SandboxConfig,
-    /// Kind of sandbox.
-    pub backend: Backend,
+    /// What a sandbox of the attack image is to be.
+    pub sandbox: SandboxSpec,
+    /// What makes the sandboxes.
+    pub backend: Arc<dyn Backend>,
     /// The program `brainstorm-agent`, which one probe starts and kills.
     pub agent: PathBuf,
     /// Which probes run.
@@ -42,10 +42,10 @@ pub struct Plan {
 impl Plan {
     /// Plans all probes once in KVM machines, two side by side, each probe within 30 seconds, with
     /// every defence in place.
-    pub fn new(sandbox: SandboxConfig) -> Self {
+    pub fn new(sandbox: SandboxSpec) -> Self {
         Self {
             sandbox,
-            backend: KVM,
+            backend: Arc::new(KvmConfig::default()),
             agent: PathBuf::from("brainstorm-agent"),
             selection: Selection::All,
             iterations: 1,
@@ -84,7 +84,7 @@ impl Plan {
     pub(crate) fn for_tests(without: &[&str]) -> Self {
         let image = sandbox::ImageSource::directory("/nonexistent");
         let without = without.iter().map(|name| (*name).to_owned()).collect();
-        Self { without, ..Self::new(SandboxConfig::new(image)) }
+        Self { without, ..Self::new(SandboxSpec::new(image)) }
     }
 }
 

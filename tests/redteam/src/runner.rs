@@ -57,7 +57,7 @@ pub fn run(
     mut tell: impl FnMut(Event<'_>),
 ) -> Result<Report, RegistryError> {
     let probes = registry.select(&plan.selection)?;
-    let (total, backend) = (probes.len(), plan.backend.name);
+    let (total, backend) = (probes.len(), plan.backend.name());
     let testbed = Arc::new(Testbed::new(plan));
     if !testbed.plan().without.is_empty() {
         testbed.note(format!("run without defences: {}", testbed.plan().without.join(", ")));
@@ -128,7 +128,7 @@ fn run_one(
             result
         }
     };
-    report(&info, testbed.plan().backend.name, result, begun.elapsed())
+    report(&info, testbed.plan().backend.name(), result, begun.elapsed())
 }
 
 /// Sets a probe up, runs it, and tears it down, whatever became of the steps before.

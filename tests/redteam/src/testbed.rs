@@ -1,5 +1,6 @@
 //! Where probes take place: sandboxes of the attack image, booted when first asked for.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,14 +9,14 @@ use serde_json::{Map, Value};
 use vmm::Machine;
 
 use crate::attack_log::AttackLog;
-use crate::backend::{KVM, Opened};
 use crate::latency::Latency;
 use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::variant::Variant;
 use crate::verdict::ProbeError;
 use sandbox::{
-    KvmSandbox, Sandbox, SandboxConfig, SandboxError, SandboxState, ToolCall, ToolOutcome,
+    KvmConfig, KvmSandbox, Resets, Sandbox, SandboxError, SandboxSpec, SandboxState, ToolCall,
+    ToolOutcome,
 };
 
 /// Which guest program a sandbox has.
@@ -35,7 +36,7 @@ const BEYOND: Duration = Duration::from_secs(2);
 const EVERY_DEFENCE: &str = "filter,privileges,mounts,limits,kill";
 
 /// A sandbox, and the image that the testbed made for it where the guest program is another one.
-type Kept = (Opened, Option<Variant>);
+type Kept = (Arc<dyn Sandbox>, Option<Variant>);
 
 /// The sandboxes of a run, and what its probes measured.
 pub struct Testbed {
@@ -63,9 +64,9 @@ impl Testbed {
         &self.progress
     }
 
-    /// Configuration of a sandbox of the attack image under its own guest program.
-    pub fn config(&self) -> SandboxConfig {
-        SandboxConfig { verify: true, ..self.plan.sandbox.clone() }
+    /// What a sandbox of the attack image under its own guest program is to be.
+    pub fn spec(&self) -> SandboxSpec {
+        self.plan.sandbox.clone().with_resets(Resets::Verified)
     }
 
     /// The sandbox with this guest program, ready.
@@ -74,7 +75,7 @@ impl Testbed {
     ///
     /// The image cannot be read or the sandbox does not boot.
     pub fn sandbox(&self, guest: Guest) -> Result<Arc<dyn Sandbox>, ProbeError> {
-        Ok(self.ready(guest)?.sandbox)
+        self.ready(guest)
     }
 
     /// The sandbox with this guest program, ready, for a probe that looks into its KVM machine.
@@ -83,18 +84,19 @@ impl Testbed {
     ///
     /// [`ProbeError::NeedsKvm`]: the backend is not KVM. Otherwise as [`Testbed::sandbox`].
     pub fn kvm(&self, guest: Guest) -> Result<Arc<KvmSandbox>, ProbeError> {
-        let backend = self.plan.backend.name;
-        self.ready(guest)?.kvm.ok_or(ProbeError::NeedsKvm { backend })
+        let backend = self.plan.backend.name();
+        KvmSandbox::of(self.ready(guest)?).ok_or(ProbeError::NeedsKvm { backend })
     }
 
-    /// Does nothing where the backend is KVM.
+    /// The settings of the KVM backend, for a probe that makes KVM machines itself.
     ///
     /// # Errors
     ///
     /// [`ProbeError::NeedsKvm`]: the backend is another.
-    pub fn requires_kvm(&self) -> Result<(), ProbeError> {
-        let backend = self.plan.backend.name;
-        if backend == KVM.name { Ok(()) } else { Err(ProbeError::NeedsKvm { backend }) }
+    pub fn kvm_config(&self) -> Result<&KvmConfig, ProbeError> {
+        let backend: &dyn Any = &*self.plan.backend;
+        let config = backend.downcast_ref::<KvmConfig>();
+        config.ok_or_else(|| ProbeError::NeedsKvm { backend: self.plan.backend.name() })
     }
 
     /// Another sandbox that shares the golden state of the ordinary one, not booted.
@@ -107,31 +109,31 @@ impl Testbed {
             .ok_or_else(|| ProbeError::Control("the sandbox has no golden state to fork".into()))
     }
 
-    fn ready(&self, guest: Guest) -> Result<Opened, ProbeError> {
-        let known = lock(&self.sandboxes).get(&guest).map(|(opened, _)| opened.clone());
-        let opened = match known {
-            Some(opened) => opened,
-            None => self.open(guest)?,
+    fn ready(&self, guest: Guest) -> Result<Arc<dyn Sandbox>, ProbeError> {
+        let known = lock(&self.sandboxes).get(&guest).map(|(sandbox, _)| Arc::clone(sandbox));
+        let sandbox = match known {
+            Some(sandbox) => sandbox,
+            None => self.make(guest)?,
         };
-        opened.sandbox.boot().map_err(ProbeError::at("booting the sandbox"))?;
-        Ok(opened)
+        sandbox.boot().map_err(ProbeError::at("booting the sandbox"))?;
+        Ok(sandbox)
     }
 
-    fn open(&self, guest: Guest) -> Result<Opened, ProbeError> {
-        let mut config = self.config();
+    fn make(&self, guest: Guest) -> Result<Arc<dyn Sandbox>, ProbeError> {
+        let mut spec = self.spec();
         let arguments = match guest {
             Guest::Shipped if self.plan.guest_without().is_empty() => None,
             Guest::Shipped => Some(undefended(&self.plan.guest_without())),
             Guest::Bare => Some(undefended(EVERY_DEFENCE)),
             Guest::Hostile => Some("init=/usr/bin/attack".to_owned()),
         };
-        let variant = arguments.map(|a| Variant::new(&config.image.dir, &a)).transpose()?;
+        let variant = arguments.map(|a| Variant::new(&spec.image.dir, &a)).transpose()?;
         if let Some(variant) = &variant {
-            config.image = variant.source();
+            spec.image = variant.source();
         }
-        let opened = (self.plan.backend.open)(config);
-        lock(&self.sandboxes).insert(guest, (opened.clone(), variant));
-        Ok(opened)
+        let sandbox = self.plan.backend.make(spec);
+        lock(&self.sandboxes).insert(guest, (Arc::clone(&sandbox), variant));
+        Ok(sandbox)
     }
 
     /// Runs an attack and reads its log.
@@ -248,7 +250,7 @@ impl Testbed {
     /// Resets every sandbox after a probe. True when all of them are usable.
     pub(crate) fn clean_up(&self) -> bool {
         let sandboxes: Vec<_> =
-            lock(&self.sandboxes).values().map(|(opened, _)| Arc::clone(&opened.sandbox)).collect();
+            lock(&self.sandboxes).values().map(|(sandbox, _)| Arc::clone(sandbox)).collect();
         sandboxes.iter().all(|sandbox| match self.recover(&**sandbox) {
             None => true,
             Some(reason) => {
@@ -261,15 +263,16 @@ impl Testbed {
     /// Ends every machine, so that a thread that waits for one goes on. The next probe gets new
     /// machines.
     pub(crate) fn abandon(&self) {
-        for (opened, _) in lock(&self.sandboxes).values() {
-            opened.sandbox.shutdown();
+        for (sandbox, _) in lock(&self.sandboxes).values() {
+            sandbox.shutdown();
         }
     }
 
     /// State of the ordinary sandbox.
     pub(crate) fn state(&self) -> SandboxState {
-        let known = lock(&self.sandboxes).get(&Guest::Shipped).map(|(opened, _)| opened.clone());
-        known.map_or(SandboxState::NotBooted, |opened| opened.sandbox.state())
+        let known =
+            lock(&self.sandboxes).get(&Guest::Shipped).map(|(sandbox, _)| Arc::clone(sandbox));
+        known.map_or(SandboxState::NotBooted, |sandbox| sandbox.state())
     }
 }
 

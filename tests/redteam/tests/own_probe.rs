@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use redteam::{
-    AttackerClass, Backend, Expectation, Guest, Opened, Plan, Probe, ProbeError, ProbeInfo,
-    Registry, Testbed, Verdict,
+    AttackerClass, Expectation, Guest, Plan, Probe, ProbeError, ProbeInfo, Registry, Testbed,
+    Verdict,
 };
 use sandbox::{
-    BootReport, ImageSource, QueryAnswer, QueryKind, ResetOutcome, Sandbox, SandboxConfig,
-    SandboxError, SandboxState, ToolCall, ToolOutcome, VerifiedReset,
+    Backend, BootReport, ImageSource, QueryAnswer, QueryKind, ResetOutcome, Sandbox, SandboxError,
+    SandboxSpec, SandboxState, ToolCall, ToolOutcome, VerifiedReset,
 };
 use serde_json::json;
 
@@ -88,12 +88,23 @@ impl Sandbox for Nothing {
     }
 }
 
-const NOTHING: Backend =
-    Backend { name: "nothing", open: |_| Opened { sandbox: Arc::new(Nothing), kvm: None } };
+/// Makes sandboxes that run nothing.
+#[derive(Debug)]
+struct NothingBackend;
+
+impl Backend for NothingBackend {
+    fn name(&self) -> &'static str {
+        "nothing"
+    }
+
+    fn make(&self, _: SandboxSpec) -> Arc<dyn Sandbox> {
+        Arc::new(Nothing)
+    }
+}
 
 fn plan() -> Plan {
-    let sandbox = SandboxConfig::new(ImageSource::directory("/nonexistent"));
-    Plan { backend: NOTHING, ..Plan::new(sandbox) }
+    let sandbox = SandboxSpec::new(ImageSource::directory("/nonexistent"));
+    Plan { backend: Arc::new(NothingBackend), ..Plan::new(sandbox) }
 }
 
 #[test]

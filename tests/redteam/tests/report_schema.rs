@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use redteam::{AttackerClass, Expectation, FnProbe, Plan, Registry, Verdict};
-use sandbox::{ImageSource, SandboxConfig};
+use sandbox::{ImageSource, SandboxSpec};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -155,7 +155,7 @@ fn every_distribution_has_the_names_of_the_schema() {
         },
     };
     registry.add(measures).unwrap();
-    let plan = Plan::new(SandboxConfig::new(ImageSource::directory("/nonexistent")));
+    let plan = Plan::new(SandboxSpec::new(ImageSource::directory("/nonexistent")));
     let report = redteam::run(plan, &registry, |_| ()).unwrap();
     let text = serde_json::to_string(&report).unwrap();
     let report: Report = serde_json::from_str(&text).unwrap();

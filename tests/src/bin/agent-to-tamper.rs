@@ -19,7 +19,7 @@ use brainstorm_agent::service::ServiceError;
 use integration_tests::agent_process::{acquire_prerequisites, begin, give_up};
 use sandbox::KvmSource;
 use sandbox::pool::{OnFault, Pool, PoolConfig};
-use sandbox::{FaultPoint, ImageSource, KvmSandbox, Sandbox, SandboxConfig};
+use sandbox::{FaultPoint, ImageSource, KvmSandbox, Resets, Sandbox, SandboxSpec};
 use vmm::{Machine, Tamper};
 
 /// RAM that the guest has no use for.
@@ -63,18 +63,18 @@ fn main() {
     let (config, arguments) = begin();
     let [image, dir] = arguments.as_slice() else { panic!("agent-to-tamper CONFIG IMAGE_DIR DIR") };
     let image = ImageSource::directory(image);
-    let config =
-        Config { sandbox: SandboxConfig { image, verify: true, ..config.sandbox }, ..config };
+    let sandbox = SandboxSpec { image, resets: Resets::Verified, ..config.sandbox };
+    let config = Config { sandbox, ..config };
     serve(config, Path::new(dir)).unwrap_or_else(|error| give_up(&error));
 }
 
 /// What `brainstorm-agent run` does, with one machine.
 fn serve(config: Config, dir: &Path) -> Result<(), ServiceError> {
-    let sandbox = config.sandbox.clone();
+    let (spec, kvm) = (config.sandbox.clone(), config.kvm.clone());
     let prerequisites = acquire_prerequisites(config);
-    let manifest = sandbox.image.manifest().unwrap().expect("the image has no manifest");
-    let tools = Tools::new(&manifest, &sandbox.enable_tools).unwrap();
-    let sandbox = KvmSandbox::new(sandbox);
+    let manifest = spec.image.manifest().unwrap().expect("the image has no manifest");
+    let tools = Tools::new(&manifest, &spec.enable_tools).unwrap();
+    let sandbox = KvmSandbox::new(spec, kvm);
     sandbox.set_incident_handler(Arc::clone(&prerequisites.degraded) as _);
     sandbox.boot().unwrap();
     let mut attack = Attack { order: dir.join("tamper"), pending: None };

@@ -3,6 +3,7 @@
 mod admission;
 mod boot;
 mod command;
+mod compare;
 mod config;
 mod connected;
 mod exclusive;
@@ -11,6 +12,7 @@ mod forensics;
 mod freshness;
 mod golden;
 mod hot_pages;
+mod image;
 mod observe;
 mod recover;
 mod reports;
@@ -19,28 +21,29 @@ mod snapshot;
 mod source;
 mod verify;
 
+use std::any::Any;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use guest::wire::QueryKind;
 use tracing::{info, warn};
-use vmm::{Differences, Golden, Machine, ResetReport};
+use vmm::{Golden, Machine, ResetReport};
 
 use crate::channel::{ChannelCounters, ChannelError};
 use crate::error::SandboxError;
-use crate::image::Image;
 use crate::state::{BootReport, ResetOutcome, SandboxState};
 use crate::verify::{Verification, VerifiedReset};
 use crate::{
-    Cause, ForensicDump, Incident, IncidentHandler, QueryAnswer, Sandbox, ToolCall, ToolOutcome,
-    query,
+    Cause, ForensicDump, Incident, IncidentHandler, QueryAnswer, Sandbox, SandboxSpec, ToolCall,
+    ToolOutcome, query,
 };
 use admission::{Admission, Gate};
-pub use config::SandboxConfig;
+pub use config::KvmConfig;
 use connected::Connected;
 #[cfg(feature = "testing")]
 pub use faults::{FaultInjector, FaultPoint};
 use golden::GoldenSandbox;
+pub use image::KvmImage;
 pub use source::KvmSource;
 
 /// A sandbox in a KVM machine.
@@ -55,9 +58,10 @@ pub struct KvmSandbox {
 }
 
 struct Inner {
-    config: SandboxConfig,
+    spec: SandboxSpec,
+    config: KvmConfig,
     /// Loaded once, used by every boot.
-    image: Option<Arc<Image>>,
+    image: Option<Arc<KvmImage>>,
     /// Captured by the first boot, the start of every later one.
     golden: Option<Arc<GoldenSandbox>>,
     /// Why the machine is gone, until a caller has asked for it.
@@ -77,10 +81,10 @@ enum Phase {
 
 impl KvmSandbox {
     /// A sandbox that is not booted. Its image is loaded by the first boot.
-    pub fn new(config: SandboxConfig) -> Self {
+    pub fn new(spec: SandboxSpec, config: KvmConfig) -> Self {
         let phase = Phase::NotBooted;
         let (image, golden, failed) = (None, None, None);
-        let inner = Inner { config, image, golden, failed, phase, epoch: 0 };
+        let inner = Inner { spec, config, image, golden, failed, phase, epoch: 0 };
         Self {
             inner: Mutex::new(inner),
             phase_changed: Condvar::new(),
@@ -91,8 +95,8 @@ impl KvmSandbox {
     }
 
     /// A sandbox with an image that is loaded already, so that several can share it.
-    pub fn with_image(config: SandboxConfig, image: Arc<Image>) -> Self {
-        let sandbox = Self::new(config);
+    pub fn with_image(spec: SandboxSpec, config: KvmConfig, image: Arc<KvmImage>) -> Self {
+        let sandbox = Self::new(spec, config);
         sandbox.lock().image = Some(image);
         sandbox
     }
@@ -100,25 +104,27 @@ impl KvmSandbox {
     /// A sandbox whose boots start from a snapshot that has been loaded: no kernel boots. The image
     /// must be the one the snapshot was made of, which loading it has checked.
     pub fn restore(
-        config: SandboxConfig,
-        image: Arc<Image>,
+        spec: SandboxSpec,
+        config: KvmConfig,
+        image: Arc<KvmImage>,
         golden: Arc<Golden>,
     ) -> Result<Self, SandboxError> {
-        let gate = Gate::new(image.manifest(), &config.enable_tools)
+        let gate = Gate::new(image.manifest(), &spec.enable_tools)
             .map_err(|e| boot::registry_failed(&e))?;
-        let port = boot::guest_port(&config, &image);
+        let port = config.guest_port(&image);
         let golden = GoldenSandbox::restored(golden, Arc::new(gate), port)?;
-        let sandbox = Self::with_image(config, image);
+        let sandbox = Self::with_image(spec, config, image);
         sandbox.lock().golden = Some(Arc::new(golden));
         Ok(sandbox)
     }
 
     /// A sandbox whose boots fork the machine that `other` captured. They share golden memory and
-    /// the golden disk. `None` until `other` has booted with a strategy to reset.
+    /// the golden disk. `None` until `other` has booted as one that
+    /// can be reset.
     pub fn fork_of(other: &Self) -> Option<Self> {
         let inner = other.lock();
         let golden = inner.golden.clone()?;
-        let sandbox = Self::new(inner.config.clone());
+        let sandbox = Self::new(inner.spec.clone(), inner.config.clone());
         *sandbox.incident_handler.lock().unwrap_or_else(PoisonError::into_inner) =
             other.incident_handler();
         {
@@ -133,7 +139,10 @@ impl KvmSandbox {
     /// one: its first boot reads the image again.
     #[must_use]
     pub fn anew(&self) -> Self {
-        let sandbox = Self::new(self.lock().config.clone());
+        let sandbox = {
+            let inner = self.lock();
+            Self::new(inner.spec.clone(), inner.config.clone())
+        };
         *sandbox.incident_handler.lock().unwrap_or_else(PoisonError::into_inner) =
             self.incident_handler();
         sandbox
@@ -162,6 +171,12 @@ impl KvmSandbox {
         }
     }
 
+    /// This sandbox, when it is one in a KVM machine.
+    pub fn of(sandbox: Arc<dyn Sandbox>) -> Option<Arc<Self>> {
+        let sandbox: Arc<dyn Any + Send + Sync> = sandbox;
+        sandbox.downcast().ok()
+    }
+
     /// The machine behind a ready sandbox, to look at. What is done to it behind the sandbox's back
     /// counts as the guest's doing: the next reset undoes it.
     pub fn machine(&self) -> Option<Arc<Machine>> {
@@ -184,35 +199,10 @@ impl KvmSandbox {
         self.reset_connected(&connected, None)
     }
 
-    /// Resets the sandbox like [`Sandbox::reset`] and compares it with its golden state, bit for
-    /// bit, before the guest runs again. Takes as long as reading all of its memory and disk.
-    pub fn reset_and_compare(&self) -> Result<(ResetOutcome, Differences), SandboxError> {
-        let connected = self.ready()?;
-        let mut found = Differences::default();
-        let mut inspect = |machine: &Machine| {
-            found = machine.differences()?;
-            Ok(())
-        };
-        let (outcome, _) = self.reset_connected(&connected, Some(&mut inspect))?;
-        Ok((outcome, found))
-    }
-
-    /// Holds the machine as it is and compares it with its golden state.
-    pub fn compare(&self) -> Result<Differences, SandboxError> {
-        let connected = self.ready()?;
-        let failed =
-            |error: vmm::MachineError| SandboxError::ResetFailed { reason: error.to_string() };
-        let _alone = connected.exclude_calls();
-        connected.machine.pause().map_err(failed)?;
-        let differences = connected.machine.differences().map_err(failed);
-        connected.machine.resume().map_err(failed)?;
-        differences
-    }
-
     /// Sets what the next boot makes. Refused while there is a machine made of something else.
-    pub fn configure(&self, config: SandboxConfig) -> Result<(), SandboxError> {
+    pub fn configure(&self, spec: SandboxSpec, config: KvmConfig) -> Result<(), SandboxError> {
         let mut inner = self.lock();
-        if inner.config == config {
+        if (&inner.spec, &inner.config) == (&spec, &config) {
             return Ok(());
         }
         if matches!(inner.phase, Phase::Booting(_) | Phase::Ready(_) | Phase::Resetting(_)) {
@@ -220,11 +210,11 @@ impl KvmSandbox {
                 "the sandbox is in use with another configuration: shut it down first",
             ));
         }
-        if inner.config.image != config.image {
+        if inner.spec.image != spec.image {
             inner.image = None;
         }
         inner.golden = None;
-        inner.config = config;
+        (inner.spec, inner.config) = (spec, config);
         Ok(())
     }
 
@@ -238,25 +228,30 @@ impl KvmSandbox {
         }
     }
 
-    fn start(&self, config: &SandboxConfig, epoch: u64) -> Result<Connected, SandboxError> {
+    fn start(
+        &self,
+        spec: &SandboxSpec,
+        config: &KvmConfig,
+        epoch: u64,
+    ) -> Result<Connected, SandboxError> {
         let begun = Instant::now();
         let (known, golden) = {
             let inner = self.lock();
             (inner.image.clone(), inner.golden.clone())
         };
-        if let (Some(golden), Some(strategy)) = (golden, config.strategy) {
+        if let (Some(golden), Some(strategy)) = (golden, config.strategy(spec)) {
             let mut connected = golden.fork(|machine| self.adopt(epoch, machine))?;
             hot_pages::profile(&connected, &golden, strategy)?;
-            verify::prepare(self, config, &golden, &mut connected)?;
+            verify::prepare(self, spec, config, &golden, &mut connected)?;
             connected.report.total = begun.elapsed();
             return Ok(connected);
         }
         let image = match known {
             Some(image) => image,
-            None => Arc::new(Image::open(&config.image).map_err(|e| boot::image_failed(&e))?),
+            None => Arc::new(KvmImage::open(&spec.image).map_err(|e| boot::image_failed(&e))?),
         };
         let image_took = begun.elapsed();
-        let gate = Gate::new(image.manifest(), &config.enable_tools)
+        let gate = Gate::new(image.manifest(), &spec.enable_tools)
             .map_err(|e| boot::registry_failed(&e))?;
         let adopt = |machine: &Arc<Machine>| {
             self.adopt(epoch, machine) && {
@@ -264,15 +259,15 @@ impl KvmSandbox {
                 true
             }
         };
-        let mut connected = boot::start(config, &image, gate, adopt)?;
+        let mut connected = boot::start(spec, config, &image, gate, adopt)?;
         connected.report.image = image_took;
-        if let Some(strategy) = config.strategy {
+        if let Some(strategy) = config.strategy(spec) {
             let capturing = Instant::now();
             let golden =
                 GoldenSandbox::capture(&connected).inspect_err(|_| connected.machine.shutdown())?;
             hot_pages::profile(&connected, &golden, strategy)?;
             connected.report.capture = capturing.elapsed();
-            verify::prepare(self, config, &golden, &mut connected)?;
+            verify::prepare(self, spec, config, &golden, &mut connected)?;
             let mut inner = self.lock();
             if inner.epoch == epoch {
                 inner.golden = Some(Arc::new(golden));
@@ -387,9 +382,9 @@ impl Sandbox for KvmSandbox {
         inner.epoch += 1;
         inner.phase = Phase::Booting(None);
         inner.failed = None;
-        let (config, epoch) = (inner.config.clone(), inner.epoch);
+        let (spec, config, epoch) = (inner.spec.clone(), inner.config.clone(), inner.epoch);
         drop(inner);
-        let result = self.start(&config, epoch);
+        let result = self.start(&spec, &config, epoch);
         self.finish_boot(epoch, result)
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::scratch::Scratch;
 use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict, search};
 use brainstorm_agent::store::StateDir;
-use sandbox::{Image, ImageSource, KvmSandbox, Sandbox, SandboxConfig};
+use sandbox::{ImageSource, KvmImage, KvmSandbox, Sandbox, SandboxSpec};
 
 /// Machines share an image, and an attacker changes its files.
 pub const PROBE: FnProbe = FnProbe {
@@ -28,7 +28,7 @@ const MANIFEST: &str = "manifest.json";
 
 fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
     let copy = ImageCopy::of(&testbed.plan().sandbox.image.dir)?;
-    Image::open(&copy.source()).map_err(|e| ProbeError::Control(e.to_string()))?;
+    KvmImage::open(&copy.source()).map_err(|e| ProbeError::Control(e.to_string()))?;
     let (mut breaches, mut seen) = changes(&copy, testbed.plan().leaves_out("digests"))?;
     for (name, breach) in [
         ("two machines of one image", two_machines(testbed)?),
@@ -98,7 +98,7 @@ fn changes(
         } else {
             copy.source()
         };
-        let said = Image::open(&source).err().map(|error| error.to_string());
+        let said = KvmImage::open(&source).err().map(|error| error.to_string());
         fs::write(&path, before)?;
         if said.is_none() {
             breaches.push(format!("{name}: it is taken for what it was"));
@@ -132,7 +132,8 @@ fn two_machines(testbed: &Testbed) -> Result<Option<String>, ProbeError> {
 
 /// A machine goes on with the image that was checked, whatever becomes of its files.
 fn exchanged(testbed: &Testbed, copy: &ImageCopy) -> Result<Option<String>, ProbeError> {
-    let sandbox = KvmSandbox::new(SandboxConfig { image: copy.source(), ..testbed.config() });
+    let spec = SandboxSpec { image: copy.source(), ..testbed.spec() };
+    let sandbox = KvmSandbox::new(spec, testbed.kvm_config()?.clone());
     sandbox.boot().map_err(ProbeError::at("booting a copy of the image"))?;
     let path = copy.file(ROOTFS);
     let honest = fs::read(&path)?;

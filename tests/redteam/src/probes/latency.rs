@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::leak::Leak;
 use crate::{AttackerClass, Expectation, FnProbe, Guest, Latency, ProbeError, Testbed, Verdict};
-use sandbox::{Image, KvmSandbox, Sandbox, SandboxConfig};
+use sandbox::{KvmImage, KvmSandbox, Resets, Sandbox};
 
 /// Measures cold boots, each of a new machine.
 pub const BOOT: FnProbe = battery("lat-boot", "Boots a machine and ends it, again and again", boot);
@@ -35,12 +35,12 @@ const fn battery(
 }
 
 fn boot(testbed: &Testbed) -> Result<Verdict, ProbeError> {
-    testbed.requires_kvm()?;
-    let config = SandboxConfig { strategy: None, verify: false, ..testbed.config() };
-    let image = Image::open(&config.image).map_err(|e| ProbeError::Control(e.to_string()))?;
+    let config = testbed.kvm_config()?;
+    let spec = testbed.spec().with_resets(Resets::None);
+    let image = KvmImage::open(&spec.image).map_err(|e| ProbeError::Control(e.to_string()))?;
     let image = Arc::new(image);
     repeat(testbed, "boot", BOOT_P50, 0, || {
-        let sandbox = KvmSandbox::with_image(config.clone(), Arc::clone(&image));
+        let sandbox = KvmSandbox::with_image(spec.clone(), config.clone(), Arc::clone(&image));
         let begun = Instant::now();
         sandbox.boot().map_err(ProbeError::at("booting"))?;
         let took = begun.elapsed();

@@ -32,10 +32,10 @@ impl Machines {
     /// Makes the machine as a fork of the ordinary sandbox.
     pub fn of(testbed: &Testbed) -> Result<Self, ProbeError> {
         let first = testbed.kvm(Guest::Shipped)?;
-        let config = testbed.config();
-        let manifest = config.image.manifest().map_err(failed)?;
+        let spec = testbed.spec();
+        let manifest = spec.image.manifest().map_err(failed)?;
         let manifest = manifest.ok_or_else(|| failed("the attack image has no manifest"))?;
-        let tools = Tools::new(&manifest, &config.enable_tools).map_err(failed)?;
+        let tools = Tools::new(&manifest, &spec.enable_tools).map_err(failed)?;
         if !testbed.plan().leaves_out("reset") {
             let source = KvmSource::forking(&first).map_err(ProbeError::at("forking"))?;
             let one = PoolConfig { on_fault: OnFault::Halt, ..PoolConfig::new(1) };

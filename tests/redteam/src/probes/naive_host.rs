@@ -19,8 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// the first result that the guest sends.
 pub fn first_result(testbed: &Testbed, sandbox: &KvmSandbox, mode: &str) -> Result<i32, String> {
     let told = |error: &dyn std::fmt::Display| error.to_string();
-    let config = &testbed.plan().sandbox;
-    let manifest = config.image.manifest().map_err(|e| told(&e))?;
+    let config = testbed.kvm_config().map_err(|e| told(&e))?;
+    let manifest = testbed.plan().sandbox.image.manifest().map_err(|e| told(&e))?;
     let port = manifest.map_or(DEFAULT_PORT, |manifest| manifest.guest_port);
     let port = config.guest_port.unwrap_or(port);
     let machine = sandbox.machine().ok_or("there is no machine")?;

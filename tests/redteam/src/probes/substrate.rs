@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use vmm::{IntegrityPlan, Machine, Tamper};
 
 use crate::{AttackerClass, Expectation, FnProbe, Guest, ProbeError, Testbed, Verdict, search};
-use sandbox::{FaultPoint, KvmSandbox, Sandbox, SandboxConfig, SandboxState};
+use sandbox::{FaultPoint, KvmConfig, KvmSandbox, Sandbox, SandboxState};
 
 /// The host lies about one machine.
 pub const LIES: FnProbe = FnProbe {
@@ -31,14 +31,14 @@ pub const GOLDEN: FnProbe = FnProbe {
                   resets",
     repeats: false,
     run: |testbed| {
-        let plan = testbed.plan().sandbox.integrity;
+        let config = testbed.kvm_config()?;
         if let Some(golden) = testbed.kvm(Guest::Shipped)?.golden() {
-            let (_, resets) = plan.resets_for_all(&golden);
+            let (_, resets) = config.integrity.resets_for_all(&golden);
             testbed
                 .note(format!("the usual check has read all golden memory after {resets} resets"));
         }
-        let config = SandboxConfig { integrity: IntegrityPlan::deep(), ..testbed.config() };
-        tell_all(testbed, GOLDEN_LIST, || Ok(KvmSandbox::new(config.clone())))
+        let config = KvmConfig { integrity: IntegrityPlan::deep(), ..config.clone() };
+        tell_all(testbed, GOLDEN_LIST, || Ok(KvmSandbox::new(testbed.spec(), config.clone())))
     },
 };
 

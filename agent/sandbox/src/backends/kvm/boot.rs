@@ -9,11 +9,13 @@ use vmm::{KvmKind, Machine, MachineConfig, MachineError, VsockError};
 
 use super::admission::Gate;
 use super::connected::{self, Connected};
+use super::image::KvmImage;
 use super::reports::boot_phases;
-use super::{SandboxConfig, not_available};
+use super::{KvmConfig, not_available};
 use crate::channel::{FrameReader, STALL_LIMIT};
 use crate::error::SandboxError;
-use crate::image::{Image, ImageError};
+use crate::image::ImageError;
+use crate::spec::SandboxSpec;
 use crate::state::{BootPath, BootReport};
 
 /// For the whole way from the first instruction to a working channel.
@@ -26,17 +28,18 @@ const CONSOLE_BYTES: usize = 64 << 10;
 /// Boots. `adopt` is given the machine before it runs, so that others can stop it, and says
 /// whether to go on. After an error nothing is left.
 pub fn start(
-    config: &SandboxConfig,
-    image: &Image,
+    spec: &SandboxSpec,
+    config: &KvmConfig,
+    image: &KvmImage,
     gate: Gate,
     adopt: impl FnOnce(&Arc<Machine>) -> bool,
 ) -> Result<Connected, SandboxError> {
     let begun = Instant::now();
     let machine = Machine::create(MachineConfig {
-        vcpus: config.vcpus,
-        memory_mib: config.memory_mib,
+        vcpus: spec.vcpus,
+        memory_mib: spec.memory_mib,
         kernel: Arc::clone(image.kernel()),
-        cmdline: config.cmdline(image),
+        cmdline: config.cmdline(spec, image),
         disk: Some(Arc::clone(image.rootfs())),
         guest_cid: config.guest_cid,
         console_bytes: CONSOLE_BYTES,
@@ -46,7 +49,7 @@ pub fn start(
     if !adopt(&machine) {
         return Err(not_available("the sandbox was shut down while it was booting"));
     }
-    establish(&machine, guest_port(config, image), gate, begun).inspect_err(|_| machine.shutdown())
+    establish(&machine, config.guest_port(image), gate, begun).inspect_err(|_| machine.shutdown())
 }
 
 /// Everything that can fail once the machine may run.
@@ -100,22 +103,6 @@ fn establish(
         .map_err(|e| failed("asking the guest its first question", &e))?;
     connected.report.handshake = begun.elapsed().saturating_sub(to_ready);
     Ok(connected)
-}
-
-pub fn guest_port(config: &SandboxConfig, image: &Image) -> u32 {
-    config.guest_port.unwrap_or_else(|| image.guest_port())
-}
-
-impl SandboxConfig {
-    /// Kernel command line of a machine of this image, without the devices that the machine appends.
-    pub fn cmdline(&self, image: &Image) -> String {
-        let mut line = format!("{} BSM_VSOCK_PORT={}", image.cmdline(), guest_port(self, image));
-        if !self.enable_tools.is_empty() {
-            line += " BSM_ENABLE_TOOLS=";
-            line += &self.enable_tools.join(",");
-        }
-        line
-    }
 }
 
 fn understand_ready(frame: &[u8]) -> Result<GuestReady, String> {

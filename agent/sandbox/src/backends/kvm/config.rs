@@ -1,49 +1,73 @@
-//! What a sandbox in a KVM machine is made of.
+//! The settings of the KVM backend.
+
+use std::sync::Arc;
 
 use vmm::{IntegrityPlan, Strategy};
 
-use crate::image::ImageSource;
+use super::KvmSandbox;
+use super::image::KvmImage;
+use crate::{Backend, Resets, Sandbox, SandboxSpec};
 
-/// What a sandbox is made of.
+/// The smallest address of a guest: those below are reserved (`vsock(7)`).
+const MIN_CID: u32 = 3;
+
+/// What only KVM machines can be told, beside a [`SandboxSpec`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SandboxConfig {
-    /// The guest image.
-    pub image: ImageSource,
-    /// Number of vCPUs, 1 to 8.
-    pub vcpus: u8,
-    /// RAM in MiB, 64 to 8192.
-    pub memory_mib: u32,
+pub struct KvmConfig {
     /// vsock address of the guest, 3 to `u32::MAX - 1`.
     pub guest_cid: u32,
     /// vsock port of the guest program, 1 to 65535; by default the image's.
     pub guest_port: Option<u32>,
-    /// Tools to enable that the image leaves disabled.
-    pub enable_tools: Vec<String>,
-    /// How a reset restores the machine after a command. Without a strategy no golden state is
-    /// captured: the boot is shorter, and the sandbox cannot be reset.
-    pub strategy: Option<Strategy>,
-    /// Whether resets can be verified: the first boot then also measures what a verified reset
-    /// compares a machine with. Needs a strategy.
-    pub verify: bool,
+    /// How a reset restores the machine after a command.
+    pub strategy: Strategy,
     /// How much of what a command did not touch a verified reset reads again, another part each
     /// time.
     pub integrity: IntegrityPlan,
 }
 
-impl SandboxConfig {
-    /// The smallest usual sandbox of an image: one vCPU, 128 MiB, no further tools, reset by
-    /// copying back without being verified.
-    pub fn new(image: ImageSource) -> Self {
+impl KvmConfig {
+    /// Name of the backend.
+    pub const NAME: &str = "kvm";
+
+    /// How the machine is reset; `None` when the sandbox is not to be reset.
+    pub(super) fn strategy(&self, spec: &SandboxSpec) -> Option<Strategy> {
+        (spec.resets != Resets::None).then_some(self.strategy)
+    }
+
+    /// vsock port that the guest program listens on.
+    pub(super) fn guest_port(&self, image: &KvmImage) -> u32 {
+        self.guest_port.unwrap_or_else(|| image.guest_port())
+    }
+
+    /// Kernel command line of a machine of this image, without the devices that the machine appends.
+    pub fn cmdline(&self, spec: &SandboxSpec, image: &KvmImage) -> String {
+        let mut line = format!("{} BSM_VSOCK_PORT={}", image.cmdline(), self.guest_port(image));
+        if !spec.enable_tools.is_empty() {
+            line += " BSM_ENABLE_TOOLS=";
+            line += &spec.enable_tools.join(",");
+        }
+        line
+    }
+}
+
+impl Default for KvmConfig {
+    /// Resets by copying back, with the usual checks and the image's port.
+    fn default() -> Self {
         Self {
-            image,
-            vcpus: 1,
-            memory_mib: 128,
-            guest_cid: 3,
+            guest_cid: MIN_CID,
             guest_port: None,
-            enable_tools: Vec::new(),
-            strategy: Some(Strategy::CopyBack),
-            verify: false,
+            strategy: Strategy::default(),
             integrity: IntegrityPlan::default(),
         }
+    }
+}
+
+impl Backend for KvmConfig {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn make(&self, spec: SandboxSpec) -> Arc<dyn Sandbox> {
+        Arc::new(KvmSandbox::new(spec, self.clone()))
     }
 }

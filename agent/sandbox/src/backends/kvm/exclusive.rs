@@ -36,9 +36,9 @@ impl<'a> ExclusiveMachine<'a> {
         let begun = Instant::now();
         let strategy = {
             let mut inner = sandbox.lock();
-            let Some(strategy) = inner.config.strategy else {
+            let Some(strategy) = inner.config.strategy(&inner.spec) else {
                 return Err(not_available(
-                    "the sandbox keeps no golden state: set a reset strategy and boot it again",
+                    "the sandbox keeps no golden state: ask for resets and boot it again",
                 ));
             };
             if !matches!(&inner.phase, Phase::Ready(current) if Arc::ptr_eq(current, connected)) {

@@ -6,34 +6,38 @@ use std::sync::Arc;
 use vmm::Golden;
 use vmm::snapshot::file::{Expectation, SnapshotError};
 
-use super::{KvmSandbox, SandboxConfig, not_available};
+use super::{KvmConfig, KvmImage, KvmSandbox, not_available};
 use crate::error::SandboxError;
-use crate::image::Image;
+use crate::spec::SandboxSpec;
 
 impl KvmSandbox {
-    /// Writes the golden state to a file. The sandbox must have booted with a strategy to reset.
+    /// Writes the golden state to a file. The sandbox must have booted as one that can be reset.
     pub fn save_snapshot(&self, path: &Path) -> Result<(), SandboxError> {
         let golden = self.golden().ok_or_else(|| {
-            not_available("the sandbox has no golden state: boot it with a reset strategy first")
+            not_available("the sandbox has no golden state: ask for resets and boot it first")
         })?;
         golden.save(path).map_err(|error| not_available(&error.to_string()))
     }
 
     /// A sandbox whose boots start from the snapshot in `path`. It has to have been made of the
     /// same image and with the same settings, by this version on a processor like this one.
-    pub fn from_snapshot(config: SandboxConfig, path: &Path) -> Result<Self, SandboxError> {
-        let image = Image::open(&config.image).map_err(|e| super::boot::image_failed(&e))?;
+    pub fn from_snapshot(
+        spec: SandboxSpec,
+        config: KvmConfig,
+        path: &Path,
+    ) -> Result<Self, SandboxError> {
+        let image = KvmImage::open(&spec.image).map_err(|e| super::boot::image_failed(&e))?;
         let expectation = Expectation {
             kernel_sha256: Some(image.kernel().sha256()),
             rootfs_sha256: Some(
                 image.rootfs().sha256().map_err(|e| not_available(&e.to_string()))?,
             ),
-            cmdline: Some(config.cmdline(&image)),
-            memory_mib: Some(config.memory_mib),
-            vcpus: Some(config.vcpus),
+            cmdline: Some(config.cmdline(&spec, &image)),
+            memory_mib: Some(spec.memory_mib),
+            vcpus: Some(spec.vcpus),
         };
         let golden = Golden::load(path, &expectation).map_err(|error| refused(&error))?;
-        Self::restore(config, Arc::new(image), golden)
+        Self::restore(spec, config, Arc::new(image), golden)
     }
 }
 

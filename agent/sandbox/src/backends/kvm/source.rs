@@ -102,30 +102,23 @@ impl SandboxSource for KvmSource {
 
 fn no_golden_state() -> SandboxError {
     SandboxError::NotAvailable {
-        reason: "a pool forks a golden state, and the sandbox has none: boot it with a reset \
-                 strategy first"
-            .to_owned(),
+        reason:
+            "a pool forks a golden state, and the sandbox has none: ask for resets and boot it \
+                 first"
+                .to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ImageSource, SandboxConfig};
+    use crate::{ImageSource, KvmConfig, Resets, SandboxSpec};
 
     #[test]
     fn a_sandbox_that_was_not_booted_is_refused() {
-        let sandbox = KvmSandbox::new(SandboxConfig {
-            image: ImageSource::directory("/nonexistent"),
-            vcpus: 1,
-            memory_mib: 64,
-            guest_cid: 3,
-            guest_port: None,
-            enable_tools: Vec::new(),
-            strategy: None,
-            verify: false,
-            integrity: vmm::IntegrityPlan::default(),
-        });
+        let image = ImageSource::directory("/nonexistent");
+        let spec = SandboxSpec::new(image).with_resets(Resets::None);
+        let sandbox = KvmSandbox::new(spec, KvmConfig::default());
         let error = KvmSource::new(sandbox).err().unwrap();
         assert_eq!(error.code(), "SANDBOX_NOT_AVAILABLE");
         assert!(error.to_string().contains("boot it"), "{error}");

@@ -14,9 +14,10 @@ use super::faults::Faults;
 use super::forensics::{self, MismatchedBlocks};
 use super::golden::{GoldenSandbox, capture_failed};
 use super::observe::{Observation, QueryTimeouts, VerifyOptions, observe};
-use super::{KvmSandbox, SandboxConfig, not_available};
+use super::{KvmConfig, KvmSandbox, not_available};
 use crate::Cause;
 use crate::error::SandboxError;
+use crate::spec::{Resets, SandboxSpec};
 use crate::verify::{Baseline, BaselineError, GoldenFacts, VerifiedReset};
 
 /// For the answers that others are compared with: the first time, a busy host may take its time.
@@ -45,8 +46,8 @@ impl KvmSandbox {
         let golden = self.golden();
         let (Some(golden), Some(baseline)) = (golden, self.baseline()) else {
             return Err(not_available(
-                "the sandbox has nothing to verify against: set `verify` and a reset strategy, and \
-                 boot it again",
+                "the sandbox has nothing to verify against: ask for verified resets, and boot it \
+                 again",
             ));
         };
         let exclusive = ExclusiveMachine::take(self, connected)?;
@@ -86,14 +87,17 @@ impl KvmSandbox {
 /// it was not before.
 pub fn prepare(
     sandbox: &KvmSandbox,
-    config: &SandboxConfig,
+    spec: &SandboxSpec,
+    config: &KvmConfig,
     golden: &GoldenSandbox,
     connected: &mut Connected,
 ) -> Result<(), SandboxError> {
-    let Some(strategy) = config.strategy.filter(|_| config.verify) else { return Ok(()) };
+    if spec.resets != Resets::Verified {
+        return Ok(());
+    }
     let begun = Instant::now();
     golden
-        .measure_baseline(|| measure(connected, golden.golden(), strategy, config.integrity))
+        .measure_baseline(|| measure(connected, golden.golden(), config.strategy, config.integrity))
         .inspect_err(|error| {
             if matches!(error, SandboxError::NotGolden { .. }) {
                 let dump = || forensics::dump(&connected.machine, MismatchedBlocks::default());
