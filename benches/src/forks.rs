@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use brainstorm_agent::bench::Footprint;
-use vmm::snapshot::file::Expectation;
+use vmm::snapshot_file::Expectation;
 use vmm::{BootTimings, Golden, Machine, MachineConfig, micro};
 
 use benches::report::Report;

@@ -57,30 +57,34 @@
 //! `devices` and `kvm`, which do not use each other; below these `arch`, all that is x86-64; at the
 //! bottom `memory` and the error of KVM's calls.
 #![warn(missing_docs)]
+// The fuzz targets' parts speak of types that only this crate needs to name.
+#![cfg_attr(not(feature = "fuzzing"), warn(unnameable_types))]
 
 mod arch;
-pub mod boot;
-pub mod devices;
+mod boot;
+mod devices;
 mod elapsed;
-pub mod integrity;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod integrity;
 mod ioctl;
 mod kernel_call;
-pub mod kvm;
-pub mod machine;
-pub mod memory;
+mod kvm;
+mod machine;
+mod memory;
 pub mod micro;
 mod mismatch;
 mod probe;
-pub mod snapshot;
+mod snapshot;
 
 pub use arch::{MpState, VcpuStatus};
-pub use boot::{BootError, KernelError, KernelImage};
+pub use boot::{BootDataError, BootError, CommandLineError, KernelError, KernelImage};
 pub use devices::block::{DiskError, DiskImage};
 pub use devices::virtio::DeviceFault;
 #[cfg(feature = "tokio")]
 pub use devices::vsock::AsyncVsockStream;
 pub use devices::vsock::{VsockCounters, VsockError, VsockHost, VsockListener, VsockStream};
-pub use devices::{ConsoleSnapshot, Mark};
+pub use devices::{ConsoleSnapshot, DeviceStateError, Mark};
 #[cfg(any(test, feature = "testing"))]
 pub use integrity::Tamper;
 pub use integrity::{
@@ -92,7 +96,9 @@ pub use machine::{
     BootTimings, ConfigError, Machine, MachineConfig, MachineConfigBuilder, MachineError,
     MachineState, StopReason,
 };
+pub use memory::MemoryError;
 pub use probe::{Capability, HostProbe, KvmKind, probe};
+pub use snapshot::file as snapshot_file;
 pub use snapshot::{
     Difference, Differences, Golden, PageSet, Register, ResetError, ResetParts, ResetReport,
     Strategy,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use guest::evidence::format_sha256;
-use vmm::snapshot::file::Info;
+use vmm::snapshot_file::Info;
 
 use super::record::{BaselineRecord, VERSION, check};
 use super::start::StartError;

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
-use vmm::snapshot::file::{Change, Diff, Info, Range, SnapshotError};
+use vmm::snapshot_file::{Change, Diff, Info, Range, SnapshotError};
 
 use super::{Exit, terminal};
 use crate::config::Config;
@@ -189,7 +189,7 @@ fn section(
 
 #[cfg(test)]
 mod tests {
-    use vmm::snapshot::file::VcpuChange;
+    use vmm::snapshot_file::VcpuChange;
 
     use super::*;
 

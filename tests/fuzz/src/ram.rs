@@ -11,7 +11,7 @@ use std::mem;
 use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, MmapRegion};
-use vmm::memory::{GuestRam, PAGE_BYTES};
+use vmm::fuzzing::{GuestRam, PAGE_BYTES};
 
 thread_local! {
     /// What the last input has left.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vmm::DeviceFault;
-use vmm::devices::virtio::{FaultLatch, Interrupt, IrqLine, MmioTransport, VirtioDevice};
+use vmm::fuzzing::{FaultLatch, Interrupt, IrqLine, MmioTransport, VirtioDevice};
 
 use crate::ram::Ram;
 use crate::script::Script;

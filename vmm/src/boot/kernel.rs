@@ -99,7 +99,7 @@ impl KernelImage {
         if bytes.is_empty() {
             return Err(KernelError::Empty);
         }
-        let image = CheckedImage::new(bytes)?;
+        let image = CheckedImage::new(bytes).map_err(refused)?;
         let (memory, LoadedKernel { entry, setup }) = lay_out(&image)?;
         let extent = image.extent();
         Ok(Self { memory, start: extent.start, end: extent.end, entry, setup, sha256, size })
@@ -120,7 +120,11 @@ impl KernelImage {
     /// # Errors
     ///
     /// The guest has no memory at these addresses, or the host refuses the mapping.
-    pub fn load(&self, ram: &GuestRam, memory_bytes: u64) -> Result<LoadedKernel, KernelError> {
+    pub(crate) fn load(
+        &self,
+        ram: &GuestRam,
+        memory_bytes: u64,
+    ) -> Result<LoadedKernel, KernelError> {
         let limit = memory_bytes.min(layout::HOLE_START);
         if self.end > limit {
             return Err(KernelError::DoesNotFit { end: self.end, limit });
@@ -158,12 +162,10 @@ fn lay_out(image: &CheckedImage<'_>) -> Result<(SealedMemory, LoadedKernel), Ker
     Ok((memory, result?))
 }
 
-impl From<ImageError> for KernelError {
-    fn from(error: ImageError) -> Self {
-        match error {
-            ImageError::NotAKernel(reason) => Self::NotAKernel(reason),
-            ImageError::Truncated { needed, found } => Self::Truncated { needed, found },
-        }
+fn refused(error: ImageError) -> KernelError {
+    match error {
+        ImageError::NotAKernel(reason) => KernelError::NotAKernel(reason),
+        ImageError::Truncated { needed, found } => KernelError::Truncated { needed, found },
     }
 }
 

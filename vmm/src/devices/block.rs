@@ -12,7 +12,9 @@ mod request;
 
 pub use device::Block;
 pub use image::{DiskError, DiskImage, SECTOR_BYTES};
-pub use overlay::{BLOCK_BYTES, Damage, Overlay, OverlayError};
+#[cfg(any(test, feature = "testing", feature = "fuzzing"))]
+pub use overlay::BLOCK_BYTES;
+pub use overlay::{Damage, Overlay};
 
 #[cfg(test)]
 mod tests;

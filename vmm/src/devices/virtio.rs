@@ -24,7 +24,6 @@ pub use super::irq::IrqLine;
 pub use super::state_error::StateError;
 pub use fault::FaultLatch;
 pub use interrupt::Interrupt;
-pub use transport::MmioTransport;
 
 /// What the transport hands to a device when the driver sets `DRIVER_OK`.
 pub struct Activation {

@@ -15,7 +15,8 @@
 //!   connection, no credit, no listener) is answered with RST and counted;
 //! - a packet that claims another source than the guest is dropped and counted.
 //!
-//! Memory is bounded: [`MAX_CONNECTIONS`] connections with two buffers of [`BUFFER_BYTES`] each,
+//! Memory is bounded: [`VsockHost::MAX_CONNECTIONS`] connections with two buffers of
+//! [`VsockHost::BUFFER_BYTES`] each,
 //! and a bounded queue of RST packets. While that queue is full, the device takes no more packets
 //! from the guest until the guest has taken RST packets. Work per notification is bounded too.
 
@@ -25,6 +26,8 @@ mod device;
 mod endpoints;
 mod error;
 mod host;
+#[cfg(any(test, feature = "fuzzing"))]
+mod host_state;
 mod limits;
 mod listener;
 mod muxer;
@@ -40,13 +43,12 @@ mod wait_queue;
 #[cfg(test)]
 mod tests;
 
-pub use connection::BUFFER_BYTES;
 pub use counters::VsockCounters;
 pub use device::VsockDevice;
 pub use error::VsockError;
 pub use host::VsockHost;
-pub use limits::{BACKLOG, MAX_CONNECTIONS, MAX_LINGERING};
 pub use listener::VsockListener;
+#[cfg(feature = "fuzzing")]
 pub use state::VsockState;
 pub use stream::VsockStream;
 #[cfg(feature = "tokio")]

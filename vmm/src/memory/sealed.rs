@@ -6,9 +6,7 @@ use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
 
-use rustix::fs::{
-    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create,
-};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 
 use super::block_hashes::is_hole;
 use super::merkle::Hash;
@@ -87,8 +85,9 @@ impl SealedMemory {
     }
 
     /// True while every seal is in place, as the kernel says.
+    #[cfg(test)]
     pub fn is_sealed(&self) -> io::Result<bool> {
-        Ok(fcntl_get_seals(&self.file)?.contains(SEALS))
+        Ok(rustix::fs::fcntl_get_seals(&self.file)?.contains(SEALS))
     }
 
     /// Replaces `length` bytes of an existing mapping at `target` by a private, writable mapping

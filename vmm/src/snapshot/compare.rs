@@ -84,7 +84,7 @@ impl Differences {
     ) -> Result<Self, ResetError> {
         let mut found = state::kvm(golden, vm, vcpus, reset)?;
         found.extend(state::devices(golden, devices)?);
-        Ok(Self(found.into_iter().map(Difference::from).collect()))
+        Ok(Self(found.into_iter().map(Difference::of).collect()))
     }
 
     fn memory(&mut self, golden: &Golden, vm: &Vm) {
@@ -120,8 +120,8 @@ impl Differences {
     }
 }
 
-impl From<StateMismatch> for Difference {
-    fn from(mismatch: StateMismatch) -> Self {
+impl Difference {
+    fn of(mismatch: StateMismatch) -> Self {
         match mismatch.part {
             // One number each: it says more than the register's.
             Self::Vcpu { index, part } if part.starts_with("MSR ") => {

@@ -3,10 +3,8 @@
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use vmm::devices::block::{BLOCK_BYTES, Block, DiskImage, Overlay};
-use vmm::devices::rng::Rng;
-use vmm::devices::virtio::VirtioDevice;
-use vmm::devices::vsock::{BUFFER_BYTES, MAX_CONNECTIONS, VsockDevice};
+use vmm::fuzzing::{BLOCK_BYTES, Block, Overlay, Rng, VirtioDevice, VsockDevice};
+use vmm::{DiskImage, VsockHost};
 
 use crate::rig::Rig;
 use crate::script::Script;
@@ -66,8 +64,8 @@ pub fn vsock(input: &[u8]) {
         streams.extend(listener.accept(Some(Duration::ZERO)));
         assert!(host.is_sound(CID), "{:?}", host.capture());
         let (connections, bytes) = host.size();
-        assert!(connections <= MAX_CONNECTIONS);
-        assert!(bytes <= connections * 2 * BUFFER_BYTES as usize);
+        assert!(connections <= VsockHost::MAX_CONNECTIONS);
+        assert!(bytes <= connections * 2 * VsockHost::BUFFER_BYTES);
     });
     // Connections that are let go of are reset, in the guest's memory.
     drop(streams);

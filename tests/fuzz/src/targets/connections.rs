@@ -7,9 +7,8 @@ use std::net::Shutdown;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use vmm::devices::vsock::{
-    BUFFER_BYTES, MAX_CONNECTIONS, VsockDevice, VsockHost, VsockListener, VsockStream,
-};
+use vmm::fuzzing::VsockDevice;
+use vmm::{VsockHost, VsockListener, VsockStream};
 
 use crate::rig::{BUFFERS, NOTIFY, Rig};
 use crate::script::Script;
@@ -146,7 +145,7 @@ impl World {
         let flags = script.byte() % 5;
         let (credit, forwarded) = match oddity % 4 {
             3 => (script.word(), script.word()),
-            _ => (BUFFER_BYTES, 0),
+            _ => (VsockHost::BUFFER_BYTES as u32, 0),
         };
         let header = Header { cid, to, guest_port, host_port, kind, op, flags, credit, forwarded };
         self.send(&header, length);
@@ -186,8 +185,8 @@ impl World {
     fn check(&self) {
         assert!(self.host.is_sound(CID), "{:?}", self.host.capture());
         let (connections, bytes) = self.host.size();
-        assert!(connections <= MAX_CONNECTIONS);
-        assert!(bytes <= connections * 2 * BUFFER_BYTES as usize);
+        assert!(connections <= VsockHost::MAX_CONNECTIONS);
+        assert!(bytes <= connections * 2 * VsockHost::BUFFER_BYTES);
         assert_eq!(self.rig.faults(), 0, "no well-formed packet stops the device");
     }
 

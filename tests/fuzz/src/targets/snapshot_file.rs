@@ -11,9 +11,8 @@ use std::time::Duration;
 
 use rustix::fs::MemfdFlags;
 use sha2::{Digest, Sha256};
-use vmm::devices::block::DiskImage;
-use vmm::snapshot::file::{Diff, Expectation, Info};
-use vmm::{Golden, Machine, MachineConfig};
+use vmm::snapshot_file::{Diff, Expectation, Info};
+use vmm::{DiskImage, Golden, Machine, MachineConfig};
 
 use crate::script::Script;
 

@@ -29,6 +29,7 @@ pub struct Disk {
 
 impl OneQueue<Disk> {
     /// A device whose content is `overlay`.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn new(overlay: Overlay) -> Self {
         Self::with_handler(Disk { overlay, buffers: RequestBuffers::default() })
     }

@@ -104,6 +104,7 @@ impl Overlay {
     }
 
     /// Writes `bytes` from `offset` on.
+    #[cfg(any(test, feature = "testing"))]
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), OverlayError> {
         let end = offset.checked_add(bytes.len() as u64).ok_or(OverlayError::Range)?;
         self.write_with(offset..end, |at, target| {

@@ -25,6 +25,7 @@ pub struct Entropy {
     buffers: Buffers,
 }
 
+#[cfg(any(test, feature = "fuzzing"))]
 impl OneQueue<Entropy> {
     /// A device that has not been activated.
     pub fn new() -> Self {

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
-use super::{DeviceFault, FaultLatch, Interrupt, IrqLine, MmioTransport, VirtioDevice};
+use super::transport::MmioTransport;
+use super::{DeviceFault, FaultLatch, Interrupt, IrqLine, VirtioDevice};
 use crate::memory::GuestRam;
 
 /// Guest RAM of a test.

@@ -4,22 +4,29 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::{Ending, Phase, Ports};
+use super::connection::{BUFFER_BYTES, Ending, Phase, Ports};
 use super::counters::VsockCounters;
 use super::endpoints::Listening;
 use super::error::VsockError;
+use super::limits::{BACKLOG, MAX_CONNECTIONS};
 use super::listener::VsockListener;
 use super::shared::Shared;
-use super::state::VsockState;
 use super::stream::VsockStream;
 
 /// Opens connections to a guest and accepts those it opens. Clones are the same host.
 #[derive(Clone)]
 pub struct VsockHost {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl VsockHost {
+    /// Most connections of one machine, closed ones included that a stream still holds.
+    pub const MAX_CONNECTIONS: usize = MAX_CONNECTIONS;
+    /// Most connections that wait on one host port to be accepted.
+    pub const BACKLOG: usize = BACKLOG;
+    /// Bytes that one direction of a connection holds while its reader does not read.
+    pub const BUFFER_BYTES: usize = BUFFER_BYTES as usize;
+
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }
@@ -59,7 +66,7 @@ impl VsockHost {
     }
 
     /// Listens on a host port. Connections the guest opens wait there, at most
-    /// [`BACKLOG`](super::BACKLOG) of them; on every other port the guest is refused.
+    /// [`VsockHost::BACKLOG`] of them; on every other port the guest is refused.
     pub fn listen(&self, host_port: u32) -> Result<VsockListener, VsockError> {
         self.shared.with(|core| {
             core.check()?;
@@ -89,32 +96,8 @@ impl VsockHost {
 
     /// Makes every stream, listener and pending call fail at once with
     /// [`VsockError::MachineStopped`], and lets go of the guest's memory. The first reason stays.
-    pub fn close_all(&self, reason: &str) {
+    pub(crate) fn close_all(&self, reason: &str) {
         self.shared.with(|core| core.stop(reason));
-    }
-
-    /// On return no thread touches guest memory for this device until [`VsockHost::resume`].
-    /// Streams go on working on their buffers.
-    pub fn quiesce(&self) {
-        self.shared.with(|core| core.held = true);
-    }
-
-    /// Undoes [`VsockHost::quiesce`] and moves what has gathered since.
-    pub fn resume(&self) {
-        self.shared.with_guest(|core| core.held = false);
-    }
-
-    /// The host's half of every connection, and the positions of the queues. The machine must be
-    /// paused and the device quiesced, and no call of [`VsockHost::connect`] under way.
-    pub fn capture(&self) -> VsockState {
-        self.shared.with(|core| VsockState::capture(core))
-    }
-
-    /// Goes back to a captured state, together with guest memory. Streams of connections in that
-    /// state go on from there; all others fail with [`VsockError::Gone`]. Listeners stay as they
-    /// are. The machine must be paused and the device quiesced.
-    pub fn restore(&self, state: &VsockState) -> Result<(), VsockError> {
-        self.shared.with(|core| state.restore(core))
     }
 
     /// Tells the guest that all its connections are lost (section 5.10.6.7), and ends the host's
@@ -128,26 +111,9 @@ impl VsockHost {
         });
     }
 
-    /// Connections, and bytes in their buffers.
-    pub fn size(&self) -> (usize, usize) {
-        self.shared.with(|core| core.muxer.size())
-    }
-
-    /// Whether all that is kept of connections agrees, as [`VsockState::is_sound`] wants it.
-    pub fn is_sound(&self, guest_cid: u64) -> bool {
-        self.shared.with(|core| core.muxer.is_sound(guest_cid))
-    }
-
     /// What the guest has done so far.
     pub fn counters(&self) -> VsockCounters {
         self.shared.with(|core| core.host.counters)
-    }
-}
-
-#[cfg(test)]
-impl VsockHost {
-    pub(super) fn shared_for_test(&self) -> &Shared {
-        &self.shared
     }
 }
 

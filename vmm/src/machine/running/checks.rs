@@ -248,7 +248,7 @@ impl MachineCore {
     ) -> Result<IntegrityReport, MachineError> {
         let devices = state::devices(golden, &self.devices)?;
         let mut report = IntegrityReport::default();
-        report.findings.extend(devices.into_iter().map(Finding::from));
+        report.findings.extend(devices.into_iter().map(finding));
         let mut checker = self.checker();
         let begun = Instant::now();
         let most = (plan.copies_at_once(), steps);
@@ -295,7 +295,7 @@ impl MachineCore {
         }
         found.extend(others);
         let mismatches = state::kvm(golden, &self.vm, found, window)?;
-        let mut findings: Vec<Finding> = mismatches.into_iter().map(Finding::from).collect();
+        let mut findings: Vec<Finding> = mismatches.into_iter().map(finding).collect();
         let mut resetter = self.resetter.lock().unwrap_or_else(PoisonError::into_inner);
         let resetter = resetter.as_mut().ok_or(MachineError::NotCaptured)?;
         match resetter.written_since(&self.vm, &mut vcpus) {
@@ -359,10 +359,8 @@ fn unreadable(what: &'static str) -> impl Fn(std::io::Error) -> MachineError {
     move |error| MachineError::Unreadable { what, reason: error.to_string() }
 }
 
-impl From<StateMismatch> for Finding {
-    fn from(mismatch: StateMismatch) -> Self {
-        let StateMismatch { part, was, is } = mismatch;
-        let place = Location::State { name: part.to_string() };
-        Self { source: FindingSource::Vmm, place, was, is }
-    }
+fn finding(mismatch: StateMismatch) -> Finding {
+    let StateMismatch { part, was, is } = mismatch;
+    let place = Location::State { name: part.to_string() };
+    Finding { source: FindingSource::Vmm, place, was, is }
 }

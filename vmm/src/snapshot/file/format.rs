@@ -142,7 +142,7 @@ pub struct Processor {
 
 impl Processor {
     /// The one a template was made on.
-    pub fn of(cpuid: &CpuidTemplate) -> Self {
+    pub(super) fn of(cpuid: &CpuidTemplate) -> Self {
         let (vendor, family, model) = cpuid.processor();
         Self { vendor, family, model }
     }

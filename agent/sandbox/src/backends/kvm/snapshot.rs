@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use vmm::Golden;
-use vmm::snapshot::file::{Expectation, SnapshotError};
+use vmm::snapshot_file::{Expectation, SnapshotError};
 
 use super::{KvmConfig, KvmImage, KvmSandbox, not_available};
 use crate::error::SandboxError;

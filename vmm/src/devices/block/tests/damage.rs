@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
+use crate::devices::block::overlay::OverlayError;
 
 const BLOCKS: u64 = (DISK_BYTES / BLOCK_BYTES) as u64;
 

@@ -87,6 +87,7 @@ impl MmioTransport {
     }
 
     /// How many writes were refused because they came at the wrong time or made no sense.
+    #[cfg(test)]
     pub fn refused_writes(&self) -> u64 {
         self.refused
     }

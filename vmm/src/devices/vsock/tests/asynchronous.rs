@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::guest::{Behaviour, Guest, pattern};
 use super::streams::{accepted, connected, with_host};
-use crate::devices::vsock::BUFFER_BYTES;
+use crate::devices::vsock::connection::BUFFER_BYTES;
 
 fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)

@@ -9,10 +9,11 @@ use super::guest::{Behaviour, CID, Guest, RAM_BYTES};
 use super::streams::{PORTS, accepted, connected};
 use super::{GUEST_PORT, LIMIT};
 use crate::devices::virtio::{DeviceFault, VirtioDevice};
+use crate::devices::vsock::connection::BUFFER_BYTES;
 use crate::devices::vsock::connection::Ports;
 use crate::devices::vsock::packet::{Header, Op, SHUTDOWN_SEND};
 use crate::devices::vsock::queue::{RECEIVE, TRANSMIT};
-use crate::devices::vsock::{BUFFER_BYTES, VsockCounters, VsockError};
+use crate::devices::vsock::{VsockCounters, VsockError};
 
 const BUFFER: u64 = 0xc0_0000;
 

@@ -5,11 +5,11 @@ use std::io::{Read, Write};
 use super::guest::{Behaviour, Guest};
 use super::streams::{PORTS, accepted, with_host};
 use super::{GUEST_PORT, HOST_PORT, LIMIT};
+use crate::devices::vsock::VsockError;
 use crate::devices::vsock::connection::Ports;
-use crate::devices::vsock::limits::MAX_PENDING_RST;
+use crate::devices::vsock::limits::{BACKLOG, MAX_CONNECTIONS, MAX_LINGERING, MAX_PENDING_RST};
 use crate::devices::vsock::packet::Op;
 use crate::devices::vsock::queue::{self, RECEIVE, TRANSMIT};
-use crate::devices::vsock::{BACKLOG, MAX_CONNECTIONS, MAX_LINGERING, VsockError};
 
 fn from(guest: usize) -> Ports {
     Ports { guest: 10_000 + guest as u32, host: HOST_PORT }

@@ -8,11 +8,13 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::guest::{Behaviour, CID, Guest, pattern};
 use super::streams::{PORTS, accepted, with_host};
+use crate::devices::vsock::connection::BUFFER_BYTES;
 use crate::devices::vsock::connection::Ports;
+use crate::devices::vsock::limits::MAX_CONNECTIONS;
 use crate::devices::vsock::limits::MAX_PENDING_RST;
 use crate::devices::vsock::packet::Header;
 use crate::devices::vsock::queue::{RECEIVE, TRANSMIT};
-use crate::devices::vsock::{BUFFER_BYTES, MAX_CONNECTIONS, VsockListener, VsockStream};
+use crate::devices::vsock::{VsockListener, VsockStream};
 
 /// One thing that happens.
 #[derive(Debug, Clone)]

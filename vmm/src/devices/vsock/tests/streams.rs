@@ -6,10 +6,11 @@ use std::thread;
 
 use super::guest::{Behaviour, Guest, pattern};
 use super::{GUEST_PORT, HOST_PORT, LIMIT};
+use crate::devices::vsock::connection::BUFFER_BYTES;
 use crate::devices::vsock::connection::Ports;
 use crate::devices::vsock::packet::Op;
 use crate::devices::vsock::queue::RECEIVE;
-use crate::devices::vsock::{BUFFER_BYTES, VsockDevice, VsockHost, VsockStream};
+use crate::devices::vsock::{VsockDevice, VsockHost, VsockStream};
 
 const MIB: usize = 1 << 20;
 pub const PORTS: Ports = Ports { guest: 7000, host: HOST_PORT };

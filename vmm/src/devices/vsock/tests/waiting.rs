@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::guest::{Behaviour, Guest};
 use super::streams::{PORTS, accepted, connected};
 use super::{GUEST_PORT, HOST_PORT, LIMIT};
+use crate::devices::vsock::VsockError;
+use crate::devices::vsock::connection::BUFFER_BYTES;
 use crate::devices::vsock::packet::Op;
 use crate::devices::vsock::queue::EVENT;
-use crate::devices::vsock::{BUFFER_BYTES, VsockError};
 
 const SHORT: Duration = Duration::from_millis(5);
 
