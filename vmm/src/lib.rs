@@ -53,12 +53,63 @@
 //! # }
 //! ```
 //!
+//! Sockets need no boot protocol of their own. The host listens before the guest can call, and connects to
+//! ports of the guest; streams implement [`Read`](std::io::Read) and [`Write`](std::io::Write):
+//!
+//! ```no_run
+//! use std::io::{Read, Write};
+//! use std::net::Shutdown;
+//! use std::time::Duration;
+//!
+//! # fn talk(machine: &vmm::Machine) -> Result<(), Box<dyn std::error::Error>> {
+//! let limit = Duration::from_secs(10);
+//! let listener = machine.vsock().listen(52000)?;
+//! machine.boot()?;
+//! // What `socat - VSOCK-CONNECT:2:52000` in the guest opens.
+//! let mut called = listener.accept(Some(limit))?;
+//! called.set_read_timeout(Some(limit));
+//! called.write_all(b"hello\n")?;
+//! called.shutdown(Shutdown::Write)?;
+//! let mut answer = String::new();
+//! called.read_to_string(&mut answer)?;
+//!
+//! // And the other way, where a program of the guest listens on port 7.
+//! let mut stream = machine.vsock().connect(7, limit)?;
+//! stream.write_all(&[7])?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! No caller waits for ever for a guest that is silent or gone. This runs on any `/dev/kvm`:
+//!
+//! ```
+//! use std::time::Duration;
+//! use vmm::{Machine, MachineConfig, VsockError, micro};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = MachineConfig::builder(micro::kernel(1)?).memory_mib(64).build()?;
+//! let machine = Machine::create(config)?;
+//! let listener = machine.vsock().listen(52000)?;
+//! assert_eq!(machine.vsock().listen(52000).err(), Some(VsockError::PortInUse(52000)));
+//!
+//! machine.boot()?;
+//! machine.wait_checkpoint(0, Duration::from_secs(20)).ok_or("the guest does not run")?;
+//! // This guest has no driver: it neither calls nor answers.
+//! assert_eq!(listener.accept(Some(Duration::ZERO)).err(), Some(VsockError::TimedOut));
+//! assert_eq!(machine.vsock().connect(7, Duration::ZERO).err(), Some(VsockError::TimedOut));
+//!
+//! machine.shutdown();
+//! assert!(matches!(listener.accept(None), Err(VsockError::MachineStopped(_))));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Dependencies inside the crate point one way: `machine`, `integrity`, `snapshot`; below them `boot`,
 //! `devices` and `kvm`, which do not use each other; below these `arch`, all that is x86-64; at the
 //! bottom `memory` and the error of KVM's calls.
-#![warn(missing_docs)]
-// The fuzz targets' parts speak of types that only this crate needs to name.
-#![cfg_attr(not(feature = "fuzzing"), warn(unnameable_types))]
+#![warn(missing_docs, clippy::missing_errors_doc)]
+// What is public for tests and fuzz targets speaks of types that only this crate needs to name.
+#![cfg_attr(not(any(test, feature = "fuzzing")), warn(unnameable_types))]
 
 mod arch;
 mod boot;

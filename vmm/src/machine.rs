@@ -3,6 +3,7 @@
 mod assembly;
 mod checks;
 mod config;
+mod error;
 mod running;
 mod status;
 mod stop_state;
@@ -11,87 +12,20 @@ mod tamper;
 mod wiring;
 
 pub use config::{ConfigError, MachineConfig, MachineConfigBuilder};
+pub use error::MachineError;
 pub use status::{BootTimings, MachineState, StopReason};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
-
-use crate::boot::BootError;
 use crate::devices::vsock::{VsockDevice, VsockHost};
 use crate::devices::{Checkpoint, Console, ConsoleSnapshot, Mark};
 use crate::kernel_call::KernelCall;
-use crate::kvm::{DirtyTracking, KvmError};
-use crate::memory::MemoryError;
-use crate::snapshot::{Differences, Golden, ResetError, ResetReport, Strategy};
+use crate::kvm::DirtyTracking;
+use crate::snapshot::{Differences, Golden, ResetReport, Strategy};
 use assembly::HostHandles;
 use running::RunningMachine;
 use stop_state::StopState;
-
-/// Why an operation on a [`Machine`] failed.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum MachineError {
-    /// The configuration cannot work.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// KVM refused.
-    #[error(transparent)]
-    Kvm(#[from] KvmError),
-    /// Guest RAM could not be set up.
-    #[error(transparent)]
-    Memory(#[from] MemoryError),
-    /// The kernel could not be prepared.
-    #[error(transparent)]
-    Boot(#[from] BootError),
-    /// A device could not be set up.
-    #[error("cannot set up {device}: {reason}")]
-    Device {
-        /// The device.
-        device: &'static str,
-        /// What failed.
-        reason: String,
-    },
-    /// The machine could not be captured or put back.
-    #[error(transparent)]
-    Reset(#[from] ResetError),
-    /// There is nothing to go back to.
-    #[error("the machine has no golden state; capture one first")]
-    NotCaptured,
-    /// There is a golden state already.
-    #[error("the machine has a golden state already; fork it, or boot another machine")]
-    AlreadyCaptured,
-    /// The operation does not fit the machine's state.
-    #[error("cannot {operation} a machine that is {state}")]
-    WrongState {
-        /// What was asked.
-        operation: &'static str,
-        /// What the machine is.
-        state: &'static str,
-    },
-    /// Memory, disk or page tables could not be read to be checked or copied.
-    #[error("cannot read {what} of the machine: {reason}")]
-    Unreadable {
-        /// What was to be read.
-        what: &'static str,
-        /// What failed.
-        reason: String,
-    },
-    /// Tampering was asked for where there is nothing to tamper with.
-    #[cfg(any(test, feature = "testing"))]
-    #[error("cannot tamper with the machine: {0}")]
-    Tamper(String),
-    /// A vCPU did not leave the guest in time. The machine cannot be trusted any more: shut it
-    /// down.
-    #[error("vCPU {index} did not stop within {limit:?}; shut the machine down")]
-    VcpuStuck {
-        /// The vCPU.
-        index: usize,
-        /// How long it was given.
-        limit: Duration,
-    },
-}
 
 /// A microVM.
 ///
@@ -119,11 +53,19 @@ enum Phase {
 impl Machine {
     /// Checks the configuration. Nothing runs and no memory is used yet, but
     /// [`VsockHost::listen`] works, so that a guest can be awaited before it starts.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::Config`] when a number is out of its range.
     pub fn create(config: MachineConfig) -> Result<Self, MachineError> {
         Self::create_with(config, DirtyTracking::default())
     }
 
     /// [`Machine::create`], with a choice of how dirty pages are found.
+    ///
+    /// # Errors
+    ///
+    /// As [`Machine::create`].
     pub fn create_with(
         config: MachineConfig,
         tracking: DirtyTracking,
@@ -143,12 +85,21 @@ impl Machine {
     /// Loads the kernel and starts the vCPUs. Returns without waiting for the guest.
     ///
     /// After an error nothing is left of the machine: it is ended and can be dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine was booted or shut down before; otherwise what is
+    /// missing on the host: KVM, memory, threads; or why the kernel does not fit.
     pub fn boot(&self) -> Result<(), MachineError> {
         self.boot_paused()?;
         self.resume()
     }
 
     /// Loads the kernel and stops short of its first instruction.
+    ///
+    /// # Errors
+    ///
+    /// As [`Machine::boot`].
     pub fn boot_paused(&self) -> Result<(), MachineError> {
         let mut phase = self.lock();
         match std::mem::replace(&mut *phase, Phase::Ended) {
@@ -170,11 +121,20 @@ impl Machine {
     /// A new machine in a golden state, paused. It shares golden memory and the golden disk with
     /// every other one and owns only what it changes. Streams of the connections that were open
     /// at the capture come from [`VsockHost::reattach`].
+    ///
+    /// # Errors
+    ///
+    /// What is missing on the host: KVM, memory, threads; or [`MachineError::Reset`] when a part of the
+    /// state cannot be restored on this host.
     pub fn fork(golden: &Arc<Golden>) -> Result<Self, MachineError> {
         Self::fork_with(golden, DirtyTracking::default())
     }
 
     /// [`Machine::fork`], with a choice of how dirty pages are found.
+    ///
+    /// # Errors
+    ///
+    /// As [`Machine::fork`].
     pub fn fork_with(golden: &Arc<Golden>, tracking: DirtyTracking) -> Result<Self, MachineError> {
         let console = Console::new(golden.origin.console_bytes);
         let (device, vsock) = VsockDevice::new(u64::from(golden.origin.guest_cid));
@@ -197,6 +157,11 @@ impl Machine {
     ///
     /// From here on the guest may write only those model-specific registers that a reset puts
     /// back.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not paused, [`MachineError::AlreadyCaptured`] when it
+    /// has a golden state. After any other error, such as of KVM or of memory, the machine is poisoned.
     pub fn capture(&self) -> Result<Arc<Golden>, MachineError> {
         let mut golden = None;
         self.change("capture", |phase| match phase {
@@ -225,6 +190,11 @@ impl Machine {
     ///
     /// The streams of connections that were open at the capture go on; all others fail with
     /// [`VsockError::Gone`](crate::VsockError::Gone).
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not booted or has stopped,
+    /// [`MachineError::NotCaptured`] without a golden state. After any other error the machine is poisoned.
     pub fn reset(&self, strategy: Strategy) -> Result<ResetReport, MachineError> {
         Ok(self.reset_with(strategy, false)?.0)
     }
@@ -278,6 +248,11 @@ impl Machine {
 
     /// Compares a paused machine with its golden state, bit for bit: all memory, all vCPU and
     /// device state, the whole disk. Takes as long as reading all of that takes.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not paused, [`MachineError::NotCaptured`] without a
+    /// golden state; otherwise what could not be read.
     pub fn differences(&self) -> Result<Differences, MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => live.differences(),
@@ -288,6 +263,10 @@ impl Machine {
     /// Compares a paused machine with its golden state, without the content of memory and disk: all
     /// vCPU and device state, and whether KVM has every memory slot and saw it written since the
     /// last reset. Takes as long as reading that state takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Machine::differences`].
     pub fn state_differences(&self) -> Result<Differences, MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => live.state_differences(),
@@ -297,6 +276,10 @@ impl Machine {
 
     /// SHA-256 of what the guest would read from its disk now: all of it, through the mapping that
     /// the disk device reads. `None` without a disk. Requests of the guest wait meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not booted, shut down or poisoned.
     pub fn disk_sha256(&self) -> Result<Option<[u8; 32]>, MachineError> {
         match &*self.lock() {
             Phase::Running(live) | Phase::Paused(live) => Ok(live.disk_sha256()),
@@ -305,6 +288,11 @@ impl Machine {
     }
 
     /// Takes every vCPU out of the guest. On return no guest code runs and no device works.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not running, [`MachineError::VcpuStuck`] when a vCPU
+    /// does not leave the guest.
     pub fn pause(&self) -> Result<(), MachineError> {
         self.change("pause", |phase| match phase {
             Phase::Running(live) => match live.park() {
@@ -323,6 +311,10 @@ impl Machine {
     }
 
     /// Lets the vCPUs run again.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not paused.
     pub fn resume(&self) -> Result<(), MachineError> {
         self.change("resume", |phase| match phase {
             Phase::Paused(live) => {
@@ -339,6 +331,11 @@ impl Machine {
 
     /// What KVM says the machine is doing. A running machine is held for the few microseconds it
     /// takes to read its vCPUs.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::VcpuStuck`] when a vCPU does not leave the guest, [`MachineError::Kvm`] when KVM does
+    /// not say what one is doing.
     pub fn state(&self) -> Result<MachineState, MachineError> {
         let phase = self.lock();
         if let Some(reason) = self.stop_state.reason() {

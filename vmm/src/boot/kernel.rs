@@ -99,7 +99,7 @@ impl KernelImage {
         if bytes.is_empty() {
             return Err(KernelError::Empty);
         }
-        let image = CheckedImage::new(bytes).map_err(refused)?;
+        let image = CheckedImage::new(bytes).map_err(|error| refused(&error))?;
         let (memory, LoadedKernel { entry, setup }) = lay_out(&image)?;
         let extent = image.extent();
         Ok(Self { memory, start: extent.start, end: extent.end, entry, setup, sha256, size })
@@ -162,8 +162,8 @@ fn lay_out(image: &CheckedImage<'_>) -> Result<(SealedMemory, LoadedKernel), Ker
     Ok((memory, result?))
 }
 
-fn refused(error: ImageError) -> KernelError {
-    match error {
+fn refused(error: &ImageError) -> KernelError {
+    match *error {
         ImageError::NotAKernel(reason) => KernelError::NotAKernel(reason),
         ImageError::Truncated { needed, found } => KernelError::Truncated { needed, found },
     }

@@ -57,14 +57,26 @@ pub trait VirtioDevice: Send {
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
     /// Takes over the queues. An error makes the transport set `DEVICE_NEEDS_RESET`.
+    ///
+    /// # Errors
+    ///
+    /// The queues cannot be trusted, or the host failed.
     fn activate(&mut self, activation: Activation) -> Result<(), DeviceFault>;
 
     /// Handles a notification of `queue`. Never waits. An error stops the device: the transport
     /// raises the fault and drops every later notification until the driver resets the device.
+    ///
+    /// # Errors
+    ///
+    /// A ring or request cannot be trusted, or the host failed.
     fn notify(&mut self, queue: u16) -> Result<(), DeviceFault>;
 
     /// Goes on with work that a notification left undone to bound its time. Called when the driver
     /// acknowledges an interrupt, so a device with work left has to have raised one.
+    ///
+    /// # Errors
+    ///
+    /// As [`VirtioDevice::notify`].
     fn continue_work(&mut self) -> Result<(), DeviceFault> {
         Ok(())
     }

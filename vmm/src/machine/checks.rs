@@ -11,6 +11,12 @@ impl Machine {
     /// refused since the last call, because they did not read as they should.
     ///
     /// Changes nothing, so that what is found can be saved before it is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine neither is paused nor has stopped by itself,
+    /// [`MachineError::NotCaptured`] without a golden state, [`MachineError::Unreadable`] when the disk cannot
+    /// be read.
     pub fn check_before_reset(&self) -> Result<Vec<Finding>, MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => live.check_before_reset(),
@@ -21,6 +27,12 @@ impl Machine {
 
     /// Compares a paused machine that was just reset with its golden state: all state, all that the
     /// reset put back, and of the rest as much as `plan` says, another part with every call.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not paused, [`MachineError::NotCaptured`] without a
+    /// golden state, [`MachineError::Unreadable`] when memory or disk cannot be read; otherwise what KVM or
+    /// a vCPU refused. What differs is no error but a finding.
     pub fn check_after_reset(&self, plan: &IntegrityPlan) -> Result<IntegrityReport, MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => live.check_after_reset(plan),
@@ -31,6 +43,10 @@ impl Machine {
     /// [`Machine::reset`] and [`Machine::check_after_reset`] in one, on a paused machine: cheaper
     /// than one after the other. An error of the reset leaves the machine poisoned; what came of
     /// the check is part of the result, and leaves it reset, and paused.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Machine::reset`]; those of [`Machine::check_after_reset`] stand in the result.
     pub fn reset_and_check(
         &self,
         strategy: Strategy,
@@ -58,6 +74,11 @@ impl Machine {
 
     /// Returns the pages that the last reset restored: what the guest and its devices had written, and
     /// hot pages.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not booted, shut down or poisoned,
+    /// [`MachineError::NotCaptured`] without a golden state.
     pub fn last_reset_pages(&self) -> Result<PageSet, MachineError> {
         match &*self.lock() {
             Phase::Running(live) | Phase::Paused(live) => Ok(PageSet::of(&live.restored()?)),
@@ -69,6 +90,12 @@ impl Machine {
     /// with the samples of [`Self::check_after_reset`] this goes round and round over all of disk
     /// and memory. The machine may be running; its own memory is read only where it is still as it
     /// was put back, on a paused machine, and golden memory always. The report has no `disk_root`.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not booted, shut down or poisoned,
+    /// [`MachineError::NotCaptured`] without a golden state, [`MachineError::Unreadable`] when memory or disk
+    /// cannot be read.
     pub fn scrub(&self, plan: &IntegrityPlan) -> Result<IntegrityReport, MachineError> {
         match &*self.lock() {
             Phase::Running(live) | Phase::Paused(live) => live.scrub(plan),
@@ -78,6 +105,11 @@ impl Machine {
 
     /// Copies guest memory from the guest-physical `address` on, on a paused machine. All of it
     /// must be RAM.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not paused, [`MachineError::Unreadable`] when not all
+    /// of it is RAM.
     pub fn read_memory(&self, address: u64, bytes: &mut [u8]) -> Result<(), MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => live.read_memory(address, bytes),
@@ -87,6 +119,11 @@ impl Machine {
 
     /// Copies what the disk holds from byte `offset` on, checked or not, on a machine that is paused
     /// or has stopped by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine neither is paused nor has stopped by itself,
+    /// [`MachineError::Unreadable`] when it has no disk, or the disk ends before the last byte.
     pub fn read_disk(&self, offset: u64, bytes: &mut [u8]) -> Result<(), MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => live.read_disk(offset, bytes),
@@ -99,6 +136,11 @@ impl Machine {
 
     /// Every register of every vCPU of a paused machine, read back from KVM, beside what was
     /// captured.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not paused, [`MachineError::NotCaptured`] without a
+    /// golden state, otherwise what KVM refused.
     pub fn registers(&self) -> Result<Vec<Register>, MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => live.registers(),
@@ -108,6 +150,10 @@ impl Machine {
 
     /// Numbers of the blocks of 4096 bytes of its disk that the guest has written since the last
     /// reset, on a paused machine.
+    ///
+    /// # Errors
+    ///
+    /// [`MachineError::WrongState`] when the machine is not paused.
     pub fn dirty_blocks(&self) -> Result<Vec<u64>, MachineError> {
         match &*self.lock() {
             Phase::Paused(live) => Ok(live.dirty_blocks()),

@@ -99,17 +99,30 @@ const BUFFER_BYTES: usize = 256 << 10;
 impl Golden {
     /// Writes the state to `path`, which is replaced at once when everything is on disk. After an
     /// error what was there before is there still, and nothing else is left behind.
+    ///
+    /// # Errors
+    ///
+    /// The state cannot be read, or the file cannot be written, as [`SnapshotError::Write`] says.
     pub fn save(&self, path: &Path) -> Result<(), SnapshotError> {
         write::save(self, path)
     }
 
     /// Reads a state for use on this host. It has to be undamaged, made by this version of this
     /// program on a processor that looks the same to guests, and be what is expected.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened or read, is no undamaged snapshot of this version of the format, or, as
+    /// [`SnapshotError::Mismatch`] says, is of another processor or of something else than `expect`.
     pub fn load(path: &Path, expect: &Expectation) -> Result<Arc<Self>, SnapshotError> {
         Self::load_from(open(path)?, expect)
     }
 
     /// [`Golden::load`], from a descriptor that stands at the beginning of a regular file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Golden::load`].
     pub fn load_from(file: File, expect: &Expectation) -> Result<Arc<Self>, SnapshotError> {
         Ok(Arc::new(read_file(file, Some(expect))?.golden))
     }
@@ -118,6 +131,10 @@ impl Golden {
     /// computed when first asked for: a constant, then the header, the first four sections as a
     /// file has them, each with its length before it, then each page of memory that is not zero
     /// with its guest-physical address before it. The header has the disk's SHA-256.
+    ///
+    /// # Errors
+    ///
+    /// Memory or disk of the state cannot be read.
     pub fn hash(&self) -> Result<[u8; 32], SnapshotError> {
         hash::of(self)
     }

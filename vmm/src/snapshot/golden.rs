@@ -120,18 +120,30 @@ impl Golden {
     }
 
     /// SHA-256 of its disk's content, computed once; `None` without a disk.
+    ///
+    /// # Errors
+    ///
+    /// The disk cannot be read.
     pub fn disk_sha256(&self) -> Result<Option<[u8; 32]>, DiskError> {
         self.disk.as_ref().map(|disk| disk.sha256()).transpose()
     }
 
     /// Root of the Merkle tree over the 4096-byte blocks of its disk: SHA-256 in the form of RFC
     /// 6962 2.1, a leaf behind 0x00 and a node behind 0x01. Computed once; `None` without a disk.
+    ///
+    /// # Errors
+    ///
+    /// The disk cannot be read.
     pub fn disk_root(&self) -> Result<Option<[u8; 32]>, DiskError> {
         self.disk.as_ref().map(|disk| disk.root()).transpose()
     }
 
     /// Root of the Merkle tree over the 4096-byte pages of its memory, in the form of
     /// [`Golden::disk_root`]. Computed once: from then on every page has a hash of its own.
+    ///
+    /// # Errors
+    ///
+    /// Golden memory cannot be read.
     pub fn memory_root(&self) -> Result<[u8; 32], ResetError> {
         let failed = |e| ResetError::Memory(MemoryError::Golden(e));
         self.memory.sealed().root().map_err(failed)

@@ -57,6 +57,11 @@ pub struct DiskImage {
 impl DiskImage {
     /// Copies the file `path` into sealed memory. The format is never guessed: the bytes are the
     /// disk.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened or read, is not a regular file, or has a size that no disk has; or the
+    /// host has no memory for it.
     pub fn open(path: &Path) -> Result<Self, DiskError> {
         let read = |source| DiskError::Read { path: path.to_owned(), source };
         // Without waiting: opening a pipe would wait for a writer.
@@ -71,6 +76,10 @@ impl DiskImage {
     }
 
     /// Copies `bytes` into sealed memory.
+    ///
+    /// # Errors
+    ///
+    /// The number of bytes is 0, no multiple of 512 or above 4 GiB, or the host has no memory for them.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DiskError> {
         Self::seal(bytes.len() as u64, |mut target| {
             target.write_all(bytes).map_err(DiskError::from)
@@ -95,6 +104,10 @@ impl DiskImage {
     }
 
     /// SHA-256 of the content, computed once.
+    ///
+    /// # Errors
+    ///
+    /// The sealed memory cannot be read.
     pub fn sha256(&self) -> Result<[u8; 32], DiskError> {
         if let Some(known) = self.sha256.get() {
             return Ok(*known);
@@ -116,11 +129,19 @@ impl DiskImage {
 
     /// Root of the Merkle tree over blocks of 4096 bytes, of which the last may be shorter: SHA-256
     /// in the form of RFC 6962 2.1. Computed once.
+    ///
+    /// # Errors
+    ///
+    /// The sealed memory cannot be read.
     pub fn root(&self) -> Result<[u8; 32], DiskError> {
         Ok(self.memory.root()?)
     }
 
     /// The content.
+    ///
+    /// # Errors
+    ///
+    /// The sealed memory cannot be read.
     pub fn read_all(&self) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; self.memory.length()];
         self.memory.file().read_exact_at(&mut bytes, 0)?;
@@ -128,6 +149,11 @@ impl DiskImage {
     }
 
     /// Fails unless the disk holds an ext4 file system from its first block on.
+    ///
+    /// # Errors
+    ///
+    /// [`DiskError::NotExt4`] where the magic number is not there, [`DiskError::Memory`] where the sealed
+    /// memory cannot be read.
     pub fn require_ext4(&self) -> Result<(), DiskError> {
         let mut magic = [0; 2];
         match self.memory.file().read_exact_at(&mut magic, EXT4_MAGIC_AT) {

@@ -60,6 +60,10 @@ pub enum OverlayError {
 
 impl Overlay {
     /// An overlay without dirty blocks.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses to map the base.
     pub fn new(base: Arc<DiskImage>) -> io::Result<Self> {
         let mapping = PrivateMapping::of(base.memory())?;
         Ok(Self {
@@ -93,6 +97,11 @@ impl Overlay {
     }
 
     /// The bytes of `range`, for the guest: every block they lie in reads as it should.
+    ///
+    /// # Errors
+    ///
+    /// `range` reaches past the end, a block does not read as it should, which is remembered, or the base
+    /// cannot be read.
     pub fn read_checked(&mut self, range: Range<u64>) -> Result<&[u8], OverlayError> {
         let indices = self.indices(&range)?;
         for block in blocks_of(&indices) {
@@ -104,6 +113,10 @@ impl Overlay {
     }
 
     /// Writes `bytes` from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Overlay::write_with`].
     #[cfg(any(test, feature = "testing"))]
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), OverlayError> {
         let end = offset.checked_add(bytes.len() as u64).ok_or(OverlayError::Range)?;
@@ -122,6 +135,11 @@ impl Overlay {
     /// A block is put together aside, so that its record is the hash of exactly what was written,
     /// other threads that can reach the memory that it comes from or goes to. Of a block that is written
     /// in part, the rest is checked first: a change behind the disk's back must not get a record.
+    ///
+    /// # Errors
+    ///
+    /// `range` reaches past the end, a block that is written in part does not read as it should, which is
+    /// remembered, the base cannot be read, or `fill` failed.
     pub fn write_with(
         &mut self,
         range: Range<u64>,
@@ -175,6 +193,10 @@ impl Overlay {
     }
 
     /// Hash of what a block must read as: what was last written there, or the base.
+    ///
+    /// # Errors
+    ///
+    /// The base cannot be read.
     pub fn expected(&self, block: usize) -> io::Result<Hash> {
         match self.records.get(&block) {
             Some(record) => Ok(*record),
@@ -183,6 +205,10 @@ impl Overlay {
     }
 
     /// Reads a block and compares it with what it must read as.
+    ///
+    /// # Errors
+    ///
+    /// The base cannot be read.
     pub fn damage(&self, block: usize) -> io::Result<Option<Damage>> {
         let was = self.expected(block)?;
         let is = leaf_of(self.content(block));
@@ -222,6 +248,11 @@ impl Overlay {
 
     /// Makes what the disk holds now the base of this overlay, and returns that base. Fails when a
     /// block that was written does not read as it should.
+    ///
+    /// # Errors
+    ///
+    /// A block that was written does not read as it should, the base cannot be read, or the host has no
+    /// memory for a new one.
     pub fn freeze(&mut self) -> io::Result<Arc<DiskImage>> {
         if !self.records.is_empty() {
             for block in self.records.keys() {
@@ -237,6 +268,10 @@ impl Overlay {
 
     /// Forgets every write and returns how many blocks they had touched. Costs one call per run of
     /// dirty blocks; clean blocks cost nothing.
+    ///
+    /// # Errors
+    ///
+    /// The host refuses to map the base again. All writes are still known.
     pub fn discard(&mut self) -> io::Result<usize> {
         let mut runs: Vec<Range<usize>> = Vec::new();
         for block in self.records.keys().copied() {

@@ -23,11 +23,19 @@ impl Interrupt {
     }
 
     /// Tells the driver that buffers were used.
+    ///
+    /// # Errors
+    ///
+    /// As [`IrqLine::pulse`]. The bit of the status register is set all the same.
     pub fn signal_used(&self) -> io::Result<()> {
         self.signal(USED_BUFFER)
     }
 
     /// Tells the driver that configuration or device status changed.
+    ///
+    /// # Errors
+    ///
+    /// As [`IrqLine::pulse`]. The bit of the status register is set all the same.
     pub fn signal_config(&self) -> io::Result<()> {
         self.signal(CONFIG_CHANGE)
     }

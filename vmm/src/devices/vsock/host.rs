@@ -33,6 +33,13 @@ impl VsockHost {
 
     /// Connects to a port of the guest. Works before the guest has booted; the guest then finds
     /// the request when its driver starts.
+    ///
+    /// # Errors
+    ///
+    /// [`VsockError::MachineStopped`] when the machine is over, [`VsockError::TooMany`] when it has as many
+    /// connections as it may, [`VsockError::Refused`] when the guest does not listen on that port,
+    /// [`VsockError::TimedOut`] when it did not answer within `timeout`, and [`VsockError::Gone`] when the
+    /// machine was reset meanwhile.
     pub fn connect(&self, guest_port: u32, timeout: Duration) -> Result<VsockStream, VsockError> {
         let stream = self.shared.with(|core| {
             core.check()?;
@@ -67,6 +74,11 @@ impl VsockHost {
 
     /// Listens on a host port. Connections the guest opens wait there, at most
     /// [`VsockHost::BACKLOG`] of them; on every other port the guest is refused.
+    ///
+    /// # Errors
+    ///
+    /// [`VsockError::MachineStopped`] when the machine is over, [`VsockError::PortInUse`] when the port has
+    /// a listener.
     pub fn listen(&self, host_port: u32) -> Result<VsockListener, VsockError> {
         self.shared.with(|core| {
             core.check()?;
@@ -84,6 +96,11 @@ impl VsockHost {
 
     /// A stream for a connection that exists already: after a restore brought back a connection
     /// whose streams were dropped, or in a machine that was made from another one's state.
+    ///
+    /// # Errors
+    ///
+    /// [`VsockError::MachineStopped`] when the machine is over, [`VsockError::Gone`] when it has no such
+    /// connection.
     pub fn reattach(&self, guest_port: u32, host_port: u32) -> Result<VsockStream, VsockError> {
         let ports = Ports { guest: guest_port, host: host_port };
         self.shared.with(|core| {

@@ -27,6 +27,11 @@ impl VsockHost {
     /// Goes back to a captured state, together with guest memory. Streams of connections in that
     /// state go on from there; all others fail with [`VsockError::Gone`]. Listeners stay as they
     /// are. The machine must be paused and the device quiesced.
+    ///
+    /// # Errors
+    ///
+    /// The machine is over, the device is not active and the state has queues, or the queues are
+    /// impossible.
     pub fn restore(&self, state: &VsockState) -> Result<(), VsockError> {
         self.shared.with(|core| state.restore(core))
     }

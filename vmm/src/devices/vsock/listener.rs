@@ -30,6 +30,11 @@ impl VsockListener {
 
     /// The next connection the guest opens; waits for ever without a timeout. The guest may have
     /// closed it again already: what it sent can still be read.
+    ///
+    /// # Errors
+    ///
+    /// [`VsockError::MachineStopped`] when the machine is over, [`VsockError::TimedOut`] when no connection
+    /// came within `timeout`.
     pub fn accept(&self, timeout: Option<Duration>) -> Result<VsockStream, VsockError> {
         self.shared
             .block(

@@ -70,6 +70,10 @@ impl VsockStream {
     }
 
     /// Another stream for the same connection.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` when the machine is over; [`VsockError`] is inside.
     pub fn try_clone(&self) -> io::Result<Self> {
         let wait_queue = self.shared.with(|core| {
             core.check()?;
@@ -80,6 +84,11 @@ impl VsockStream {
 
     /// Closes one or both directions for all clones. What was written before is still delivered;
     /// what arrives after closing the read side is thrown away.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected` when the machine is over, or was reset to a state without this connection;
+    /// [`VsockError`] is inside.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         let flags = match how {
             Shutdown::Read => SHUTDOWN_RECEIVE,

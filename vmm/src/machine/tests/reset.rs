@@ -9,8 +9,9 @@ use super::captured::{
     write_disk,
 };
 use super::tiny_guest::{SPIN, config, machine};
+use crate::kvm::KvmError;
 use crate::machine::*;
-use crate::snapshot::Difference;
+use crate::snapshot::{Difference, ResetError};
 
 #[test]
 fn every_strategy_brings_back_every_bit() {

@@ -65,6 +65,10 @@ pub struct Range {
 
 impl Diff {
     /// Compares two files, which may be snapshots of other hosts.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be opened or read, or is no undamaged snapshot of this version of the format.
     pub fn of_files(left: &Path, right: &Path) -> Result<Self, SnapshotError> {
         let left = read_file(open(left)?, None)?.golden;
         let right = read_file(open(right)?, None)?.golden;
@@ -72,6 +76,10 @@ impl Diff {
     }
 
     /// Compares two states.
+    ///
+    /// # Errors
+    ///
+    /// Memory or disk of a state cannot be read.
     pub fn between(left: &Golden, right: &Golden) -> Result<Self, SnapshotError> {
         let mut diff = Self { made_with: made_with(left, right)?, ..Self::default() };
         let (one, other) = (left.memory.sealed().file(), right.memory.sealed().file());

@@ -65,11 +65,19 @@ pub struct SectionInfo {
 
 impl Info {
     /// Reads the file `path`, which may be a snapshot of another host.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be opened or read, or is no undamaged snapshot of this version of the format.
     pub fn read(path: &Path) -> Result<Self, SnapshotError> {
         Self::read_from(open(path)?)
     }
 
     /// [`Info::read`], from a descriptor that stands at the beginning of a regular file.
+    ///
+    /// # Errors
+    ///
+    /// As [`Info::read`].
     pub fn read_from(file: File) -> Result<Self, SnapshotError> {
         let loaded = read_file(file, None)?;
         let (header, golden) = (loaded.header, loaded.golden);

@@ -42,6 +42,10 @@ impl MmioState {
 impl MmioTransport {
     /// What [`Self::restore`] puts back. No vCPU may run. A device that has stopped is in no state
     /// worth going back to.
+    ///
+    /// # Errors
+    ///
+    /// The device has stopped.
     pub fn state(&self) -> Result<MmioState, StateError> {
         if self.faults.is_raised() {
             return Err(StateError::Stopped);
@@ -65,6 +69,10 @@ impl MmioTransport {
     /// this, replaces them. One that has to be activated, as in a fork, begins where the captured
     /// one stood, so guest RAM has to be back before this, and interrupt controllers after it.
     /// On an error nothing has changed, unless the device itself refused its queues.
+    ///
+    /// # Errors
+    ///
+    /// The state has registers or queues that this device cannot have.
     pub fn restore(&mut self, state: &MmioState) -> Result<(), StateError> {
         let queues = self.queues_from(&state.queues)?;
         if state.active && state.accepted & !self.offered != 0 {
