@@ -31,15 +31,12 @@ pub fn measure(image_dir: &Path, iterations: usize, report: &mut Report) -> Resu
     let mut timings = Vec::new();
     let mut shutdowns = Vec::new();
     for _ in 0..iterations {
-        let machine = Machine::create(MachineConfig {
-            vcpus: 1,
-            memory_mib: 128,
-            kernel: Arc::clone(&kernel),
-            cmdline: "console=ttyS0 quiet root=/dev/vda".into(),
-            disk: Some(Arc::clone(&disk)),
-            guest_cid: 3,
-            console_bytes: 4096,
-        })?;
+        let config = MachineConfig::builder(Arc::clone(&kernel))
+            .cmdline("console=ttyS0 quiet root=/dev/vda")
+            .disk(Arc::clone(&disk))
+            .console_bytes(4096)
+            .build()?;
+        let machine = Machine::create(config)?;
         machine.boot()?;
         timings.push(first_run(&machine)?);
         let start = Instant::now();

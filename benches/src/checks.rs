@@ -42,15 +42,12 @@ fn machine(pages: u32, disk_mib: usize) -> Result<(Machine, Arc<vmm::Golden>)> {
     let content: Vec<u8> = (0..disk_mib * MIB / 8)
         .flat_map(|word| (word as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
         .collect();
-    let machine = Machine::create(MachineConfig {
-        vcpus: 1,
-        memory_mib: 64.max(32 + pages / 256),
-        kernel: Arc::new(micro::kernel(pages)?),
-        cmdline: String::new(),
-        disk: Some(Arc::new(DiskImage::from_bytes(&content)?)),
-        guest_cid: 3,
-        console_bytes: 1024,
-    })?;
+    let config = MachineConfig::builder(micro::kernel(pages)?)
+        .memory_mib(64.max(32 + pages / 256))
+        .disk(DiskImage::from_bytes(&content)?)
+        .console_bytes(1024)
+        .build()?;
+    let machine = Machine::create(config)?;
     drop(content);
     machine.boot_paused()?;
     let golden = machine.capture()?;

@@ -47,15 +47,9 @@ pub fn pio() -> Result<Vec<Duration>> {
 }
 
 fn run(kernel: &Arc<KernelImage>) -> Result<Duration> {
-    let machine = Machine::create(MachineConfig {
-        vcpus: 1,
-        memory_mib: 64,
-        kernel: Arc::clone(kernel),
-        cmdline: String::new(),
-        disk: None,
-        guest_cid: 3,
-        console_bytes: 0,
-    })?;
+    let config =
+        MachineConfig::builder(Arc::clone(kernel)).memory_mib(64).console_bytes(0).build()?;
+    let machine = Machine::create(config)?;
     machine.boot()?;
     let start = Instant::now();
     let reason = machine.wait_stopped(LIMIT);

@@ -1,7 +1,6 @@
 //! What another machine in a golden state costs: time to its first entry, memory of its own.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -27,15 +26,8 @@ const PARTS: [Part; 4] = [
 
 /// Forks a golden state of 128 MiB `iterations` times.
 pub fn measure(iterations: usize, report: &mut Report) -> Result<()> {
-    let machine = Machine::create(MachineConfig {
-        vcpus: 1,
-        memory_mib: 128,
-        kernel: Arc::new(micro::kernel(256)?),
-        cmdline: String::new(),
-        disk: None,
-        guest_cid: 3,
-        console_bytes: 4096,
-    })?;
+    let config = MachineConfig::builder(micro::kernel(256)?).console_bytes(4096).build()?;
+    let machine = Machine::create(config)?;
     machine.boot_paused()?;
     let golden = machine.capture()?;
     let mut forks = Vec::new();

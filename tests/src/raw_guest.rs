@@ -39,15 +39,11 @@ pub enum Received {
 
 /// The configuration most tests use: one vCPU, 128 MiB.
 pub fn default_config(extra_cmdline: &str) -> MachineConfig {
-    MachineConfig {
-        vcpus: 1,
-        memory_mib: 128,
-        kernel: image::kernel(),
-        cmdline: format!("{} {extra_cmdline}", image::cmdline()),
-        disk: Some(image::rootfs()),
-        guest_cid: 3,
-        console_bytes: 64 << 10,
-    }
+    MachineConfig::builder(image::kernel())
+        .cmdline(format!("{} {extra_cmdline}", image::cmdline()))
+        .disk(image::rootfs())
+        .build()
+        .expect("every number is in its range")
 }
 
 impl RawGuest {

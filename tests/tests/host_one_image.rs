@@ -6,7 +6,6 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 
 use vmm::{DiskImage, IntegrityPlan, Machine, MachineConfig, Strategy, micro};
 
@@ -17,16 +16,13 @@ const IMAGE: &str = "BSM_TEST_IMAGE";
 const GOLDEN: u8 = 1;
 
 fn machine(image: &Path) -> Machine {
-    let machine = Machine::create(MachineConfig {
-        vcpus: 1,
-        memory_mib: 64,
-        kernel: Arc::new(micro::kernel(16).unwrap()),
-        cmdline: String::new(),
-        disk: Some(Arc::new(DiskImage::open(image).unwrap())),
-        guest_cid: 3,
-        console_bytes: 1024,
-    })
-    .unwrap();
+    let config = MachineConfig::builder(micro::kernel(16).unwrap())
+        .memory_mib(64)
+        .disk(DiskImage::open(image).unwrap())
+        .console_bytes(1024)
+        .build()
+        .unwrap();
+    let machine = Machine::create(config).unwrap();
     machine.boot_paused().unwrap();
     machine.capture().unwrap();
     machine

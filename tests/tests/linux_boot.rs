@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use integration_tests::{RawGuest, default_config};
-use vmm::{Machine, MachineConfig, MachineError, MachineState, MpState, StopReason};
+use vmm::{Machine, MachineError, MachineState, MpState, StopReason};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -26,7 +26,9 @@ fn a_guest_announces_itself_and_answers() {
 #[test]
 fn one_to_eight_processors_all_come_up() {
     for vcpus in [1, 2, 4, 8] {
-        let guest = RawGuest::boot_with(MachineConfig { vcpus, ..default_config("") });
+        let mut config = default_config("");
+        config.vcpus = vcpus;
+        let guest = RawGuest::boot_with(config);
         let MachineState::Running(states) = guest.machine.state().unwrap() else {
             panic!("not running")
         };
@@ -44,7 +46,9 @@ fn one_to_eight_processors_all_come_up() {
 #[test]
 fn memory_below_and_around_the_hole_is_found() {
     for memory_mib in [64, 128, 4096] {
-        let guest = RawGuest::boot_with(MachineConfig { memory_mib, ..default_config("") });
+        let mut config = default_config("");
+        config.memory_mib = memory_mib;
+        let guest = RawGuest::boot_with(config);
         let info =
             guest.connect().run("cat", &serde_json::json!({"path": "/proc/meminfo"}), 10_000);
         let text = info["stdout"].as_str().unwrap();
@@ -76,7 +80,8 @@ fn a_paused_guest_does_not_answer_and_a_resumed_one_does() {
 
 #[test]
 fn a_kernel_panic_is_reported_at_once_with_its_own_words() {
-    let config = MachineConfig { disk: None, ..default_config("") };
+    let mut config = default_config("");
+    config.disk = None;
     let machine = Machine::create(config).unwrap();
     let listener = machine.vsock().listen(52000).unwrap();
     let started = Instant::now();

@@ -223,7 +223,9 @@ fn comes_back(config: MachineConfig, cycles: usize, strategies: &[Strategy]) {
 }
 
 fn config(vcpus: u8, memory_mib: u32) -> MachineConfig {
-    MachineConfig { vcpus, memory_mib, ..default_config("BSM_ENABLE_TOOLS=sh") }
+    let mut config = default_config("BSM_ENABLE_TOOLS=sh");
+    (config.vcpus, config.memory_mib) = (vcpus, memory_mib);
+    config
 }
 
 #[test]

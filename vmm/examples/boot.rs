@@ -7,7 +7,6 @@
 
 use std::error::Error;
 use std::io::{Write, stdout};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmm::{DiskImage, KernelImage, Machine, MachineConfig};
@@ -22,15 +21,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [kernel, disk, numbers @ ..] = arguments.as_slice() else {
         return Err("usage: boot KERNEL DISK [MEMORY_MIB [VCPUS]]".into());
     };
-    let machine = Machine::create(MachineConfig {
-        vcpus: numbers.get(1).map_or(Ok(1), |n| n.parse())?,
-        memory_mib: numbers.first().map_or(Ok(128), |n| n.parse())?,
-        kernel: Arc::new(KernelImage::open(kernel.as_ref())?),
-        cmdline: COMMAND_LINE.into(),
-        disk: Some(Arc::new(DiskImage::open(disk.as_ref())?)),
-        guest_cid: 3,
-        console_bytes: 1 << 20,
-    })?;
+    let config = MachineConfig::builder(KernelImage::open(kernel.as_ref())?)
+        .vcpus(numbers.get(1).map_or(Ok(1), |n| n.parse())?)
+        .memory_mib(numbers.first().map_or(Ok(128), |n| n.parse())?)
+        .cmdline(COMMAND_LINE)
+        .disk(DiskImage::open(disk.as_ref())?)
+        .console_bytes(1 << 20)
+        .build()?;
+    let machine = Machine::create(config)?;
     let started = Instant::now();
     machine.boot()?;
 

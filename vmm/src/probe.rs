@@ -7,6 +7,7 @@ use kvm_ioctls::Kvm;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::arch::{self, CpuidTemplate, layout};
+use crate::ioctl::API_VERSION;
 use crate::kvm::{self, KvmError, Next, Vcpu, VcpuControl, VcpuThread, Vm, VmOptions};
 use crate::memory;
 
@@ -29,6 +30,7 @@ pub enum KvmKind {
 
 /// One KVM capability this library makes use of.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Capability {
     /// Name as in the kernel's documentation.
     pub name: &'static str,
@@ -40,6 +42,7 @@ pub struct Capability {
 
 /// What [`probe`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HostProbe {
     /// What `KVM_GET_API_VERSION` returns.
     pub api_version: i32,
@@ -51,7 +54,20 @@ pub struct HostProbe {
     pub capabilities: Vec<Capability>,
 }
 
+impl Capability {
+    /// A capability with the value that KVM has for it.
+    pub fn new(name: &'static str, value: i32, required: bool) -> Self {
+        Self { name, value, required }
+    }
+}
+
 impl HostProbe {
+    /// A probe with this outcome, of a KVM of the usual version. For tests of programs that decide
+    /// by a probe.
+    pub fn new(kind: KvmKind, capabilities: Vec<Capability>) -> Self {
+        Self { api_version: API_VERSION, kind, loop_us: 0, capabilities }
+    }
+
     /// Names of required capabilities that are absent.
     pub fn missing(&self) -> Vec<&'static str> {
         self.capabilities.iter().filter(|c| c.required && c.value == 0).map(|c| c.name).collect()
@@ -68,10 +84,8 @@ pub fn probe() -> Result<HostProbe, KvmError> {
     let (kind, took) = time_loop(&kvm)?;
     let capabilities = arch::CAPABILITIES
         .iter()
-        .map(|(name, cap, required)| Capability {
-            name,
-            value: kvm.check_extension_int(*cap),
-            required: *required,
+        .map(|(name, cap, required)| {
+            Capability::new(name, kvm.check_extension_int(*cap), *required)
         })
         .collect();
     Ok(HostProbe {

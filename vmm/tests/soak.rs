@@ -80,15 +80,12 @@ fn leaves_nothing(what: &str, turns: u32, mut once: impl FnMut(u32)) {
 }
 
 fn config() -> MachineConfig {
-    MachineConfig {
-        vcpus: 1,
-        memory_mib: MEMORY_MIB,
-        kernel: Arc::new(micro::kernel(PAGES).unwrap()),
-        cmdline: String::new(),
-        disk: Some(Arc::new(DiskImage::from_bytes(&vec![7; DISK_BYTES]).unwrap())),
-        guest_cid: 3,
-        console_bytes: 1024,
-    }
+    MachineConfig::builder(micro::kernel(PAGES).unwrap())
+        .memory_mib(MEMORY_MIB)
+        .disk(DiskImage::from_bytes(&vec![7; DISK_BYTES]).unwrap())
+        .console_bytes(1024)
+        .build()
+        .unwrap()
 }
 
 fn golden() -> (Machine, Arc<Golden>) {

@@ -1,6 +1,5 @@
 //! Resets of a guest of a few dozen bytes: the host's share, at native speed on every KVM.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vmm::{Machine, MachineConfig, micro};
@@ -23,15 +22,12 @@ pub fn measure(bench: &ResetBench, mut progress: impl FnMut()) -> Result<Row, Be
     }
     let kernel =
         micro::kernel(bench.dirty_pages).map_err(|e| BenchError::Settings(e.to_string()))?;
-    let config = MachineConfig {
-        vcpus: bench.vcpus,
-        memory_mib: bench.memory_mib,
-        kernel: Arc::new(kernel),
-        cmdline: String::new(),
-        disk: None,
-        guest_cid: 3,
-        console_bytes: 4096,
-    };
+    let config = MachineConfig::builder(kernel)
+        .vcpus(bench.vcpus)
+        .memory_mib(bench.memory_mib)
+        .console_bytes(4096)
+        .build()
+        .map_err(vmm::MachineError::from)?;
     let machine = Machine::create_with(config, bench.tracking)?;
     machine.boot_paused()?;
     machine.capture()?;

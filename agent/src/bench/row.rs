@@ -80,7 +80,8 @@ impl Samples {
     pub fn new(iterations: u32) -> Self {
         let room = iterations as usize;
         let unused = Duration::from_nanos(1);
-        let parts = ResetParts { stop: unused, copy: unused, ..ResetParts::default() };
+        let mut parts = ResetParts::default();
+        (parts.stop, parts.copy) = (unused, unused);
         let mut samples = Self {
             resets: vec![parts; room],
             next_runs: vec![unused; room],

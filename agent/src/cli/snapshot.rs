@@ -201,8 +201,10 @@ mod tests {
             right: "0x2".to_owned(),
         };
         let memory: Vec<_> = (0..100).map(|n| Range { start: n * 0x2000, pages: 1 }).collect();
-        let vcpus = vec![VcpuChange { vcpu: 3, change: change("rip") }];
-        let diff = Diff { memory, vcpus, machine: vec![change("kvmclock")], ..Diff::default() };
+        let mut diff = Diff::default();
+        diff.memory = memory;
+        diff.vcpus = vec![VcpuChange { vcpu: 3, change: change("rip") }];
+        diff.machine = vec![change("kvmclock")];
         let text = diff_table(&diff, 100);
         for wanted in ["vCPU 3: rip", "0x2", "kvmclock", "Pages (100)", "and 60 more"] {
             assert!(text.contains(wanted), "{wanted} is missing in {text}");

@@ -5,15 +5,13 @@ use crate::confine::{LandlockHere, NEWEST_LANDLOCK, possible};
 
 fn healthy() -> Facts {
     Facts {
-        kvm: Kvm::Usable(HostProbe {
-            api_version: 12,
-            kind: KvmKind::Hardware,
-            loop_us: 4200,
-            capabilities: vec![
-                Capability { name: "KVM_CAP_IRQCHIP", value: 1, required: true },
-                Capability { name: "KVM_CAP_XSAVE2", value: 0, required: false },
+        kvm: Kvm::Usable(HostProbe::new(
+            KvmKind::Hardware,
+            vec![
+                Capability::new("KVM_CAP_IRQCHIP", 1, true),
+                Capability::new("KVM_CAP_XSAVE2", 0, false),
             ],
-        }),
+        )),
         virtualisation: Some("vmx"),
         is_virtual: false,
         available_mib: Some(4096),

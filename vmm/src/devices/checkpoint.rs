@@ -7,6 +7,7 @@ use crate::arch::layout;
 
 /// What was last written to the checkpoint port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Mark {
     /// How many bytes have been written so far.
     pub count: u64,

@@ -21,6 +21,7 @@ struct Ring {
 
 /// A copy of the console's content.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct ConsoleSnapshot {
     /// The newest bytes, oldest first.
     pub bytes: Vec<u8>,

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 /// Why a device stopped. The embedding program sees it as the machine's failure.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum DeviceFault {
     /// A ring could not be read or written, or its indices make no sense.
     #[error("{device} queue {queue}: broken ring: {reason}")]

@@ -8,6 +8,7 @@ use crate::snapshot::Golden;
 
 /// How much of what was not touched is read again, beside all that was touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct IntegrityPlan {
     /// Untouched blocks of the disk, each at the price of one SHA-256 of 4096 bytes. 64 blocks of
     /// zeros count as four.
@@ -65,6 +66,7 @@ impl IntegrityPlan {
 
 /// What a check found and what it cost.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct IntegrityReport {
     /// Everything that is not as it should be; at most a few hundred. Empty after a good reset.
     pub findings: Vec<Finding>,
@@ -81,6 +83,7 @@ pub struct IntegrityReport {
 
 /// What each part of a check cost: processor time, of which not all is waited for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct IntegrityParts {
     /// Reading state back from KVM and the devices, beside the other two.
     pub state: Duration,

@@ -20,6 +20,7 @@ pub struct Vm {
 
 /// How KVM says which pages a guest has written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum DirtyTracking {
     /// A bitmap of each memslot (api.rst 4.8): one bit per page of memory to look at.
     #[default]

@@ -15,6 +15,7 @@ pub const MIN_GUEST_CID: u32 = 3;
 
 /// What a machine is made of.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct MachineConfig {
     /// Number of vCPUs, 1 to 8.
     pub vcpus: u8,

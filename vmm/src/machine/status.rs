@@ -56,6 +56,7 @@ impl fmt::Display for StopReason {
 
 /// What each part of a boot cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BootTimings {
     /// Mapping guest RAM.
     pub memory: Duration,
@@ -69,4 +70,19 @@ pub struct BootTimings {
     pub vcpus: Duration,
     /// From the call of `boot` to the first entry into the guest; zero until that happened.
     pub first_run: Duration,
+}
+
+impl BootTimings {
+    /// Every part with its name, in the order of the fields.
+    pub fn named(&self) -> Vec<(&'static str, Duration)> {
+        let Self { memory, kvm_setup, kernel_load, devices, vcpus, first_run } = *self;
+        vec![
+            ("memory", memory),
+            ("kvm_setup", kvm_setup),
+            ("kernel_load", kernel_load),
+            ("devices", devices),
+            ("vcpus", vcpus),
+            ("first_run", first_run),
+        ]
+    }
 }

@@ -16,6 +16,7 @@ use state::{StateMismatch, VcpuReport};
 
 /// One thing that is not as it was captured.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Difference {
     /// Consecutive pages of guest memory.
     Memory {

@@ -8,6 +8,7 @@ use crate::kvm::{KvmError, Vcpu};
 
 /// A register of a vCPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Register {
     /// Index of the vCPU.
     pub vcpu: usize,

@@ -3,6 +3,7 @@
 /// How dirty pages get their golden content back. What differs is who pays: a copy costs the
 /// reset, a dropped page costs the guest a fault and a copy when it writes there again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum Strategy {
     /// Copies golden content over every dirty page. The machine keeps the pages it has written,
     /// so the next command does not fault on them.

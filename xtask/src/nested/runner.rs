@@ -135,7 +135,7 @@ mod tests {
     use crate::nested::job::{Ended, Finished, Job, Stream};
 
     fn probe(kind: vmm::KvmKind) -> vmm::HostProbe {
-        vmm::HostProbe { api_version: 12, kind, loop_us: 1, capabilities: Vec::new() }
+        vmm::HostProbe::new(kind, Vec::new())
     }
 
     #[test]

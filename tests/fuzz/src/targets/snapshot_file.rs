@@ -65,16 +65,14 @@ struct Original {
 
 impl Original {
     fn make() -> Self {
-        let machine = Machine::create(MachineConfig {
-            vcpus: 1,
-            memory_mib: 64,
-            kernel: Arc::new(vmm::micro::kernel(2).unwrap()),
-            cmdline: "quiet".into(),
-            disk: Some(Arc::new(DiskImage::from_bytes(&[7; 9 * 512]).unwrap())),
-            guest_cid: 3,
-            console_bytes: 1024,
-        })
-        .expect("a machine needs /dev/kvm");
+        let config = MachineConfig::builder(vmm::micro::kernel(2).unwrap())
+            .memory_mib(64)
+            .cmdline("quiet")
+            .disk(DiskImage::from_bytes(&[7; 9 * 512]).unwrap())
+            .console_bytes(1024)
+            .build()
+            .unwrap();
+        let machine = Machine::create(config).expect("a machine needs /dev/kvm");
         machine.boot().unwrap();
         machine.wait_checkpoint(0, Duration::from_secs(20)).unwrap();
         machine.pause().unwrap();

@@ -24,6 +24,7 @@ pub type SetupHeader = setup_header;
 /// A boot structure could not be written into guest memory.
 #[derive(Debug, Error)]
 #[error("cannot write {what} into guest memory: {reason}")]
+#[non_exhaustive]
 pub struct BootDataError {
     /// The structure.
     pub what: &'static str,

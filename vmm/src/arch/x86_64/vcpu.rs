@@ -34,6 +34,7 @@ pub enum VcpuRole {
 
 /// What a vCPU is doing, as `KVM_GET_MP_STATE` says (api.rst 4.38).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MpState {
     /// Executing guest code, or ready to.
     Runnable,
@@ -49,6 +50,7 @@ pub enum MpState {
 
 /// What KVM says about one vCPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VcpuStatus {
     /// Index of the vCPU, equal to its APIC id.
     pub index: u8,

@@ -3,6 +3,7 @@
 /// Counts since the machine was created. They record history, so a restored state does not take
 /// them back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VsockCounters {
     /// Packets taken from the guest.
     pub packets_from_guest: u64,

@@ -18,6 +18,7 @@ use crate::snapshot::Golden;
 
 /// Everything in which two golden states differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Diff {
     /// What they were made with and on.
     pub made_with: Vec<Change>,

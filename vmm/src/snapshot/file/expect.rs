@@ -10,6 +10,7 @@ use crate::kvm;
 /// What a snapshot has to have been made with. What is `None` may be anything. The processor and
 /// the version of this program are always checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Expectation {
     /// SHA-256 of the kernel image.
     pub kernel_sha256: Option<[u8; 32]>,

@@ -131,6 +131,7 @@ pub struct Header {
 
 /// Which processor a snapshot was made on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Processor {
     /// `GenuineIntel`, `AuthenticAMD`.
     pub vendor: String,

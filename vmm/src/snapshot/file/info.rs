@@ -13,6 +13,7 @@ use super::{SnapshotError, open, read_file, sparse};
 /// Everything about a snapshot but its content. Making one reads the whole file and checks every
 /// checksum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Info {
     /// Version of the file format.
     pub format_version: u32,
@@ -56,6 +57,7 @@ pub struct Info {
 
 /// One section of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct SectionInfo {
     /// Name of the section.
     pub name: &'static str,

@@ -6,6 +6,7 @@ use crate::snapshot::Strategy;
 
 /// Time that each step of a reset took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ResetParts {
     /// From the call to the moment at which no vCPU is in the guest and the devices hold still. For
     /// a paused machine that is the way to the vCPU's thread.
@@ -27,6 +28,21 @@ pub struct ResetParts {
 }
 
 impl ResetParts {
+    /// Every step with its name, in the order of the fields.
+    pub fn named(&self) -> Vec<(&'static str, Duration)> {
+        let Self { stop, collect, copy, devices, disk, vm, vcpus, resume } = *self;
+        vec![
+            ("stop", stop),
+            ("collect", collect),
+            ("copy", copy),
+            ("devices", devices),
+            ("disk", disk),
+            ("vm", vm),
+            ("vcpus", vcpus),
+            ("resume", resume),
+        ]
+    }
+
     /// Sum of all steps.
     pub fn total(&self) -> Duration {
         let Self { stop, collect, copy, devices, disk, vm, vcpus, resume } = *self;
@@ -36,6 +52,7 @@ impl ResetParts {
 
 /// What a reset did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ResetReport {
     /// The strategy that was used.
     pub strategy: Strategy,

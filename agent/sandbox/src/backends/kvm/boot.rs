@@ -35,16 +35,17 @@ pub fn start(
     adopt: impl FnOnce(&Arc<Machine>) -> bool,
 ) -> Result<Connected, SandboxError> {
     let begun = Instant::now();
-    let machine = Machine::create(MachineConfig {
-        vcpus: spec.vcpus,
-        memory_mib: spec.memory_mib,
-        kernel: Arc::clone(image.kernel()),
-        cmdline: config.cmdline(spec, image),
-        disk: Some(Arc::clone(image.rootfs())),
-        guest_cid: config.guest_cid,
-        console_bytes: CONSOLE_BYTES,
-    })
-    .map_err(machine_failed)?;
+    let machine = MachineConfig::builder(Arc::clone(image.kernel()))
+        .vcpus(spec.vcpus)
+        .memory_mib(spec.memory_mib)
+        .cmdline(config.cmdline(spec, image))
+        .disk(Arc::clone(image.rootfs()))
+        .guest_cid(config.guest_cid)
+        .console_bytes(CONSOLE_BYTES)
+        .build()
+        .map_err(MachineError::from)
+        .and_then(Machine::create)
+        .map_err(machine_failed)?;
     let machine = Arc::new(machine);
     if !adopt(&machine) {
         return Err(not_available("the sandbox was shut down while it was booting"));

@@ -140,7 +140,7 @@ impl HostChecks {
     ) {
         match check {
             Ok(report) => {
-                let IntegrityParts { state: vmm, memory, disk } = report.took;
+                let IntegrityParts { state: vmm, memory, disk, .. } = report.took;
                 self.took = VerificationParts { disk, vmm, memory, ..self.took };
                 self.disk = report.disk_root.ok_or_else(|| "there is none".to_owned());
                 self.differences = report.findings.into_iter().map(Finding::from).collect();

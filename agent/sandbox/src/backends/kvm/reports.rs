@@ -4,7 +4,7 @@ use std::io;
 use std::net::Shutdown;
 use std::time::Duration;
 
-use vmm::{BootTimings, Machine, ResetParts, VsockStream};
+use vmm::{Machine, ResetParts, VsockStream};
 
 use crate::Phases;
 use crate::channel::{ReadLink, WriteLink};
@@ -12,31 +12,12 @@ use crate::verify::{Finding, Place, Source};
 
 /// Steps of the machine's boot.
 pub fn boot_phases(machine: &Machine) -> Phases {
-    let BootTimings { memory, kvm_setup, kernel_load, devices, vcpus, first_run } =
-        machine.timings().unwrap_or_default();
-    Phases::new([
-        ("memory", memory),
-        ("kvm_setup", kvm_setup),
-        ("kernel_load", kernel_load),
-        ("devices", devices),
-        ("vcpus", vcpus),
-        ("first_run", first_run),
-    ])
+    Phases::new(machine.timings().unwrap_or_default().named())
 }
 
 /// Steps of the machine's reset.
 pub fn reset_phases(parts: &ResetParts) -> Phases {
-    let ResetParts { stop, collect, copy, devices, disk, vm, vcpus, resume } = *parts;
-    Phases::new([
-        ("stop", stop),
-        ("collect", collect),
-        ("copy", copy),
-        ("devices", devices),
-        ("disk", disk),
-        ("vm", vm),
-        ("vcpus", vcpus),
-        ("resume", resume),
-    ])
+    Phases::new(parts.named())
 }
 
 impl From<vmm::Finding> for Finding {
@@ -86,16 +67,9 @@ mod tests {
     #[test]
     fn no_step_of_a_reset_is_left_out() {
         let ms = Duration::from_millis;
-        let parts = ResetParts {
-            stop: ms(1),
-            collect: ms(2),
-            copy: ms(4),
-            devices: ms(8),
-            disk: ms(16),
-            vm: ms(32),
-            vcpus: ms(64),
-            resume: ms(128),
-        };
+        let mut parts = ResetParts::default();
+        (parts.stop, parts.collect, parts.copy, parts.devices) = (ms(1), ms(2), ms(4), ms(8));
+        (parts.disk, parts.vm, parts.vcpus, parts.resume) = (ms(16), ms(32), ms(64), ms(128));
         assert_eq!(reset_phases(&parts).total(), parts.total());
         assert_eq!(reset_phases(&parts).took("vm"), ms(32));
     }

@@ -10,7 +10,11 @@ use super::observe::not_reset;
 use crate::verify::{Finding, Place, Source, Verification, VerificationParts};
 
 /// Read at once: a command may want the machine at any moment.
-const STEP: IntegrityPlan = IntegrityPlan { blocks: 4, pages: 4, copies: 0, deep: false };
+fn step() -> IntegrityPlan {
+    let mut plan = IntegrityPlan::default();
+    (plan.blocks, plan.pages, plan.copies) = (4, 4, 0);
+    plan
+}
 
 impl KvmSandbox {
     /// See [`Sandbox::scrub`](crate::Sandbox::scrub).
@@ -19,7 +23,7 @@ impl KvmSandbox {
         let connected = self.ready().ok()?;
         let findings: Vec<_> = {
             let _kept_from_resets = connected.call();
-            match connected.machine.scrub(&STEP) {
+            match connected.machine.scrub(&step()) {
                 Ok(report) => report.findings.into_iter().map(Finding::from).collect(),
                 Err(error @ MachineError::Unreadable { .. }) => {
                     let place = Place::State { name: "the machine".to_owned() };

@@ -27,15 +27,13 @@ impl KvmSandbox {
         path: &Path,
     ) -> Result<Self, SandboxError> {
         let image = KvmImage::open(&spec.image).map_err(|e| super::boot::image_failed(&e))?;
-        let expectation = Expectation {
-            kernel_sha256: Some(image.kernel().sha256()),
-            rootfs_sha256: Some(
-                image.rootfs().sha256().map_err(|e| not_available(&e.to_string()))?,
-            ),
-            cmdline: Some(config.cmdline(&spec, &image)),
-            memory_mib: Some(spec.memory_mib),
-            vcpus: Some(spec.vcpus),
-        };
+        let rootfs = image.rootfs().sha256().map_err(|e| not_available(&e.to_string()))?;
+        let mut expectation = Expectation::default();
+        expectation.kernel_sha256 = Some(image.kernel().sha256());
+        expectation.rootfs_sha256 = Some(rootfs);
+        expectation.cmdline = Some(config.cmdline(&spec, &image));
+        expectation.memory_mib = Some(spec.memory_mib);
+        expectation.vcpus = Some(spec.vcpus);
         let golden = Golden::load(path, &expectation).map_err(|error| refused(&error))?;
         Self::restore(spec, config, Arc::new(image), golden)
     }
