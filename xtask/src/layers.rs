@@ -6,11 +6,15 @@
 //! sibling modules must not name each other in a circle. A module and its descendants may name each
 //! other. Paths are followed through re-exports to where a thing is defined, and code that is only
 //! built for tests does not count.
+//!
+//! In crates that the table names under `one_path`, no public item has two paths.
 
 mod crates;
 mod document;
+mod exports;
 mod graph;
 mod module;
+mod one_path;
 mod references;
 mod resolve;
 mod table;
@@ -83,6 +87,9 @@ fn check(workspace: &Path, table: &Table) -> Result<(Vec<String>, usize)> {
     for package in table.modules.keys().filter(|name| !names.contains(&name.as_str())) {
         findings.push(format!("{TABLE}: there is no crate {package}"));
     }
+    for package in table.one_path.iter().filter(|name| !names.contains(&name.as_str())) {
+        findings.push(format!("{TABLE}: there is no crate {package}"));
+    }
     findings.extend(document::check(workspace, table));
     let mut occurred = Vec::new();
     let mut modules = 0;
@@ -100,6 +107,9 @@ fn check(workspace: &Path, table: &Table) -> Result<(Vec<String>, usize)> {
             findings.extend(found.findings);
             occurred.extend(found.occurred);
             findings.extend(rules.iter().flat_map(|rule| misplaced(&tree, rule)));
+            if is_library(target) && table.one_path.contains(&package.name) {
+                findings.extend(one_path::with_two_paths(&tree));
+            }
         }
     }
     for known in table.known.iter().filter(|known| !occurred.contains(known)) {

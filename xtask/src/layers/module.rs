@@ -19,6 +19,8 @@ pub struct Module {
     pub globs: Vec<Vec<String>>,
     /// Names of the items that stand here.
     pub items: BTreeSet<String>,
+    /// What it declares as `pub`.
+    pub exports: Exports,
     /// Paths that the code outside of test modules names.
     pub references: Vec<Reference>,
 }
@@ -29,4 +31,15 @@ pub struct Reference {
     pub segments: Vec<String>,
     /// Line in the module's file, from 1.
     pub line: usize,
+}
+
+/// What a module declares as `pub`.
+#[derive(Debug, Default)]
+pub struct Exports {
+    /// Items that stand in the module, child modules among them.
+    pub items: BTreeSet<String>,
+    /// Names that `pub use` brings in, each with the path it stands for.
+    pub imports: BTreeMap<String, Vec<String>>,
+    /// Paths of which `pub use` brings in everything.
+    pub globs: Vec<Vec<String>>,
 }

@@ -204,11 +204,13 @@ impl<'ast> Visit<'ast> for Collector<'_> {
     }
 }
 
-fn plain(name: &str) -> String {
+/// The name without `r#`.
+pub fn plain(name: &str) -> String {
     name.strip_prefix("r#").unwrap_or(name).to_owned()
 }
 
-fn attributes_of(item: &Item) -> &[Attribute] {
+/// The attributes of an item.
+pub fn attributes_of(item: &Item) -> &[Attribute] {
     match item {
         Item::Const(item) => &item.attrs,
         Item::Enum(item) => &item.attrs,

@@ -26,6 +26,9 @@ pub struct Table {
     /// Packages that only some may name.
     #[serde(default)]
     pub restricted: Vec<Restricted>,
+    /// Libraries for others: each public item has one path.
+    #[serde(default)]
+    pub one_path: Vec<String>,
     /// Edges that are still to be cut.
     #[serde(default)]
     pub known: Vec<Known>,

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use syn::{Item, ItemMod, LitStr};
 
-use super::module::Module;
+use super::module::{Exports, Module};
 use super::references::{self, is_test_only};
 
 /// All modules of one crate target; the root is the first.
@@ -49,6 +49,7 @@ impl Tree {
         module: usize,
     ) -> Result<()> {
         references::collect(items, &mut self.modules[module]);
+        self.modules[module].exports = Exports::of(items);
         for item in items {
             let Item::Mod(declared) = item else { continue };
             if !is_test_only(&declared.attrs) {
