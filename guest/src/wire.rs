@@ -18,6 +18,9 @@ pub const DEFAULT_PORT: u32 = 52000;
 pub const DEFAULT_DEADLINE_MS: i64 = 30_000;
 /// Most entries of a process list.
 pub const MAX_PROCESSES: usize = 100;
+/// How the guest's kernel names its workers. The guest leaves out of the list what has such a name
+/// and the kernel for a parent; the host takes a process of that name for none of them.
+pub const KERNEL_WORKER: &str = "kworker/";
 
 /// What the agent sends.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

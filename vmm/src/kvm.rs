@@ -16,7 +16,7 @@ pub(crate) use exit::{ExitOutcome, GuestBus, run_once};
 pub use thread_start::at_vcpu_thread_start;
 pub(crate) use vcpu::Vcpu;
 pub(crate) use vcpu_thread::{Next, VcpuControl, VcpuThread};
-pub use vm::DirtyTracking;
+pub use vm::{DirtyTracking, MAX_VCPUS};
 pub(crate) use vm::{Vm, VmOptions};
 
 pub use crate::ioctl::KvmError;

@@ -147,7 +147,7 @@ pub use machine::{
     BootTimings, ConfigError, Machine, MachineConfig, MachineConfigBuilder, MachineError,
     MachineState, StopReason,
 };
-pub use memory::MemoryError;
+pub use memory::{MemoryError, PAGE_BYTES};
 pub use probe::{Capability, HostProbe, KvmKind, probe};
 pub use snapshot::file as snapshot_file;
 pub use snapshot::{

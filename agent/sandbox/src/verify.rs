@@ -21,6 +21,9 @@ pub use inventory::GuestInventory;
 /// Stands for a number of descriptors that the guest did not tell.
 pub const UNKNOWN_COUNT: i64 = -1;
 
+/// Bytes of a block of the disk, which is a leaf of its hash tree, and of a page of RAM.
+pub const BLOCK_BYTES: usize = 4096;
+
 /// In place of a hash that could not be computed: no baseline has it.
 pub const NO_HASH: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 

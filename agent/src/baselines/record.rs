@@ -9,13 +9,12 @@ use thiserror::Error;
 
 use protocol::Timestamp;
 use protocol::shape::{bytes_of_hex, hex_of_bytes};
+use sandbox::verify::BLOCK_BYTES;
 
 /// Version of the form.
 pub const VERSION: u32 = 1;
 /// State of a machine that can be used.
 pub const RUNNING: &str = "running";
-/// Bytes of a block, the leaf of a disk's hash tree.
-const BLOCK: u64 = 4096;
 
 /// What was measured, and on what. All hashes are `sha256:` and 64 lower-case hex digits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,7 +185,8 @@ fn trivial(text: &str, disk_bytes: u64) -> Option<&'static str> {
         Some("the hash of nothing")
     } else if hash == of(b"\n") {
         Some("the hash of an empty line")
-    } else if hash == of(&[0; 32]) || hash == tree_of_zeros(disk_bytes.div_ceil(BLOCK)) {
+    } else if hash == of(&[0; 32]) || hash == tree_of_zeros(disk_bytes.div_ceil(BLOCK_BYTES as u64))
+    {
         Some("the hash of zeros")
     } else {
         None
@@ -201,7 +201,7 @@ fn tree_of_zeros(blocks: u64) -> [u8; 32] {
     if blocks == 0 {
         return Sha256::digest(b"").into();
     }
-    let leaf = Sha256::new().chain_update([0]).chain_update([0; BLOCK as usize]).finalize();
+    let leaf = Sha256::new().chain_update([0]).chain_update([0; BLOCK_BYTES]).finalize();
     let mut full: [u8; 32] = leaf.into();
     // The tree is one of full trees, the largest on the left: join them from the right.
     let mut root: Option<[u8; 32]> = None;

@@ -156,7 +156,7 @@ fn diff_table(diff: &Diff, width: u16) -> String {
     for (kind, ranges) in [("Memory from", &diff.memory), ("Disk from", &diff.disk)] {
         let total: u64 = ranges.iter().map(|range| range.pages).sum();
         let rows = ranges.iter().map(|Range { start, pages }| {
-            let end = start + pages * 4096;
+            let end = start + pages * vmm::PAGE_BYTES as u64;
             [format!("{start:#x}"), format!("{end:#x}"), pages.to_string()]
         });
         section(&mut text, [kind, "to", &format!("Pages ({total})")], rows, width);

@@ -6,15 +6,13 @@
 use std::fs::{self, File};
 use std::io::Read;
 
-use guest::wire::{MAX_PROCESSES, QueryKind};
+use guest::wire::{KERNEL_WORKER, MAX_PROCESSES, QueryKind};
 use serde_json::{Value, json};
 
 /// Longest name of a process (proc_pid_comm(5): 15 bytes and a newline), with room to spare.
 const NAME_BYTES: usize = 64;
 /// More than the lines of `/proc/meminfo` and `/proc/PID/stat` that are read take.
 const TEXT_BYTES: usize = 512;
-/// How the kernel names its workers.
-const WORKER: &str = "kworker/";
 /// The kernel's thread that starts all others of its own.
 const KERNEL_THREADS: u32 = 2;
 
@@ -69,7 +67,7 @@ fn listed_name(pid: u32) -> Option<String> {
     let mut buffer = [0; NAME_BYTES];
     let name = String::from_utf8_lossy(read(&format!("/proc/{pid}/comm"), &mut buffer)?);
     let name = name.trim_end();
-    let leave_out = name.starts_with(WORKER) && parent(pid) == Some(KERNEL_THREADS);
+    let leave_out = name.starts_with(KERNEL_WORKER) && parent(pid) == Some(KERNEL_THREADS);
     (!leave_out).then(|| name.to_owned())
 }
 

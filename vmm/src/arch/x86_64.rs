@@ -27,7 +27,7 @@ pub use cpuid::CpuidTemplate;
 pub use guest_code::{counting_loop, page_writer};
 pub use i8042::KeyboardController;
 pub use irq::VmIrqLine;
-pub use msrs::{install_filter as install_msr_filter, list as msr_list};
+pub use msrs::{install_msr_filter, msr_list};
 pub use probe::CAPABILITIES;
 #[cfg(any(test, feature = "testing"))]
 pub use tamper::flip_interrupt_controller;

@@ -47,6 +47,7 @@ pub use counters::VsockCounters;
 pub use device::VsockDevice;
 pub use error::VsockError;
 pub use host::VsockHost;
+pub use limits::MIN_GUEST_CID;
 pub use listener::VsockListener;
 #[cfg(feature = "fuzzing")]
 pub use state::VsockState;

@@ -10,6 +10,9 @@ use super::{KvmError, dirty_ring};
 use crate::arch::{self, VmState};
 use crate::memory::{self, GuestRam};
 
+/// Most vCPUs of one machine.
+pub const MAX_VCPUS: u8 = 8;
+
 /// A KVM virtual machine with in-kernel interrupt controllers and its RAM attached.
 pub struct Vm {
     fd: Arc<VmFd>,

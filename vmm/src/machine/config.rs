@@ -1,17 +1,15 @@
 //! What a machine is made of.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use thiserror::Error;
 
 use crate::boot::KernelImage;
 use crate::devices::block::DiskImage;
+use crate::devices::vsock::MIN_GUEST_CID;
+use crate::kvm::MAX_VCPUS;
 use crate::memory::{MAX_MEMORY_MIB, MIN_MEMORY_MIB};
-
-/// Most vCPUs of one machine.
-pub const MAX_VCPUS: u8 = 8;
-/// CIDs below this one are reserved (virtio 1.2, section 5.10.4).
-pub const MIN_GUEST_CID: u32 = 3;
 
 /// What a machine is made of.
 #[derive(Clone)]
@@ -105,6 +103,14 @@ impl MachineConfigBuilder {
 }
 
 impl MachineConfig {
+    /// How many vCPUs a machine can have.
+    pub const VCPUS: RangeInclusive<u8> = 1..=MAX_VCPUS;
+    /// How much RAM a machine can have, in MiB.
+    pub const MEMORY_MIB: RangeInclusive<u32> = MIN_MEMORY_MIB..=MAX_MEMORY_MIB;
+    /// What a guest's vsock address can be: smaller ones are reserved, the largest number is the
+    /// wildcard.
+    pub const GUEST_CID: RangeInclusive<u32> = MIN_GUEST_CID..=u32::MAX - 1;
+
     /// Begins with the usual machine for `kernel`: see [`MachineConfigBuilder`].
     ///
     /// ```
@@ -137,13 +143,13 @@ impl MachineConfig {
     ///
     /// A number is out of its range; the error names the range.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if !(1..=MAX_VCPUS).contains(&self.vcpus) {
+        if !Self::VCPUS.contains(&self.vcpus) {
             return Err(ConfigError::Vcpus(self.vcpus));
         }
-        if !(MIN_MEMORY_MIB..=MAX_MEMORY_MIB).contains(&self.memory_mib) {
+        if !Self::MEMORY_MIB.contains(&self.memory_mib) {
             return Err(ConfigError::Memory(self.memory_mib));
         }
-        if !(MIN_GUEST_CID..u32::MAX).contains(&self.guest_cid) {
+        if !Self::GUEST_CID.contains(&self.guest_cid) {
             return Err(ConfigError::GuestCid(self.guest_cid));
         }
         Ok(())

@@ -4,10 +4,8 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::{io, ptr, slice};
 
-use super::SealedMemory;
+use super::{PAGE_BYTES, SealedMemory};
 use crate::kernel_call;
-
-const PAGE: usize = 0x1000;
 
 /// A copy-on-write mapping: reads see the sealed memory until this mapping writes, and the owner
 /// of the sealed memory never sees the writes.
@@ -60,8 +58,9 @@ impl PrivateMapping {
     /// Drops this mapping's own copies of the pages that `range` touches: they read as sealed
     /// again, and their memory is given back.
     pub fn revert(&mut self, range: Range<usize>) -> io::Result<()> {
-        let start = range.start / PAGE * PAGE;
-        let end = range.end.next_multiple_of(PAGE).min(self.length.next_multiple_of(PAGE));
+        let start = range.start / PAGE_BYTES * PAGE_BYTES;
+        let end =
+            range.end.next_multiple_of(PAGE_BYTES).min(self.length.next_multiple_of(PAGE_BYTES));
         let Some(length) = end.checked_sub(start).filter(|length| *length > 0) else {
             return Ok(());
         };
@@ -90,16 +89,16 @@ mod tests {
 
     #[test]
     fn writes_are_private_and_can_be_reverted() {
-        let golden = vec![7; 3 * PAGE];
+        let golden = vec![7; 3 * PAGE_BYTES];
         let memory =
             SealedMemory::create("test", golden.len(), |mut f| f.write_all(&golden)).unwrap();
         let mut one = PrivateMapping::of(&memory).unwrap();
         let two = PrivateMapping::of(&memory).unwrap();
         one.bytes_mut().fill(1);
         assert_eq!(two.bytes(), golden);
-        one.revert(PAGE..PAGE + 1).unwrap();
-        assert_eq!(one.bytes()[..PAGE], vec![1; PAGE]);
-        assert_eq!(one.bytes()[PAGE..2 * PAGE], golden[PAGE..2 * PAGE]);
-        assert_eq!(one.bytes()[2 * PAGE..], vec![1; PAGE]);
+        one.revert(PAGE_BYTES..PAGE_BYTES + 1).unwrap();
+        assert_eq!(one.bytes()[..PAGE_BYTES], vec![1; PAGE_BYTES]);
+        assert_eq!(one.bytes()[PAGE_BYTES..2 * PAGE_BYTES], golden[PAGE_BYTES..2 * PAGE_BYTES]);
+        assert_eq!(one.bytes()[2 * PAGE_BYTES..], vec![1; PAGE_BYTES]);
     }
 }

@@ -99,7 +99,7 @@ impl SealedMemory {
     /// hold nothing that a Rust reference points to. The mapping's owner unmaps it as before.
     pub unsafe fn map_over(&self, target: *mut u8, offset: usize, length: usize) -> io::Result<()> {
         let end = offset.checked_add(length);
-        if end.is_none_or(|end| end > self.length.next_multiple_of(0x1000)) {
+        if end.is_none_or(|end| end > self.length.next_multiple_of(PAGE_BYTES)) {
             return Err(io::Error::other("the mapping would reach past the sealed memory"));
         }
         // SAFETY: the caller vouches for the range; MAP_FIXED replaces exactly that.

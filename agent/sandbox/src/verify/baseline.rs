@@ -6,12 +6,12 @@ use thiserror::Error;
 use super::evidence::{Descriptors, Evidence, RunState, sha256_text};
 use super::finding::{self, Finding, Place, Source};
 use super::inventory::GuestInventory;
-use super::{NO_HASH, UNKNOWN_COUNT, Verification};
+use super::{BLOCK_BYTES, NO_HASH, UNKNOWN_COUNT, Verification};
 
 /// More descriptors than any guest can have open, and few enough to be exact in JSON (RFC 7493 2.2).
 const MAX_COUNT: i64 = (1 << 53) - 1;
 /// A leaf of a disk of zeros.
-static BLOCK: [u8; 4096] = [0; 4096];
+static BLOCK: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// What every machine of one golden state is compared with. Only values that could be wrong get
 /// in: what could not tell a good machine from a bad one is refused.

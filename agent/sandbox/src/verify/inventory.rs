@@ -5,11 +5,11 @@
 //! one here is none. A process that is missing is a suspicion, and so is memory in use beyond what
 //! the kernel's caches explain.
 
+use guest::wire::KERNEL_WORKER;
+
 use super::finding::{Finding, Place, Source};
 use crate::Process;
 
-/// How the guest's kernel names its workers.
-const WORKER: &str = "kworker/";
 /// Share of the memory in use in the golden state that may be in use on top of it: what the
 /// kernel's caches take between a reset and the question grows with what it has to look after.
 const SLACK_SHARE: u64 = 8;
@@ -51,7 +51,7 @@ impl GuestInventory {
 }
 
 fn is_worker(process: &Process) -> bool {
-    process.name.starts_with(WORKER)
+    process.name.starts_with(KERNEL_WORKER)
 }
 
 fn of(process: &Process, was: &str, is: &str) -> Finding {

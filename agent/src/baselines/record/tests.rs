@@ -68,7 +68,7 @@ fn hashes_anything_could_have_are_refused() {
     // Computed elsewhere: SHA-256 of nothing and of an empty line.
     let nothing = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let line = "sha256:01ba4719c80b6fe911b091a7c05124b64eeece964e09c058ef8f9805daca546b";
-    let blocks = format!("sha256:{}", hex_of_bytes(&tree_of_zeros((8 << 20) / BLOCK)));
+    let blocks = format!("sha256:{}", hex_of_bytes(&tree_of_zeros((8 << 20) / BLOCK_BYTES as u64)));
     let upper = hash("disk").to_uppercase().replace("SHA256", "sha256");
     for bad in [&zeros, nothing, line, &blocks, &upper, "", "sha256:", "none"] {
         for set in [

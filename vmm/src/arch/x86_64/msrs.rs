@@ -54,7 +54,7 @@ const BLOCKS: [(u32, u32); 4] =
 
 /// Every MSR of which KVM says that it is state, without those that are not put back by writing
 /// them.
-pub fn list(kvm: &Kvm) -> Result<Vec<u32>, KvmError> {
+pub fn msr_list(kvm: &Kvm) -> Result<Vec<u32>, KvmError> {
     let list = kvm.get_msr_index_list().map_err(KvmError::ioctl("KVM_GET_MSR_INDEX_LIST"))?;
     let mut list: Vec<u32> = list
         .as_slice()
@@ -117,7 +117,7 @@ pub fn collection(entries: &[kvm_msr_entry]) -> Result<Msrs, KvmError> {
 
 /// From here on the guest can write only what a reset puts back. Anything else is a
 /// general-protection fault to it. The host is not bound by the filter.
-pub fn install_filter(vm: &VmFd) -> Result<(), KvmError> {
+pub fn install_msr_filter(vm: &VmFd) -> Result<(), KvmError> {
     let readable: Vec<Vec<u8>> =
         BLOCKS.iter().map(|(_, count)| vec![0xff; count.div_ceil(8) as usize]).collect();
     let writable: Vec<Vec<u8>> = BLOCKS.iter().map(|block| writable_bits(*block)).collect();

@@ -10,10 +10,10 @@ use thiserror::Error;
 
 use super::DiskImage;
 use crate::memory::merkle::Hash;
-use crate::memory::{PrivateMapping, leaf_of};
+use crate::memory::{PAGE_BYTES, PrivateMapping, leaf_of};
 
 /// The unit of copying, of the dirty set and of hashes.
-pub const BLOCK_BYTES: usize = 4096;
+pub const BLOCK_BYTES: usize = PAGE_BYTES;
 /// Most damaged blocks that are remembered.
 const MAX_REFUSED: usize = 64;
 

@@ -1,5 +1,7 @@
 //! How much one machine's socket device holds.
 
+/// CIDs below this one are reserved (virtio 1.2, section 5.10.4).
+pub const MIN_GUEST_CID: u32 = 3;
 /// Most connections of one machine, closed ones included that a handle still holds.
 pub const MAX_CONNECTIONS: usize = 1024;
 /// Most connections the guest may open on one host port before they are accepted.

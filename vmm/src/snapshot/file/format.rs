@@ -7,7 +7,9 @@ use sha2::{Digest, Sha256};
 use super::SnapshotError;
 use super::version::VERSION;
 use crate::arch::CpuidTemplate;
-use crate::memory::{MAX_MEMORY_MIB, MIN_MEMORY_MIB};
+use crate::devices::vsock::MIN_GUEST_CID;
+use crate::kvm::MAX_VCPUS;
+use crate::memory::{MAX_MEMORY_MIB, MIN_MEMORY_MIB, PAGE_BYTES};
 use crate::snapshot::{Golden, Origin};
 
 /// First bytes of every snapshot. The first one is not text, and the line ends show a file that
@@ -22,7 +24,7 @@ pub const SECTION_HEAD_BYTES: usize = KIND_BYTES + 16;
 /// Region or zero, first page, number of pages.
 pub const EXTENT_BYTES: usize = 12;
 /// Unit of memory and disk content.
-pub const PAGE: usize = 4096;
+pub const PAGE: usize = PAGE_BYTES;
 /// A SHA-256.
 pub const DIGEST_BYTES: usize = 32;
 
@@ -31,8 +33,6 @@ pub const MAX_HEADER: u64 = 1 << 20;
 /// Largest disk, the same as for a disk image.
 pub const MAX_DISK: u64 = 4 << 30;
 const MAX_MEMORY: u64 = (MAX_MEMORY_MIB as u64) << 20;
-const MAX_VCPUS: u8 = 8;
-const MIN_GUEST_CID: u32 = 3;
 /// Largest console ring that a file may ask for.
 const MAX_CONSOLE: usize = 64 << 20;
 

@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use vmm::{IntegrityPlan, Strategy};
+use vmm::{IntegrityPlan, MachineConfig, Strategy};
 
 use super::KvmSandbox;
 use super::image::KvmImage;
 use crate::{Backend, Resets, Sandbox, SandboxSpec};
-
-/// The smallest address of a guest: those below are reserved (`vsock(7)`).
-const MIN_CID: u32 = 3;
 
 /// What only KVM machines can be told, beside a [`SandboxSpec`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +51,7 @@ impl Default for KvmConfig {
     /// Resets by copying back, with the usual checks and the image's port.
     fn default() -> Self {
         Self {
-            guest_cid: MIN_CID,
+            guest_cid: *MachineConfig::GUEST_CID.start(),
             guest_port: None,
             strategy: Strategy::default(),
             integrity: IntegrityPlan::default(),

@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use vmm::{Golden, Machine};
 
-use crate::verify::{Finding, Place};
+use crate::verify::{BLOCK_BYTES, Finding, Place};
 use crate::{ForensicDump, MismatchedBlock};
 
 /// Lines of the guest's console that are kept.
 const CONSOLE_LINES: usize = 200;
 /// Most blocks and pages that are kept.
 const MAX_MISMATCHED: usize = 64;
-/// Bytes of a block, and of a page.
-const SIZE: usize = 4096;
+const _: () = assert!(BLOCK_BYTES == vmm::PAGE_BYTES, "one size for blocks and pages");
 
 /// Blocks, pages and registers as they were found, beside the golden ones.
 #[derive(Debug, Default)]
@@ -59,10 +58,10 @@ impl MismatchedBlocks {
 
 /// What is at a place that has content; `None` where there is none or it cannot be read.
 fn content(machine: &Machine, place: &Place) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; SIZE];
+    let mut bytes = vec![0; BLOCK_BYTES];
     match place {
         Place::Block { number } => {
-            machine.read_disk(number.checked_mul(SIZE as u64)?, &mut bytes).ok()?;
+            machine.read_disk(number.checked_mul(BLOCK_BYTES as u64)?, &mut bytes).ok()?;
         }
         Place::Page { address } | Place::GoldenPage { address } => {
             machine.read_memory(*address, &mut bytes).ok()?;
