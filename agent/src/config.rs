@@ -200,7 +200,7 @@ impl Config {
                 resets: Resets::Unverified,
             },
             kvm: KvmConfig {
-                guest_cid: layers.number(&layer::CID)?.unwrap_or(range::MIN_CID),
+                guest_cid: layers.number(&layer::CID)?.unwrap_or(KvmConfig::default().guest_cid),
                 guest_port: layers.number(&layer::PORT)?,
                 ..KvmConfig::default()
             },

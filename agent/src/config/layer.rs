@@ -255,7 +255,7 @@ impl ConfigFile {
                 machines: form.machines,
                 queue: form.queue,
             },
-            run: form.run.based_at(base),
+            run: form.run.of_file(path, base),
         })
     }
 }

@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-/// Guest addresses below this one are reserved (virtio 1.2, section 5.10.4).
-pub const MIN_CID: u32 = 3;
+use vmm::MachineConfig;
 
 /// Inclusive range of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,11 +24,18 @@ impl fmt::Display for Allowed {
 }
 
 /// vCPUs of one machine.
-pub const VCPUS: Limits = Limits { min: 1, max: 8 };
+pub const VCPUS: Limits =
+    Limits { min: *MachineConfig::VCPUS.start() as i64, max: *MachineConfig::VCPUS.end() as i64 };
 /// RAM of one machine, in MiB.
-pub const MEMORY_MIB: Limits = Limits { min: 64, max: 8192 };
+pub const MEMORY_MIB: Limits = Limits {
+    min: *MachineConfig::MEMORY_MIB.start() as i64,
+    max: *MachineConfig::MEMORY_MIB.end() as i64,
+};
 /// vsock address of a guest; the largest number is the wildcard.
-pub const CID: Limits = Limits { min: MIN_CID as i64, max: u32::MAX as i64 - 1 };
+pub const CID: Limits = Limits {
+    min: *MachineConfig::GUEST_CID.start() as i64,
+    max: *MachineConfig::GUEST_CID.end() as i64,
+};
 /// vsock port of the guest program.
 pub const PORT: Limits = Limits { min: 1, max: 65535 };
 
@@ -37,6 +43,15 @@ pub const PORT: Limits = Limits { min: 1, max: 65535 };
 pub const MACHINES: Limits = Limits { min: 1, max: 256 };
 /// Commands that may wait for a machine.
 pub const QUEUE: Limits = Limits { min: 0, max: 10_000 };
+
+/// Seconds that commands in flight may take when the agent is told to stop.
+pub const STOP_PATIENCE_S: Limits = Limits { min: 0, max: u16::MAX as i64 };
+/// Nonces that can be live at once; the protocol asks for room for 100 000.
+pub const NONCE_CAPACITY: Limits = Limits { min: 100_000, max: u32::MAX as i64 };
+/// Space of kept outputs, in MiB.
+pub const EVIDENCE_MIB: Limits = Limits { min: 0, max: u32::MAX as i64 };
+/// Greatest age of kept outputs, in days.
+pub const EVIDENCE_DAYS: Limits = Limits { min: 0, max: u16::MAX as i64 };
 
 impl Limits {
     /// Whether the range holds `value`.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::ConfigError;
+use super::range::{self, Allowed, Limits};
+use super::{ConfigError, Origin};
 
 /// How the agent serves a relay. Paths that are not set lie in the state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,24 +58,40 @@ pub(super) struct RunForm {
     #[serde(default)]
     allow_volatile_state: bool,
     metrics_listen: Option<SocketAddr>,
-    stop_patience_s: Option<u16>,
-    nonce_capacity: Option<u32>,
-    evidence_mib: Option<u32>,
-    evidence_days: Option<u16>,
+    stop_patience_s: Option<i64>,
+    nonce_capacity: Option<i64>,
+    evidence_mib: Option<i64>,
+    evidence_days: Option<i64>,
+    /// The file that the table is in.
+    #[serde(skip)]
+    path: PathBuf,
 }
 
-/// Fewest nonces a store has to have room for.
-const MIN_NONCES: u32 = 100_000;
-
 impl RunForm {
-    /// Relative paths start at `base`.
-    pub(super) fn based_at(mut self, base: &Path) -> Self {
+    /// Takes the table as one of the file `path`: relative paths start at its directory `base`.
+    pub(super) fn of_file(mut self, path: &Path, base: &Path) -> Self {
+        path.clone_into(&mut self.path);
         let paths =
             [&mut self.ca_file, &mut self.keys_file, &mut self.policy_file, &mut self.kill_switch];
         for path in paths.into_iter().flatten() {
             *path = base.join(&*path);
         }
         self
+    }
+
+    /// The number of `key`, or `default` where the table has none.
+    fn number(
+        &self,
+        key: &'static str,
+        value: Option<i64>,
+        default: u64,
+        limits: Limits,
+    ) -> Result<u64, ConfigError> {
+        let Some(value) = value else { return Ok(default) };
+        let origin = || Origin::File { path: self.path.clone(), key };
+        u64::try_from(value).ok().filter(|_| limits.contains(value)).ok_or_else(|| {
+            ConfigError::OutOfRange { what: key, value, origin: origin(), allowed: Allowed(limits) }
+        })
     }
 }
 
@@ -90,6 +107,18 @@ impl RunConfig {
         if let Some(address) = form.metrics_listen.filter(|a| !a.ip().is_loopback()) {
             return Err(ConfigError::MetricsNotLocal { address });
         }
+        let stop_patience_s =
+            form.number("stop_patience_s", form.stop_patience_s, 20, range::STOP_PATIENCE_S)?;
+        let nonces = form.number(
+            "nonce_capacity",
+            form.nonce_capacity,
+            range::NONCE_CAPACITY.min.cast_unsigned(),
+            range::NONCE_CAPACITY,
+        )?;
+        let evidence_mib =
+            form.number("evidence_mib", form.evidence_mib, 256, range::EVIDENCE_MIB)?;
+        let evidence_days =
+            form.number("evidence_days", form.evidence_days, 30, range::EVIDENCE_DAYS)?;
         let in_state = |path: Option<PathBuf>, name| path.unwrap_or_else(|| state_dir.join(name));
         Ok(Self {
             relay,
@@ -102,12 +131,11 @@ impl RunConfig {
             allow_plain_relay: form.allow_plain_relay,
             allow_volatile_state: form.allow_volatile_state,
             metrics_listen: form.metrics_listen,
-            stop_patience: Duration::from_secs(form.stop_patience_s.unwrap_or(20).into()),
-            nonce_capacity: form.nonce_capacity.unwrap_or(MIN_NONCES).max(MIN_NONCES) as usize,
-            evidence_bytes: u64::from(form.evidence_mib.unwrap_or(256)) << 20,
-            evidence_age: Duration::from_secs(
-                u64::from(form.evidence_days.unwrap_or(30)) * 24 * 3600,
-            ),
+            stop_patience: Duration::from_secs(stop_patience_s),
+            // At most 32 bits.
+            nonce_capacity: nonces as usize,
+            evidence_bytes: evidence_mib << 20,
+            evidence_age: Duration::from_secs(evidence_days * 24 * 3600),
             state_dir,
         })
     }

@@ -203,14 +203,14 @@ fn an_agent_without_settings_keeps_its_state_in_one_place() {
 fn the_table_for_serving_is_read_and_its_paths_start_at_the_file() {
     let config =
         run("state_dir = 'state'\nrelay = 'wss://r'\nmachines = 4\n[run]\nca_file = 'ca.pem'\n\
-         policy_file = '/p'\nmetrics_listen = '127.0.0.1:9464'\nnonce_capacity = 5\n")
+         policy_file = '/p'\nmetrics_listen = '127.0.0.1:9464'\nnonce_capacity = 100001\n")
         .unwrap();
     assert_eq!(config.state_dir, Path::new("/etc/x/state"));
     assert_eq!(config.ca_file.as_deref(), Some(Path::new("/etc/x/ca.pem")));
     assert_eq!(config.policy_file, Path::new("/p"));
     assert_eq!(config.keys_file, Path::new("/etc/x/state/keys.toml"));
     assert_eq!((config.relay.as_deref(), config.machines), (Some("wss://r"), 4));
-    assert_eq!(config.nonce_capacity, 100_000, "fewer would refuse what has to be taken");
+    assert_eq!(config.nonce_capacity, 100_001);
 }
 
 #[test]
@@ -233,4 +233,23 @@ fn every_backend_is_made_of_its_own_settings() {
     let kvm = (&*backend as &dyn std::any::Any).downcast_ref::<KvmConfig>().unwrap();
     assert_eq!(kvm.guest_cid, 9);
     assert!(config.backend("no such backend").is_none());
+}
+
+#[test]
+fn a_number_of_the_table_out_of_its_range_is_refused_with_the_range() {
+    for (line, range) in [
+        ("nonce_capacity = 99999", "100000 to 4294967295"),
+        ("nonce_capacity = -1", "100000 to 4294967295"),
+        ("nonce_capacity = 4294967296", "100000 to 4294967295"),
+        ("stop_patience_s = 65536", "0 to 65535"),
+        ("evidence_mib = -1", "0 to 4294967295"),
+        ("evidence_days = 65536", "0 to 65535"),
+    ] {
+        let file = file(&format!("[run]\n{line}\n"));
+        let said = message(resolve(Overrides::default(), Environment::default(), Some(file)));
+        let (key, value) = line.split_once(" = ").unwrap();
+        for part in [key, value, range, "/etc/x/config.toml"] {
+            assert!(said.contains(part), "{line}: {said}");
+        }
+    }
 }
