@@ -9,14 +9,14 @@ use std::process::ExitCode;
 /// Takes the arguments without the program's name.
 pub type Applet = fn(&[String]) -> ExitCode;
 
+/// Every applet with its name. The image gets a symbolic link for each, and the guest program looks
+/// itself up by the name it was started under.
+pub const APPLETS: &[(&str, Applet)] =
+    &[("json-query", json_query::run), ("say", say::run), ("write-file", write_file::run)];
+
 /// The applet called `name`.
 pub fn find(name: &str) -> Option<Applet> {
-    match name {
-        "json-query" => Some(json_query::run),
-        "say" => Some(say::run),
-        "write-file" => Some(write_file::run),
-        _ => None,
-    }
+    APPLETS.iter().find(|(known, _)| *known == name).map(|(_, applet)| *applet)
 }
 
 /// Turns an error into one line on stderr and exit code 1.

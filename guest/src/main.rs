@@ -1,6 +1,5 @@
 //! The guest program. As `/sbin/init` it is PID 1; through symbolic links it is also a few tools.
 
-mod applets;
 mod init;
 
 use std::path::Path;
@@ -10,7 +9,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args();
     let program = arguments.next().unwrap_or_default();
     let name = Path::new(&program).file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    match applets::find(name) {
+    match guest::applets::find(name) {
         Some(applet) => applet(&arguments.collect::<Vec<_>>()),
         None => init::run(),
     }

@@ -141,9 +141,6 @@ const APPLETS: &[&str] = &[
     "zcat",
 ];
 
-/// Names under which the guest program is a tool.
-const GUEST_TOOLS: &[&str] = &["json-query", "say", "write-file"];
-
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\ntool:x:1000:1000:tool:/work:/bin/sh\n";
 const GROUP: &str = "root:x:0:\ntool:x:1000:\n";
 const HOSTNAME: &str = "bsm-sandbox\n";
@@ -172,7 +169,7 @@ pub fn tree(parts: &Parts) -> Result<Tree> {
     tree.directory("/tmp", 0o1777)?;
     tree.give("/work", TOOL_USER)?;
     tree.file("/sbin/init", 0o755, parts.guest_init)?;
-    for name in GUEST_TOOLS {
+    for (name, _) in guest::applets::APPLETS {
         tree.link(&format!("/usr/bin/{name}"), "/sbin/init")?;
     }
     for (path, program) in parts.programs {
