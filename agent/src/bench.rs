@@ -7,6 +7,7 @@ mod footprint;
 mod host;
 mod linux;
 mod micro;
+mod report;
 mod row;
 
 pub use calls::{CallRow, Calls};
@@ -15,7 +16,8 @@ pub use footprint::Footprint;
 pub use host::Host;
 pub use linux::measure as measure_linux;
 pub use micro::measure as measure_micro;
-pub use row::{Parts, Row, Samples};
+pub use report::Report;
+pub use row::{CYCLE, NEXT_RUN, Parts, RESET, Row, Samples};
 
 use thiserror::Error;
 use vmm::{DirtyTracking, MachineError, Strategy};

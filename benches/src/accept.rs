@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use benches::report::Report;
+use brainstorm_agent::bench::Report;
 use dev_relay::{Config, DevRelay};
-use integration_tests::ServedAgent;
 use serde_json::json;
+use served_agent::ServedAgent;
 
 const LIMIT: Duration = Duration::from_secs(60);
 const IN_FLIGHT: usize = 256;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use vmm::{BootTimings, DiskImage, KernelImage, Machine, MachineConfig};
 
-use benches::report::Report;
+use brainstorm_agent::bench::Report;
 
 const FIRST_RUN_LIMIT: Duration = Duration::from_secs(10);
 

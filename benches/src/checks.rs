@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use benches::report::Report;
+use brainstorm_agent::bench::Report;
 use vmm::{DiskImage, IntegrityPlan, IntegrityReport, Machine, MachineConfig, Strategy, micro};
 
 const LIMIT: Duration = Duration::from_secs(20);

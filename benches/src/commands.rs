@@ -8,11 +8,10 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use benches::report::Report;
-use brainstorm_agent::bench::Distribution;
+use brainstorm_agent::bench::{Distribution, Report};
 use dev_relay::{Config, DevRelay, DispatchOptions};
-use integration_tests::{LIMIT, ServedAgent};
 use serde_json::{Value, json};
+use served_agent::{LIMIT, ServedAgent};
 
 const PHASES: [&str; 8] = ["verify", "store", "ack", "wait", "execute", "reset", "send", "total"];
 /// Clock ticks a second in `/proc`, proc(5): always 100 on x86.

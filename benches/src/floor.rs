@@ -9,14 +9,14 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use brainstorm_agent::bench::Distribution;
+use brainstorm_agent::bench::{Distribution, Parts};
 use kvm_bindings::{
     KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_clock_data, kvm_irqchip,
     kvm_msr_entry, kvm_pit_config, kvm_regs, kvm_segment, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuExit};
 
-use benches::sweep::{Parts, Row};
+use benches::sweep::Row;
 
 const PAGE: usize = 4096;
 const TABLES: usize = 0x9000;
@@ -154,7 +154,7 @@ pub fn measure(memory_mib: u32, dirty_pages: u64, iterations: u32) -> Result<Row
     unsafe { ptr::copy_nonoverlapping(ram.address, golden.address, length) };
 
     let mut took = Vec::new();
-    let mut parts: [Vec<Duration>; 3] = Default::default();
+    let mut parts: [Vec<Duration>; 4] = Default::default();
     for iteration in 0..WARM_UP + iterations as usize {
         let dirtying = kvm_regs { rdi: FIRST_PAGE as u64, rcx: dirty_pages, ..start };
         vcpu.set_regs(&dirtying)?;
@@ -164,7 +164,7 @@ pub fn measure(memory_mib: u32, dirty_pages: u64, iterations: u32) -> Result<Row
         }
         let begun = Instant::now();
         let log = vm.get_dirty_log(0, length)?;
-        let harvested = Instant::now();
+        let collected = Instant::now();
         for (index, word) in log.iter().enumerate() {
             let mut word = *word;
             while word != 0 {
@@ -182,6 +182,7 @@ pub fn measure(memory_mib: u32, dirty_pages: u64, iterations: u32) -> Result<Row
         }
         vm.set_pit2(&pit)?;
         vm.set_clock(&clock)?;
+        let vm_restored = Instant::now();
         vcpu.set_mp_state(mp_state)?;
         vcpu.set_sregs(&sregs)?;
         vcpu.set_regs(&start)?;
@@ -194,15 +195,15 @@ pub fn measure(memory_mib: u32, dirty_pages: u64, iterations: u32) -> Result<Row
         let done = Instant::now();
         if iteration >= WARM_UP {
             took.push(done - begun);
-            for (part, time) in
-                parts.iter_mut().zip([harvested - begun, copied - harvested, done - copied])
-            {
+            let times =
+                [collected - begun, copied - collected, vm_restored - copied, done - vm_restored];
+            for (part, time) in parts.iter_mut().zip(times) {
                 part.push(time);
             }
         }
     }
     let d = Distribution::of(took.iter().copied());
-    let [harvest, copy, vcpus] = parts.map(|part| Distribution::of(part).p50_us);
+    let [collect, copy, vm, vcpus] = parts.map(|part| Distribution::of(part).p50_us);
     Ok(Row {
         guest: "micro".to_owned(),
         memory_mib,
@@ -214,7 +215,7 @@ pub fn measure(memory_mib: u32, dirty_pages: u64, iterations: u32) -> Result<Row
         p90_us: d.p90_us,
         p99_us: d.p99_us,
         max_us: d.max_us,
-        parts_us: Parts { harvest, copy, vcpus, ..Parts::default() },
+        parts_us: Parts { collect, copy, vm, vcpus, ..Parts::default() },
         next_run_us: 0.0,
         samples_us: took.iter().map(|d| d.as_secs_f64() * 1e6).collect(),
     })

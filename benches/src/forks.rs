@@ -4,11 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use brainstorm_agent::bench::Footprint;
+use brainstorm_agent::bench::{Footprint, Report};
 use vmm::snapshot_file::Expectation;
 use vmm::{BootTimings, Golden, Machine, MachineConfig, micro};
-
-use benches::report::Report;
 
 const FIRST_RUN_LIMIT: Duration = Duration::from_secs(10);
 /// Machines that stand idle while their memory is counted.

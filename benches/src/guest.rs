@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use brainstorm_agent::bench::{ResetBench, measure_linux};
+use brainstorm_agent::bench::{Report, ResetBench, measure_linux};
 use sandbox::{
     BootReport, ImageSource, KvmConfig, KvmImage, KvmSandbox, Resets, Sandbox, SandboxSpec,
     ToolCall,
@@ -16,7 +16,6 @@ use vmm::{DirtyTracking, Strategy};
 use crate::exits;
 use crate::memory;
 use crate::verified;
-use benches::report::Report;
 
 /// One part of a boot: its name, how to read it, the bar it is held against.
 type Part = (&'static str, fn(&BootReport) -> Duration, Option<&'static str>);

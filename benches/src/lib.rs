@@ -1,4 +1,3 @@
-//! What is made of measurements: reports, files and tables for people and programs.
+//! What is made of measurements of resets: files, plots and tables.
 
-pub mod report;
 pub mod sweep;

@@ -19,7 +19,7 @@ mod verified;
 
 use std::path::PathBuf;
 
-use benches::report::Report;
+use brainstorm_agent::bench::Report;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -119,5 +119,10 @@ fn main() -> anyhow::Result<()> {
         Benchmark::Pages { image } => pages::measure(&image.image_dir)?,
         Benchmark::Commands(options) => commands::measure(&options)?,
     };
-    report.print(json)
+    if json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!("{}", report.to_text());
+    }
+    Ok(())
 }

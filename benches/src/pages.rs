@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use benches::report::Report;
+use brainstorm_agent::bench::Report;
 use sandbox::{ImageSource, KvmConfig, KvmSandbox, QueryKind, Sandbox, SandboxSpec, ToolCall};
 use serde_json::json;
 

@@ -4,9 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use benches::report::Report;
 use benches::sweep::{Row, csv, plots, table};
-use brainstorm_agent::bench::{Distribution, ResetBench, measure_micro};
+use brainstorm_agent::bench::{Distribution, Report, ResetBench, measure_micro};
 use indicatif::{ProgressBar, ProgressStyle};
 use vmm::{DirtyTracking, Strategy};
 
@@ -93,6 +92,20 @@ fn fewer(iterations: u32, dirty_pages: u64) -> u32 {
 /// rows of one point stand together.
 fn row(bench: &ResetBench, dirty_pages: u64) -> Result<Row> {
     let measured = measure_micro(bench, || {})?;
-    let row: Row = serde_json::from_value(serde_json::to_value(&measured)?)?;
-    Ok(Row { dirty_pages, ..row })
+    let Distribution { p50_us, p90_us, p99_us, max_us } = measured.reset;
+    Ok(Row {
+        guest: measured.guest,
+        memory_mib: measured.memory_mib,
+        vcpus: measured.vcpus,
+        dirty_pages,
+        strategy: measured.strategy,
+        iterations: measured.iterations,
+        p50_us,
+        p90_us,
+        p99_us,
+        max_us,
+        parts_us: measured.parts_us,
+        next_run_us: measured.next_run.p50_us,
+        samples_us: measured.samples_us,
+    })
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use benches::report::Report;
+use brainstorm_agent::bench::Report;
 use ed25519_dalek::SigningKey;
 use protocol::signing::{Domain, sign};
 use protocol::{Audience, KeyRing, SigningKeyEntry, Timestamp, canonical_bytes, verify};

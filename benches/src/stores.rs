@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use benches::report::Report;
+use brainstorm_agent::bench::Report;
 use brainstorm_agent::store::{Journal, NewCommand, NonceStore};
 use protocol::Timestamp;
 

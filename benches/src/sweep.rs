@@ -4,7 +4,7 @@ pub mod csv;
 pub mod plots;
 pub mod table;
 
-use serde::{Deserialize, Serialize};
+use brainstorm_agent::bench::Parts;
 
 /// Strategies in the order they are shown; others follow by name.
 const STRATEGIES: [&str; 5] = ["copy-back", "drop-private", "hybrid", "full-copy", FLOOR];
@@ -12,7 +12,7 @@ const STRATEGIES: [&str; 5] = ["copy-back", "drop-private", "hybrid", "full-copy
 const FLOOR: &str = "floor";
 
 /// What one strategy took in one setting.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// The guest that ran: `micro` or `linux`.
     pub guest: String,
@@ -34,44 +34,12 @@ pub struct Row {
     pub p99_us: f64,
     /// Slowest reset in microseconds.
     pub max_us: f64,
-    /// Median time of each part of a reset.
+    /// Median time of each step of a reset.
     pub parts_us: Parts,
     /// Median time of the guest's next run in microseconds; zero when it was not measured.
     pub next_run_us: f64,
     /// Time of each reset in microseconds; may be empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub samples_us: Vec<f64>,
-}
-
-/// Median time of each part of a reset, in microseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Parts {
-    /// Stopping the vCPUs, in microseconds.
-    pub stop: f64,
-    /// Finding the dirty pages, in microseconds.
-    pub harvest: f64,
-    /// Putting memory back, in microseconds.
-    pub copy: f64,
-    /// Putting devices back, in microseconds.
-    pub devices: f64,
-    /// Putting vCPU state back, in microseconds.
-    pub vcpus: f64,
-    /// Letting the vCPUs run again, in microseconds.
-    pub resume: f64,
-}
-
-impl Parts {
-    /// Name and microseconds of each part, in the order they happen.
-    pub fn named(&self) -> [(&'static str, f64); 6] {
-        [
-            ("stop", self.stop),
-            ("harvest", self.harvest),
-            ("copy", self.copy),
-            ("devices", self.devices),
-            ("vcpus", self.vcpus),
-            ("resume", self.resume),
-        ]
-    }
 }
 
 /// Where a strategy is shown among others.
@@ -97,19 +65,10 @@ pub(crate) mod tests {
             p90_us: p50_us * 2.0,
             p99_us: p50_us * 3.0,
             max_us: p50_us * 4.0,
-            parts_us: Parts { stop: 1.0, harvest: 2.0, copy: p50_us, ..Parts::default() },
+            parts_us: Parts { stop: 1.0, collect: 2.0, copy: p50_us, ..Parts::default() },
             next_run_us: p50_us * 5.0,
             samples_us: vec![p50_us, p50_us * 1.5, p50_us * 4.0],
         }
-    }
-
-    #[test]
-    fn rows_survive_json_and_may_lack_samples() {
-        let mut row = row("hybrid", 128, 256, 7.0);
-        row.samples_us.clear();
-        let json = serde_json::to_string(&row).unwrap();
-        assert!(!json.contains("samples_us"), "{json}");
-        assert_eq!(serde_json::from_str::<Row>(&json).unwrap(), row);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use sandbox::{
     VerifiedReset,
 };
 
-use benches::report::Report;
+use brainstorm_agent::bench::Report;
 
 /// Not measured: the first ones find untouched memory of the host.
 const WARM_UP: usize = 5;

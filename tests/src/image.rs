@@ -1,25 +1,11 @@
 //! Where the artifacts under test are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
+use served_agent::image_dir;
 use vmm::{DiskImage, KernelImage};
-
-/// The image directory: `BSM_IMAGE_DIR`, or `target/image` of the workspace.
-pub fn image_dir() -> PathBuf {
-    std::env::var_os("BSM_IMAGE_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/image"),
-        PathBuf::from,
-    )
-}
-
-/// The agent's binary: `BSM_AGENT_BIN`, which `cargo xtask test` sets.
-pub fn agent_binary() -> PathBuf {
-    std::env::var_os("BSM_AGENT_BIN")
-        .map(PathBuf::from)
-        .expect("BSM_AGENT_BIN is not set: run the tests with `cargo xtask test`")
-}
 
 /// The program `bsm-redteam`: `BSM_REDTEAM_BIN`, or the one that cargo built beside this test.
 ///

@@ -10,10 +10,7 @@ pub mod agent_process;
 mod image;
 pub mod ordered;
 mod raw_guest;
-mod served_agent;
 
-pub use image::{
-    agent_binary, attack_image_dir, cmdline, image_dir, kernel, redteam_binary, rootfs,
-};
+pub use image::{attack_image_dir, cmdline, kernel, redteam_binary, rootfs};
 pub use raw_guest::{RawConnection, RawGuest, Received, default_config, dispatch, freshness};
-pub use served_agent::{LIMIT, ServedAgent, damage};
+pub use served_agent::{LIMIT, ServedAgent, agent_binary, damage, image_dir};

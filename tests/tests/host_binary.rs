@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use integration_tests::agent_binary;
+use integration_tests::{agent_binary, redteam_binary};
 
 fn agent(arguments: &[&str]) -> Output {
     Command::new(agent_binary()).env_clear().args(arguments).output().unwrap()
@@ -33,15 +33,18 @@ fn the_binary_is_static() {
     assert!(said.contains("statically linked") || said.contains("not a dynamic"), "{said}");
 }
 
-/// Names of what changes a machine behind its own back, as symbols carry them.
-const HOOKS: [&str; 7] = [
-    "FaultInjector",
+/// Names of what changes a machine behind its own back, or serves without a relay, as symbols carry
+/// them: a number before a name is its length.
+const HOOKS: [&str; 9] = [
     "FaultPoint",
     "inject_faults",
     "Tamper",
     "write_disk",
     "flip_register",
+    "flip_msr",
     "flip_interrupt_controller",
+    "7corrupt",
+    "LoopbackSession",
 ];
 
 /// Those of the hooks whose names are anywhere in a program: in a symbol or in a string.
@@ -56,10 +59,11 @@ fn hooks_in(program: &Path) -> Vec<&'static str> {
 #[test]
 fn no_hook_of_the_tests_is_in_the_agent() {
     assert_eq!(hooks_in(&agent_binary()), [""; 0]);
-    // The same look at a program that is built with the hooks finds them.
-    let found = hooks_in(Path::new(env!("CARGO_BIN_EXE_agent-to-tamper")));
-    for name in ["FaultPoint", "inject_faults", "Tamper", "write_disk", "flip_register"] {
-        assert!(found.contains(&name), "{name} is not among {found:?}");
+    // The same look at programs that are built with the hooks finds each of them.
+    let tampering = hooks_in(Path::new(env!("CARGO_BIN_EXE_agent-to-tamper")));
+    let attacking = hooks_in(&redteam_binary());
+    for name in HOOKS {
+        assert!(tampering.contains(&name) || attacking.contains(&name), "no program has {name}");
     }
 }
 

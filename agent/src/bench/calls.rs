@@ -4,20 +4,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::Serialize;
 use vmm::KernelCall;
 
 use super::Distribution;
 
 /// One kind of kernel call, over all measured resets.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct CallRow {
     /// Name of the ioctl or system call, such as `KVM_SET_LAPIC`.
     pub name: String,
     /// Calls in one reset, on average.
     pub per_reset: f64,
     /// Time of one call, in microseconds.
-    #[serde(flatten)]
     pub one: Distribution,
 }
 

@@ -13,7 +13,7 @@ const WARM_UP: u32 = 5;
 
 /// Measures resets. `progress` is called after each.
 pub fn measure(bench: &ResetBench, mut progress: impl FnMut()) -> Result<Row, BenchError> {
-    let end = micro::FIRST_PAGE + u64::from(bench.dirty_pages) * 4096;
+    let end = micro::FIRST_PAGE + u64::from(bench.dirty_pages) * vmm::PAGE_BYTES as u64;
     if end > u64::from(bench.memory_mib) << 20 || bench.dirty_pages > micro::MAX_PAGES {
         return Err(BenchError::Settings(format!(
             "{} dirty pages do not fit {} MiB: the guest's pages begin at 16 MiB",

@@ -7,7 +7,9 @@ use indicatif::{ProgressBar, ProgressStyle};
 use vmm::{DirtyTracking, Strategy};
 
 use super::{Exit, terminal};
-use crate::bench::{BenchError, ResetBench, Row, measure_linux, measure_micro};
+use crate::bench::{
+    BenchError, CYCLE, NEXT_RUN, RESET, ResetBench, Row, measure_linux, measure_micro,
+};
 use crate::config::Config;
 
 #[derive(Debug, Args)]
@@ -48,7 +50,7 @@ struct ResetArguments {
     /// reset itself slower.
     #[arg(long)]
     calls: bool,
-    /// Print JSON, with every sample.
+    /// Print JSON in the form `brainstorm-bench/1` of all benchmarks, with every sample.
     #[arg(long)]
     json: bool,
 }
@@ -76,7 +78,7 @@ enum StrategyName {
 pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     let Measurement::Reset(reset) = &arguments.what;
     match measure(reset, config) {
-        Ok(row) => terminal::show(&row, reset.json, || table(&row)),
+        Ok(row) => terminal::show(&row.report(), reset.json, || table(&row)),
         Err(error @ BenchError::Settings(_)) => terminal::complain(&error, Exit::Usage),
         Err(error) => terminal::complain(&error, Exit::ExecutorFailed),
     }
@@ -119,11 +121,7 @@ fn table(row: &Row) -> String {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
     table.set_header(["", "p50", "p90", "p99", "max"]);
-    for (name, d) in [
-        ("reset of a stopped machine", &row.reset),
-        ("with stop and resume", &row.cycle),
-        ("the guest's next run", &row.next_run),
-    ] {
+    for (name, d) in [(RESET, &row.reset), (CYCLE, &row.cycle), (NEXT_RUN, &row.next_run)] {
         let cell = |us: f64| format!("{us:.1} us");
         table.add_row([
             name.to_owned(),
@@ -133,12 +131,11 @@ fn table(row: &Row) -> String {
             cell(d.max_us),
         ]);
     }
-    let p = &row.parts_us;
+    let steps = row.parts_us.named().map(|(name, us)| format!("{name} {us:.1}")).join(", ");
     let calls = if row.calls.is_empty() { String::new() } else { calls_table(row) };
     format!(
         "{} guest, {} MiB, {} vCPU, {} dirty pages, {}, {} resets\n{}, {} CPUs, Linux {}, {} KVM\n\n\
-         {table}\n\nMedian of each part, in us: stop {:.1}, harvest {:.1}, copy {:.1}, devices \
-         {:.1}, machine and vCPUs {:.1}, resume {:.1}\nFirst tenth {:.1}, last tenth {:.1}; resident memory {} KiB \
+         {table}\n\nMedian of each step, in us: {steps}\nFirst tenth {:.1}, last tenth {:.1}; resident memory {} KiB \
          before, {} after; descriptors {} before, {} after\n{calls}",
         row.guest,
         row.memory_mib,
@@ -150,12 +147,6 @@ fn table(row: &Row) -> String {
         row.host.cpus,
         row.host.kernel,
         row.host.kvm,
-        p.stop,
-        p.harvest,
-        p.copy,
-        p.devices,
-        p.vcpus,
-        p.resume,
         row.drift_us[0],
         row.drift_us[1],
         row.footprint[0].rss_kib,

@@ -21,9 +21,11 @@ struct Record<'a> {
     p99_us: f64,
     max_us: f64,
     parts_stop_us: f64,
-    parts_harvest_us: f64,
+    parts_collect_us: f64,
     parts_copy_us: f64,
     parts_devices_us: f64,
+    parts_disk_us: f64,
+    parts_vm_us: f64,
     parts_vcpus_us: f64,
     parts_resume_us: f64,
     next_run_us: f64,
@@ -43,9 +45,11 @@ impl<'a> From<&'a Row> for Record<'a> {
             p99_us: row.p99_us,
             max_us: row.max_us,
             parts_stop_us: row.parts_us.stop,
-            parts_harvest_us: row.parts_us.harvest,
+            parts_collect_us: row.parts_us.collect,
             parts_copy_us: row.parts_us.copy,
             parts_devices_us: row.parts_us.devices,
+            parts_disk_us: row.parts_us.disk,
+            parts_vm_us: row.parts_us.vm,
             parts_vcpus_us: row.parts_us.vcpus,
             parts_resume_us: row.parts_us.resume,
             next_run_us: row.next_run_us,
@@ -84,10 +88,10 @@ mod tests {
             lines,
             [
                 "guest,memory_mib,vcpus,dirty_pages,strategy,iterations,p50_us,p90_us,p99_us,\
-                 max_us,parts_stop_us,parts_harvest_us,parts_copy_us,parts_devices_us,\
-                 parts_vcpus_us,parts_resume_us,next_run_us",
-                "micro,128,1,256,copy-back,3,1.5,3.0,4.5,6.0,1.0,2.0,1.5,0.0,0.0,0.0,7.5",
-                "micro,128,1,256,\"a,b\",3,3.0,6.0,9.0,12.0,1.0,2.0,3.0,0.0,0.0,0.0,15.0",
+                 max_us,parts_stop_us,parts_collect_us,parts_copy_us,parts_devices_us,\
+                 parts_disk_us,parts_vm_us,parts_vcpus_us,parts_resume_us,next_run_us",
+                "micro,128,1,256,copy-back,3,1.5,3.0,4.5,6.0,1.0,2.0,1.5,0.0,0.0,0.0,0.0,0.0,7.5",
+                "micro,128,1,256,\"a,b\",3,3.0,6.0,9.0,12.0,1.0,2.0,3.0,0.0,0.0,0.0,0.0,0.0,15.0",
             ]
         );
     }

@@ -1,18 +1,18 @@
 //! Stacked bars of the parts of a reset: in microseconds, and as shares of the whole.
 
+use brainstorm_agent::bench::Parts;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::legend::{self, Entry, Sample};
 use super::{Area, DrawError, PAGES_AXIS, SIZE, page, style};
-use crate::sweep::Parts;
 
 const BAR_MARGIN: u32 = 4;
 
 /// A bar: its label, and its parts from the bottom up.
 struct Bar<'a> {
     label: &'a str,
-    parts: [(&'static str, f64); 6],
+    parts: [(&'static str, f64); 8],
     total: f64,
 }
 

@@ -10,7 +10,9 @@ pub const LABEL: u32 = 13;
 pub const FAINT: RGBColor = RGBColor(225, 225, 225);
 
 const GREY: RGBColor = RGBColor(128, 128, 128);
-const COLOURS: [RGBColor; 7] = [
+/// The colour of strategies that have none of their own.
+const UNKNOWN: usize = 5;
+const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
     RGBColor(0, 158, 115),
@@ -18,6 +20,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
     RGBColor(213, 94, 0),
     RGBColor(240, 228, 66),
+    RGBColor(0, 0, 0),
 ];
 
 /// The colour of a strategy; unknown ones share one.
@@ -26,7 +29,7 @@ pub fn of_strategy(name: &str) -> RGBColor {
         return GREY;
     }
     let known = STRATEGIES.iter().position(|strategy| *strategy == name);
-    of_index(known.unwrap_or(COLOURS.len() - 2))
+    of_index(known.unwrap_or(UNKNOWN))
 }
 
 /// The colour of the part at `index`.

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
+use brainstorm_agent::bench::Parts;
+
 use super::*;
-use crate::sweep::Parts;
 use crate::sweep::tests::row;
 
 const ALL: [&str; 5] =

@@ -14,7 +14,7 @@ use dev_relay::{DevRelay, SessionInfo};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
 
-use crate::{agent_binary, image_dir};
+use crate::files::{agent_binary, image_dir};
 
 /// No test waits longer for anything that happens at all.
 pub const LIMIT: Duration = Duration::from_secs(60);

@@ -2,13 +2,14 @@
 //!
 //! The JSON document has the fields of [`Report`]: `schema` names this form and its version, `host`
 //! says which machine the figures are of, `rows` holds distributions in microseconds, `values` single
-//! numbers with their unit, `notes` text.
+//! numbers with their unit, `notes` text. A row may hold every sample in `samples_us`, in order.
 
 use std::time::Duration;
 
-use brainstorm_agent::bench::{Distribution, Host};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+
+use super::{Distribution, Host};
 
 /// Name and version of the JSON form.
 pub const SCHEMA: &str = "brainstorm-bench/1";
@@ -36,6 +37,8 @@ struct Row {
     distribution: Distribution,
     #[serde(skip_serializing_if = "Option::is_none")]
     bar: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    samples_us: Vec<f64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,7 +81,19 @@ impl Report {
         bar: Option<&str>,
     ) {
         let bar = bar.map(str::to_owned);
-        self.rows.push(Row { name: name.into(), n, distribution, bar });
+        let samples_us = Vec::new();
+        self.rows.push(Row { name: name.into(), n, distribution, bar, samples_us });
+    }
+
+    /// Adds a distribution with the samples that it is of, in microseconds.
+    pub fn add_samples(
+        &mut self,
+        name: impl Into<String>,
+        distribution: Distribution,
+        samples_us: Vec<f64>,
+    ) {
+        let n = samples_us.len();
+        self.rows.push(Row { name: name.into(), n, distribution, bar: None, samples_us });
     }
 
     /// Adds one number, beside the figure it is held against.
@@ -103,31 +118,24 @@ impl Report {
         self.table = Some(table);
     }
 
-    /// Prints everything to stdout.
-    ///
-    /// # Errors
-    ///
-    /// When the report has no JSON form.
-    pub fn print(&self, json: bool) -> anyhow::Result<()> {
-        if json {
-            println!("{}", serde_json::to_string_pretty(self)?);
-            return Ok(());
-        }
+    /// The report as a table and lines of text.
+    pub fn to_text(&self) -> String {
         let Host { cpu, cpus, kernel, kvm } = &self.host;
-        println!("{} on {cpu}, {cpus} processors, Linux {kernel}, KVM: {kvm}", self.benchmark);
+        let mut lines = vec![format!(
+            "{} on {cpu}, {cpus} processors, Linux {kernel}, KVM: {kvm}",
+            self.benchmark
+        )];
         match &self.table {
-            Some(table) => println!("{table}"),
+            Some(table) => lines.push(table.clone()),
             None if self.rows.is_empty() => {}
-            None => println!("{}", self.rows_as_table()),
+            None => lines.push(self.rows_as_table().to_string()),
         }
         for Single { name, value, unit, bar } in &self.values {
             let bar = bar.as_ref().map(|bar| format!(" (bar: {bar})")).unwrap_or_default();
-            println!("{name}: {value:.2} {unit}{bar}");
+            lines.push(format!("{name}: {value:.2} {unit}{bar}"));
         }
-        for note in &self.notes {
-            println!("{note}");
-        }
-        Ok(())
+        lines.extend(self.notes.iter().cloned());
+        lines.join("\n")
     }
 
     fn rows_as_table(&self) -> Table {
@@ -163,6 +171,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
+    use crate::bench::{CallRow, Footprint, Parts, Row as Resets};
 
     /// The document as a program that knows only the form reads it.
     #[derive(Deserialize)]
@@ -195,6 +204,8 @@ mod tests {
         p99_us: f64,
         max_us: f64,
         bar: Option<String>,
+        #[serde(default)]
+        samples_us: Vec<f64>,
     }
 
     #[derive(Deserialize)]
@@ -226,5 +237,53 @@ mod tests {
         assert_eq!((number.name.as_str(), number.unit.as_str()), ("rate", "commands/s"));
         assert!((number.value - 7867.0).abs() < 1e-9 && number.bar.is_none());
         assert_eq!(document.notes, ["quiet host"]);
+        assert_eq!(row.samples_us, [0.0; 0]);
+        let text = report.to_text();
+        assert!(
+            text.contains("rate: 7867.00 commands/s") && text.ends_with("\nquiet host"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn measured_resets_have_the_same_form_with_all_samples() {
+        let row = Resets {
+            guest: "micro".to_owned(),
+            memory_mib: 128,
+            vcpus: 1,
+            dirty_pages: 7,
+            tracking: "log".to_owned(),
+            strategy: "copy-back".to_owned(),
+            iterations: 2,
+            reset: Distribution::default(),
+            parts_us: Parts { collect: 3.0, ..Parts::default() },
+            cycle: Distribution::default(),
+            next_run: Distribution::default(),
+            samples_us: vec![3.0, 3.0],
+            drift_us: [0.0; 2],
+            footprint: [Footprint::default(); 2],
+            host: Host::here(),
+            calls: vec![CallRow {
+                name: "KVM_SET_REGS".to_owned(),
+                per_reset: 1.5,
+                one: Distribution::default(),
+            }],
+        };
+        let json = serde_json::to_string(&row.report()).unwrap();
+        let document: Document = serde_json::from_str(&json).unwrap();
+        assert_eq!((document.schema.as_str(), document.benchmark.as_str()), (SCHEMA, "reset"));
+        let names: Vec<_> = document.rows.iter().map(|row| (row.name.as_str(), row.n)).collect();
+        let expected = [
+            ("reset of a stopped machine", 2),
+            ("with stop and resume", 2),
+            ("the guest's next run", 2),
+        ];
+        assert_eq!(names[..3], expected);
+        assert_eq!(names[3..], [("KVM_SET_REGS", 3)]);
+        let samples: Vec<_> =
+            document.rows[0].samples_us.iter().map(|us| format!("{us:.0}")).collect();
+        assert_eq!(samples, ["3", "3"]);
+        let collect = document.values.iter().find(|value| value.name == "step collect, median");
+        assert_eq!(collect.map(|value| format!("{:.0}", value.value)).as_deref(), Some("3"));
     }
 }
