@@ -1,6 +1,8 @@
 //! `cargo xtask full`: everything that only people start, one part after the other, and a table of
-//! what came of it. A part whose tools are not installed has not run, which is not a pass.
+//! what came of it. A part whose tools are not installed has not run, which is not a pass; cargo-deny is
+//! installed for it, under `target/tools`.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -12,6 +14,10 @@ use crate::cargo::cargo;
 
 /// The target of the build that does not use glibc.
 const MUSL: &str = "x86_64-unknown-linux-musl";
+/// What checks licences and sources. Building it takes long, so that `.ci/run` only uses one that is there.
+const DENY: &str = "cargo-deny@0.20.2";
+/// Where tools are installed, in the workspace.
+const TOOLS: &str = "target/tools";
 /// Packages whose public interface others may use.
 const LIBRARIES: [&str; 1] = ["vmm"];
 /// The commit whose interface programs outside of this workspace may rely on: the first in which each
@@ -45,6 +51,8 @@ struct Part {
     name: &'static str,
     /// Says what is missing; nothing where the part can run.
     missing: Option<String>,
+    /// The package that cargo installs where something is missing.
+    installs: Option<&'static str>,
     program: PathBuf,
     arguments: Vec<String>,
 }
@@ -78,12 +86,14 @@ fn parts(arguments: &FullArgs) -> Result<Vec<Part>> {
     let own = |name, words: &[&str]| Part {
         name,
         missing: None,
+        installs: None,
         program: this.clone(),
         arguments: words.iter().map(|&word| word.to_owned()).collect(),
     };
     let with_cargo = |name, missing, words: &[&str]| Part {
         name,
         missing,
+        installs: None,
         program: cargo().into(),
         arguments: words.iter().map(|&word| word.to_owned()).collect(),
     };
@@ -92,11 +102,14 @@ fn parts(arguments: &FullArgs) -> Result<Vec<Part>> {
         interface.extend(["--package", library]);
     }
     Ok(vec![
-        with_cargo(
-            "licences",
-            missing_subcommand("deny"),
-            &["deny", "check", "bans", "licenses", "sources"],
-        ),
+        Part {
+            installs: Some(DENY),
+            ..with_cargo(
+                "licences",
+                missing_subcommand("deny"),
+                &["deny", "check", "bans", "licenses", "sources"],
+            )
+        },
         with_cargo("interface", missing_subcommand("semver-checks"), &interface),
         with_cargo(
             "musl",
@@ -112,11 +125,16 @@ fn parts(arguments: &FullArgs) -> Result<Vec<Part>> {
 
 impl Part {
     fn run(&self, workspace: &Path) -> Outcome {
+        let tools = workspace.join(TOOLS);
         if let Some(missing) = &self.missing {
-            return Outcome::NotRun(missing.clone());
+            let Some(package) = self.installs else { return Outcome::NotRun(missing.clone()) };
+            if !install(package, &tools) {
+                return Outcome::NotRun(format!("{missing}, and cargo could not install it"));
+            }
         }
         let status = Command::new(&self.program)
             .args(&self.arguments)
+            .env("PATH", path_with(&tools.join("bin")))
             .current_dir(workspace)
             .stdin(Stdio::null())
             .status();
@@ -126,6 +144,21 @@ impl Part {
             Err(e) => Outcome::Failed(format!("starting {}: {e}", self.program.display())),
         }
     }
+}
+
+/// Installs a package as cargo does, which does nothing when it is there already.
+fn install(package: &str, root: &Path) -> bool {
+    let mut command = Command::new(cargo());
+    command.args(["install", "--locked", "--root"]).arg(root).arg(package);
+    command.stdin(Stdio::null()).status().is_ok_and(|status| status.success())
+}
+
+/// The search path with `first` before all others.
+fn path_with(first: &Path) -> OsString {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let all = std::iter::once(first.to_owned()).chain(std::env::split_paths(&path));
+    // A directory with a colon in its name cannot be in a search path.
+    std::env::join_paths(all).unwrap_or(path)
 }
 
 fn missing_subcommand(name: &str) -> Option<String> {
@@ -184,6 +217,7 @@ mod tests {
         Part {
             name: "some",
             missing: missing.map(str::to_owned),
+            installs: None,
             program: program.into(),
             arguments: Vec::new(),
         }
@@ -195,6 +229,17 @@ mod tests {
         assert_eq!(outcome, Outcome::NotRun("cargo-deny is not installed".into()));
         let missing = missing_subcommand("certainly-not-there").unwrap();
         assert_eq!(missing, "cargo-certainly-not-there is not installed");
+    }
+
+    #[test]
+    fn what_cannot_be_installed_has_not_run() {
+        let directory = std::env::temp_dir().join("full-installs-nothing");
+        // No package has such a name, so that cargo asks no registry.
+        let part = Part { installs: Some("not/a/package"), ..part("true", Some("x is missing")) };
+        let Outcome::NotRun(why) = part.run(&directory) else { panic!("it ran") };
+        assert_eq!(why, "x is missing, and cargo could not install it");
+        let path = path_with(Path::new("/first"));
+        assert_eq!(std::env::split_paths(&path).next(), Some("/first".into()));
     }
 
     #[test]
