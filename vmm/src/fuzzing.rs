@@ -5,4 +5,4 @@ pub use crate::devices::rng::Rng;
 pub use crate::devices::virtio::transport::MmioTransport;
 pub use crate::devices::virtio::{FaultLatch, Interrupt, IrqLine, VirtioDevice};
 pub use crate::devices::vsock::{VsockDevice, VsockState};
-pub use crate::memory::{GuestRam, PAGE_BYTES};
+pub use crate::memory::GuestRam;

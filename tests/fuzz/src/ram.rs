@@ -11,7 +11,8 @@ use std::mem;
 use std::sync::Arc;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, MmapRegion};
-use vmm::fuzzing::{GuestRam, PAGE_BYTES};
+use vmm::PAGE_BYTES;
+use vmm::fuzzing::GuestRam;
 
 thread_local! {
     /// What the last input has left.
