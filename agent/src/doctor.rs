@@ -111,7 +111,7 @@ pub struct Check {
     /// Stable name.
     pub name: &'static str,
     /// The answer.
-    pub status: Status,
+    pub status: CheckStatus,
     /// What was found.
     pub finding: String,
     /// What to do about it.
@@ -122,7 +122,7 @@ pub struct Check {
 /// How good an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub enum CheckStatus {
     /// As it should be.
     Ok,
     /// Works, but could be better.

@@ -56,7 +56,7 @@ pub fn cargo() -> String {
 /// Cargo's messages: "External tools" of the cargo book.
 #[derive(Deserialize)]
 #[serde(tag = "reason", rename_all = "kebab-case")]
-enum Message {
+enum CargoMessage {
     CompilerArtifact(Artifact),
     #[serde(other)]
     Other,
@@ -86,7 +86,7 @@ fn parse(messages: &str) -> Result<Vec<Executable>> {
     let mut executables = Vec::new();
     for line in messages.lines().filter(|line| line.starts_with('{')) {
         let message = serde_json::from_str(line).context("cargo's message is not understood")?;
-        let Message::CompilerArtifact(artifact) = message else { continue };
+        let CargoMessage::CompilerArtifact(artifact) = message else { continue };
         let Some(path) = artifact.executable else { continue };
         let directory = artifact.manifest_path.parent().unwrap_or(Path::new("/"));
         executables.push(Executable {

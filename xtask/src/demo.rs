@@ -22,8 +22,8 @@ pub struct DemoArgs {
 }
 
 /// One command line, and what a newcomer should see in it.
-struct Step {
-    program: Program,
+struct DemoStep {
+    program: DemoProgram,
     arguments: &'static [&'static str],
     explanation: &'static str,
 }
@@ -31,31 +31,31 @@ struct Step {
 /// The agent that lets its machines be tampered with.
 const TO_TAMPER: &str = "agent-to-tamper";
 
-const STEPS: &[Step] = &[
-    Step {
-        program: Program::Agent,
+const STEPS: &[DemoStep] = &[
+    DemoStep {
+        program: DemoProgram::Agent,
         arguments: &["exec", "uname"],
         explanation: "Boots a microVM, runs one tool in it, prints what the tool printed: \
                       the guest's kernel, not this machine's.",
     },
-    Step {
-        program: Program::Agent,
+    DemoStep {
+        program: DemoProgram::Agent,
         arguments: &["exec", "disk_usage"],
         explanation: "A fresh microVM with its own disk, which is thrown away afterwards.",
     },
-    Step {
-        program: Program::Agent,
+    DemoStep {
+        program: DemoProgram::Agent,
         arguments: &["exec", "uname", "--json"],
         explanation: "The same for programs: exit status, output, and the hash chain over it.",
     },
-    Step {
-        program: Program::Reset,
+    DemoStep {
+        program: DemoProgram::Reset,
         arguments: &[],
         explanation: "One microVM for many commands: what a tool left behind is gone after a \
                       reset, which costs what its dirty pages cost.",
     },
-    Step {
-        program: Program::Relay,
+    DemoStep {
+        program: DemoProgram::Relay,
         arguments: &[],
         explanation: "A relay sends signed commands to an enrolled agent: tools run in its \
                       microVM, each reset is verified, and the results come back. Then one \
@@ -66,7 +66,7 @@ const STEPS: &[Step] = &[
 
 /// What a step runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Program {
+enum DemoProgram {
     /// The agent's command line.
     Agent,
     /// The example `reset`.
@@ -108,14 +108,14 @@ pub fn run(arguments: &DemoArgs) -> Result<()> {
             let agent = files.agent.display().to_string();
             let image = files.image.display().to_string();
             let (label, mut argv) = match step.program {
-                Program::Agent => (
+                DemoProgram::Agent => (
                     format!("brainstorm-agent {}", step.arguments.join(" ")),
                     vec![agent, "--image-dir".into(), image],
                 ),
-                Program::Reset => {
+                DemoProgram::Reset => {
                     ("cargo run --example reset".to_owned(), vec![reset.clone(), image])
                 }
-                Program::Relay => (
+                DemoProgram::Relay => (
                     "cargo run --package dev-relay --example demo".to_owned(),
                     vec![relay.clone(), agent, image, "--tamper".into(), to_tamper.clone()],
                 ),

@@ -39,7 +39,7 @@ pub struct FullArgs {
 
 /// What came of a part.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Outcome {
+enum PartOutcome {
     Passed,
     Failed(String),
     /// The text names what is missing.
@@ -75,7 +75,7 @@ pub fn run(arguments: &FullArgs) -> Result<()> {
         rows.push((part.name, outcome, begun.elapsed()));
     }
     eprint!("\n{}", table(&rows));
-    let failed = rows.iter().filter(|(_, outcome, _)| matches!(outcome, Outcome::Failed(_)));
+    let failed = rows.iter().filter(|(_, outcome, _)| matches!(outcome, PartOutcome::Failed(_)));
     let failed: Vec<&str> = failed.map(|(name, ..)| *name).collect();
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
@@ -124,12 +124,12 @@ fn parts(arguments: &FullArgs) -> Result<Vec<Part>> {
 }
 
 impl Part {
-    fn run(&self, workspace: &Path) -> Outcome {
+    fn run(&self, workspace: &Path) -> PartOutcome {
         let tools = workspace.join(TOOLS);
         if let Some(missing) = &self.missing {
-            let Some(package) = self.installs else { return Outcome::NotRun(missing.clone()) };
+            let Some(package) = self.installs else { return PartOutcome::NotRun(missing.clone()) };
             if !install(package, &tools) {
-                return Outcome::NotRun(format!("{missing}, and cargo could not install it"));
+                return PartOutcome::NotRun(format!("{missing}, and cargo could not install it"));
             }
         }
         let status = Command::new(&self.program)
@@ -139,9 +139,9 @@ impl Part {
             .stdin(Stdio::null())
             .status();
         match status {
-            Ok(status) if status.success() => Outcome::Passed,
-            Ok(status) => Outcome::Failed(status.to_string()),
-            Err(e) => Outcome::Failed(format!("starting {}: {e}", self.program.display())),
+            Ok(status) if status.success() => PartOutcome::Passed,
+            Ok(status) => PartOutcome::Failed(status.to_string()),
+            Err(e) => PartOutcome::Failed(format!("starting {}: {e}", self.program.display())),
         }
     }
 }
@@ -188,23 +188,23 @@ fn succeeds(command: &mut Command) -> bool {
 }
 
 /// Writing to a string cannot fail, so results of that are ignored.
-fn table(rows: &[(&str, Outcome, Duration)]) -> String {
+fn table(rows: &[(&str, PartOutcome, Duration)]) -> String {
     let mut text = format!("{:<12} {:>9}  result\n", "part", "duration");
     for (name, outcome, took) in rows {
         let result = match outcome {
-            Outcome::Passed => "passed".to_owned(),
-            Outcome::Failed(why) => format!("FAILED: {why}"),
-            Outcome::NotRun(why) => format!("not run: {why}"),
+            PartOutcome::Passed => "passed".to_owned(),
+            PartOutcome::Failed(why) => format!("FAILED: {why}"),
+            PartOutcome::NotRun(why) => format!("not run: {why}"),
         };
         let _ = writeln!(text, "{name:<12} {:>7.1} s  {result}", took.as_secs_f64());
     }
-    let count = |wanted: fn(&Outcome) -> bool| rows.iter().filter(|(_, o, _)| wanted(o)).count();
+    let count = |wanted: fn(&PartOutcome) -> bool| rows.iter().filter(|(_, o, _)| wanted(o)).count();
     let _ = writeln!(
         text,
         "{} passed, {} failed, {} not run",
-        count(|o| *o == Outcome::Passed),
-        count(|o| matches!(o, Outcome::Failed(_))),
-        count(|o| matches!(o, Outcome::NotRun(_)))
+        count(|o| *o == PartOutcome::Passed),
+        count(|o| matches!(o, PartOutcome::Failed(_))),
+        count(|o| matches!(o, PartOutcome::NotRun(_)))
     );
     text
 }
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn what_is_not_installed_has_not_run() {
         let outcome = part("true", Some("cargo-deny is not installed")).run(Path::new("/"));
-        assert_eq!(outcome, Outcome::NotRun("cargo-deny is not installed".into()));
+        assert_eq!(outcome, PartOutcome::NotRun("cargo-deny is not installed".into()));
         let missing = missing_subcommand("certainly-not-there").unwrap();
         assert_eq!(missing, "cargo-certainly-not-there is not installed");
     }
@@ -236,7 +236,7 @@ mod tests {
         let directory = std::env::temp_dir().join("full-installs-nothing");
         // No package has such a name, so that cargo asks no registry.
         let part = Part { installs: Some("not/a/package"), ..part("true", Some("x is missing")) };
-        let Outcome::NotRun(why) = part.run(&directory) else { panic!("it ran") };
+        let PartOutcome::NotRun(why) = part.run(&directory) else { panic!("it ran") };
         assert_eq!(why, "x is missing, and cargo could not install it");
         let path = path_with(Path::new("/first"));
         assert_eq!(std::env::split_paths(&path).next(), Some("/first".into()));
@@ -248,7 +248,7 @@ mod tests {
             ("one", part("true", None).run(Path::new("/")), Duration::ZERO),
             ("two", part("false", None).run(Path::new("/")), Duration::ZERO),
             ("three", part("/no/such/program", None).run(Path::new("/")), Duration::ZERO),
-            ("four", Outcome::NotRun("x is not installed".into()), Duration::ZERO),
+            ("four", PartOutcome::NotRun("x is not installed".into()), Duration::ZERO),
         ];
         let text = table(&rows);
         assert!(text.contains("1 passed, 2 failed, 1 not run"), "{text}");

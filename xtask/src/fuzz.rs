@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub use self::outcome::Outcome;
+pub use self::outcome::TargetOutcome;
 use self::outcome::table;
 use self::run::Fuzzer;
 use crate::cargo::{Executable, build_with};
@@ -110,7 +110,7 @@ pub fn run(arguments: &FuzzArgs) -> Result<()> {
 
 /// A short run of every target, the same every time as far as time allows: what fails is to fail
 /// again.
-pub fn among_tests() -> Result<Vec<Outcome>> {
+pub fn among_tests() -> Result<Vec<TargetOutcome>> {
     let limits = Limits { seconds: Some(SECONDS_AMONG_TESTS), executions: None };
     let mut fuzzer = Fuzzer::build(Build { profile: "dev", sanitized: true })?;
     fuzzer.seed = Some(1);

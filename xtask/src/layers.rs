@@ -28,7 +28,7 @@ use anyhow::{Result, ensure};
 
 use self::graph::Edges;
 use self::table::{Known, Restricted, Rows, TABLE, Table};
-use self::tree::Tree;
+use self::tree::ModuleTree;
 use crate::metadata::{self, Package};
 
 /// Arguments of `cargo xtask layers`.
@@ -67,7 +67,8 @@ pub fn run(arguments: &LayersArgs) -> Result<()> {
 fn print_edges(workspace: &Path, package: &str) -> Result<()> {
     for package in metadata::read(workspace)?.packages.iter().filter(|p| p.name == package) {
         for target in package.targets.iter().filter(|target| target.is_product()) {
-            for ((from, to), sites) in graph::edges(&Tree::read(workspace, &target.src_path)?) {
+            for ((from, to), sites) in graph::edges(&ModuleTree::read(workspace, &target.src_path)?)
+            {
                 println!("{from} -> {to}");
                 for site in sites {
                     println!("    {site}");
@@ -98,7 +99,7 @@ fn check(workspace: &Path, table: &Table) -> Result<(Vec<String>, usize)> {
             table.restricted.iter().filter(|rule| rule.package == package.name).collect();
         findings.extend(rules.iter().flat_map(|rule| forbidden(package, rule)));
         for target in package.targets.iter().filter(|target| target.is_product()) {
-            let tree = Tree::read(workspace, &target.src_path)?;
+            let tree = ModuleTree::read(workspace, &target.src_path)?;
             modules += tree.modules.len();
             let rows = table.modules.get(&package.name).filter(|_| is_library(target));
             let known: Vec<&Known> =
@@ -131,7 +132,7 @@ struct Found {
     occurred: Vec<Known>,
 }
 
-fn check_modules(package: &str, tree: &Tree, rows: Option<&Rows>, known: &[&Known]) -> Found {
+fn check_modules(package: &str, tree: &ModuleTree, rows: Option<&Rows>, known: &[&Known]) -> Found {
     let mut found = Found::default();
     let all = graph::edges(tree);
     let up: BTreeSet<_> =
@@ -202,7 +203,7 @@ fn forbidden(package: &Package, rule: &Restricted) -> Vec<String> {
 }
 
 /// Lines outside of the modules that may name the packages.
-fn misplaced(tree: &Tree, rule: &Restricted) -> Vec<String> {
+fn misplaced(tree: &ModuleTree, rule: &Restricted) -> Vec<String> {
     if rule.only_in.is_empty() {
         return Vec::new();
     }

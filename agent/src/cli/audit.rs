@@ -14,11 +14,11 @@ use protocol::shape::bytes_of_hex;
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: AuditAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum AuditAction {
     /// Check every row of the audit log and how they are linked; name the first that is wrong.
     Verify(VerifyLog),
 }
@@ -57,7 +57,7 @@ struct LogVerdict<'a> {
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
-    let Command::Verify(arguments) = &arguments.command;
+    let AuditAction::Verify(arguments) = &arguments.command;
     verify(arguments, &config.run.state_dir)
 }
 
@@ -124,7 +124,8 @@ mod tests {
 
     fn run_line(line: &[&str], state_dir: &Path) -> ExitCode {
         let line = ["audit", "verify"].iter().chain(line);
-        let Command::Verify(arguments) = RowLine::try_parse_from(line).unwrap().arguments.command;
+        let AuditAction::Verify(arguments) =
+            RowLine::try_parse_from(line).unwrap().arguments.command;
         verify(&arguments, state_dir)
     }
 

@@ -19,11 +19,11 @@ type Field = (&'static str, fn(&Minted) -> String);
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: BaselinesAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum BaselinesAction {
     /// Check what is installed, and show it. Exit code 1 when nothing is, or when it was changed.
     Show {
         /// Print everything as JSON.
@@ -33,7 +33,7 @@ enum Command {
 }
 
 pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
-    let Command::Show { json } = arguments.command;
+    let BaselinesAction::Show { json } = arguments.command;
     let installed = match load(&config.run.state_dir) {
         Ok(Some(installed)) => installed,
         Ok(None) => return terminal::complain(&BaselineError::Nothing, Exit::Refused),

@@ -16,11 +16,11 @@ use protocol::{Check, ErrorCode, Refusal, Timestamp};
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: EnvelopeAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum EnvelopeAction {
     /// Check the envelope on standard input as a running agent would, and say which check fails.
     Verify(VerifyEnvelope),
 }
@@ -80,7 +80,7 @@ fn time(text: &str) -> Result<Timestamp, &'static str> {
 }
 
 pub fn run(arguments: &Arguments) -> ExitCode {
-    let Command::Verify(arguments) = &arguments.command;
+    let EnvelopeAction::Verify(arguments) = &arguments.command;
     let checks = arguments.checks();
     let result = match stdin::text(MAX_BYTES) {
         Ok(text) => checks.run(&text).map(|envelope| envelope.command_id),

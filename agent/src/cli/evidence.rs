@@ -26,11 +26,11 @@ use protocol::shape::bytes_of_hex;
 #[derive(Debug, Args)]
 pub struct Arguments {
     #[command(subcommand)]
-    command: Command,
+    command: EvidenceAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum EvidenceAction {
     /// List the commands there is evidence of.
     List {
         /// Print the list as JSON.
@@ -65,9 +65,11 @@ enum Command {
 pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     let state_dir = &config.run.state_dir;
     match &arguments.command {
-        Command::List { json } => list_all(state_dir, *json),
-        Command::Export { command_id, output } => export(state_dir, command_id, output.as_deref()),
-        Command::Verify { file, key, tenant_key, json } => {
+        EvidenceAction::List { json } => list_all(state_dir, *json),
+        EvidenceAction::Export { command_id, output } => {
+            export(state_dir, command_id, output.as_deref())
+        }
+        EvidenceAction::Verify { file, key, tenant_key, json } => {
             let trust = Trust { endpoint: key.as_deref(), tenant: tenant_key.as_deref() };
             check(file, trust, *json)
         }

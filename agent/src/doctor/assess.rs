@@ -4,7 +4,7 @@ mod confinement;
 
 use vmm::{HostProbe, KvmKind};
 
-use super::{Cgroup, CgroupVersion, Check, Facts, Image, Kvm, Report, Status};
+use super::{Cgroup, CgroupVersion, Check, CheckStatus, Facts, Image, Kvm, Report};
 
 /// What a machine needs beside its RAM, in MiB: page tables, devices, buffers.
 const OVERHEAD_MIB: u64 = 64;
@@ -21,11 +21,11 @@ pub fn assess(facts: &Facts) -> Report {
         image(&facts.image),
     ];
     checks.extend(confinement::checks(&facts.confinement));
-    let fit = checks.iter().all(|c| matches!(c.status, Status::Ok | Status::Warning));
+    let fit = checks.iter().all(|c| matches!(c.status, CheckStatus::Ok | CheckStatus::Warning));
     Report { schema_version: 1, fit, checks }
 }
 
-fn check(name: &'static str, status: Status, finding: impl Into<String>) -> Check {
+fn check(name: &'static str, status: CheckStatus, finding: impl Into<String>) -> Check {
     Check { name, status, finding: finding.into(), remedy: None }
 }
 
@@ -39,21 +39,24 @@ impl Check {
 fn device(facts: &Facts) -> Check {
     const NAME: &str = "kvm_device";
     match &facts.kvm {
-        Kvm::Usable(probe) => {
-            check(NAME, Status::Ok, format!("/dev/kvm opens, API version {}", probe.api_version))
-        }
-        Kvm::Missing => {
-            check(NAME, Status::Failed, "/dev/kvm does not exist").remedy(without_device(facts))
-        }
-        Kvm::Forbidden { group: Some(group) } => {
-            check(NAME, Status::Failed, format!("/dev/kvm belongs to group `{group}`, not to you"))
-                .remedy(format!("run `sudo usermod -aG {group} $USER`, then log in again"))
-        }
+        Kvm::Usable(probe) => check(
+            NAME,
+            CheckStatus::Ok,
+            format!("/dev/kvm opens, API version {}", probe.api_version),
+        ),
+        Kvm::Missing => check(NAME, CheckStatus::Failed, "/dev/kvm does not exist")
+            .remedy(without_device(facts)),
+        Kvm::Forbidden { group: Some(group) } => check(
+            NAME,
+            CheckStatus::Failed,
+            format!("/dev/kvm belongs to group `{group}`, not to you"),
+        )
+        .remedy(format!("run `sudo usermod -aG {group} $USER`, then log in again")),
         Kvm::Forbidden { group: None } => {
-            check(NAME, Status::Failed, "/dev/kvm may not be opened by this user")
+            check(NAME, CheckStatus::Failed, "/dev/kvm may not be opened by this user")
                 .remedy("run `sudo chgrp kvm /dev/kvm && sudo chmod 660 /dev/kvm`, join group kvm")
         }
-        Kvm::Broken(reason) => check(NAME, Status::Failed, reason)
+        Kvm::Broken(reason) => check(NAME, CheckStatus::Failed, reason)
             .remedy("look at `dmesg | grep -i kvm`; another hypervisor may hold the processor"),
     }
 }
@@ -70,16 +73,16 @@ fn without_device(facts: &Facts) -> &'static str {
 fn execution(facts: &Facts) -> Check {
     const NAME: &str = "kvm_execution";
     let Kvm::Usable(probe) = &facts.kvm else {
-        return check(NAME, Status::Skipped, "needs /dev/kvm");
+        return check(NAME, CheckStatus::Skipped, "needs /dev/kvm");
     };
     match probe.kind {
         KvmKind::Hardware => check(
             NAME,
-            Status::Ok,
+            CheckStatus::Ok,
             format!("the processor runs guest code (test loop: {} us)", probe.loop_us),
         ),
         KvmKind::Software => {
-            check(NAME, Status::Failed, "guest code is interpreted; Linux guests do not boot")
+            check(NAME, CheckStatus::Failed, "guest code is interpreted; Linux guests do not boot")
                 .remedy("use a host with hardware KVM, or enable nested virtualisation for it")
         }
     }
@@ -88,13 +91,13 @@ fn execution(facts: &Facts) -> Check {
 fn capabilities(kvm: &Kvm) -> Check {
     const NAME: &str = "kvm_capabilities";
     let Kvm::Usable(probe) = kvm else {
-        return check(NAME, Status::Skipped, "needs /dev/kvm");
+        return check(NAME, CheckStatus::Skipped, "needs /dev/kvm");
     };
     let missing = probe.missing();
     if missing.is_empty() {
-        check(NAME, Status::Ok, present_capabilities(probe))
+        check(NAME, CheckStatus::Ok, present_capabilities(probe))
     } else {
-        check(NAME, Status::Failed, format!("missing: {}", missing.join(", ")))
+        check(NAME, CheckStatus::Failed, format!("missing: {}", missing.join(", ")))
             .remedy("update the host's kernel")
     }
 }
@@ -113,26 +116,26 @@ fn present_capabilities(probe: &HostProbe) -> String {
 fn nesting(facts: &Facts) -> Check {
     const NAME: &str = "nesting";
     if facts.is_virtual {
-        check(NAME, Status::Warning, "this host is a virtual machine itself")
+        check(NAME, CheckStatus::Warning, "this host is a virtual machine itself")
             .remedy("expect slower boots and resets; use a physical host where that matters")
     } else {
-        check(NAME, Status::Ok, "this host is a physical machine")
+        check(NAME, CheckStatus::Ok, "this host is a physical machine")
     }
 }
 
 fn memory(facts: &Facts) -> Check {
     const NAME: &str = "memory";
     let Some(available) = facts.available_mib else {
-        return check(NAME, Status::Warning, "available memory is unknown")
+        return check(NAME, CheckStatus::Warning, "available memory is unknown")
             .remedy("mount /proc, from which it is read");
     };
     let usable = facts.cgroup.memory_limit_mib.map_or(available, |limit| limit.min(available));
     let needed = facts.machine_mib + OVERHEAD_MIB;
     let finding = format!("{usable} MiB available, one machine takes up to {needed} MiB");
     if usable >= needed {
-        check(NAME, Status::Ok, finding)
+        check(NAME, CheckStatus::Ok, finding)
     } else {
-        check(NAME, Status::Failed, finding)
+        check(NAME, CheckStatus::Failed, finding)
             .remedy("free memory, raise the cgroup's limit, or lower `memory_mib`")
     }
 }
@@ -144,10 +147,10 @@ fn cgroup(cgroup: Cgroup) -> Check {
         None => "no memory limit".into(),
     };
     match cgroup.version {
-        CgroupVersion::V2 => check(NAME, Status::Ok, format!("version 2, {limit}")),
-        CgroupVersion::V1 => check(NAME, Status::Warning, format!("version 1, {limit}"))
+        CgroupVersion::V2 => check(NAME, CheckStatus::Ok, format!("version 2, {limit}")),
+        CgroupVersion::V1 => check(NAME, CheckStatus::Warning, format!("version 1, {limit}"))
             .remedy("boot the host with `systemd.unified_cgroup_hierarchy=1`"),
-        CgroupVersion::None => check(NAME, Status::Warning, "none mounted")
+        CgroupVersion::None => check(NAME, CheckStatus::Warning, "none mounted")
             .remedy("mount cgroup2 on /sys/fs/cgroup to limit what the agent may use"),
     }
 }
@@ -155,9 +158,9 @@ fn cgroup(cgroup: Cgroup) -> Check {
 fn image(image: &Image) -> Check {
     const NAME: &str = "image";
     match image {
-        Image::Verified { summary } => check(NAME, Status::Ok, summary),
-        Image::Unverified { summary } => check(NAME, Status::Warning, summary)
+        Image::Verified { summary } => check(NAME, CheckStatus::Ok, summary),
+        Image::Unverified { summary } => check(NAME, CheckStatus::Warning, summary)
             .remedy("use an image with its manifest.json: build one with `cargo xtask image`"),
-        Image::Bad { finding, remedy } => check(NAME, Status::Failed, finding).remedy(*remedy),
+        Image::Bad { finding, remedy } => check(NAME, CheckStatus::Failed, finding).remedy(*remedy),
     }
 }

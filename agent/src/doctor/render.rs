@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 
-use super::{Check, Report, Status};
+use super::{Check, CheckStatus, Report};
 
 /// How to draw.
 #[derive(Debug, Clone, Copy)]
@@ -40,12 +40,12 @@ pub fn render(report: &Report, drawing: Drawing) -> String {
     format!("{table}\n{verdict}\n")
 }
 
-fn status(status: Status) -> Cell {
+fn status(status: CheckStatus) -> Cell {
     let (word, colour) = match status {
-        Status::Ok => ("ok", Color::Green),
-        Status::Warning => ("warning", Color::Yellow),
-        Status::Failed => ("failed", Color::Red),
-        Status::Skipped => ("skipped", Color::DarkGrey),
+        CheckStatus::Ok => ("ok", Color::Green),
+        CheckStatus::Warning => ("warning", Color::Yellow),
+        CheckStatus::Failed => ("failed", Color::Red),
+        CheckStatus::Skipped => ("skipped", Color::DarkGrey),
     };
     Cell::new(word).fg(colour).add_attribute(Attribute::Bold)
 }

@@ -41,7 +41,7 @@ fn judged(facts: &Facts, name: &str) -> Check {
 fn a_healthy_host_is_fit_and_needs_no_remedy() {
     let report = assess(&healthy());
     assert!(report.fit);
-    assert!(report.checks.iter().all(|c| c.status == Status::Ok && c.remedy.is_none()));
+    assert!(report.checks.iter().all(|c| c.status == CheckStatus::Ok && c.remedy.is_none()));
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn each_fault_makes_the_host_unfit_with_one_remedy_line() {
     for (name, facts, word) in cases {
         assert!(!assess(&facts).fit, "{name} {facts:?}");
         let check = judged(&facts, name);
-        assert_eq!(check.status, Status::Failed, "{name}");
+        assert_eq!(check.status, CheckStatus::Failed, "{name}");
         let remedy = check.remedy.unwrap();
         assert!(remedy.contains(word) && !remedy.contains('\n'), "{name}: {remedy}");
     }
@@ -100,8 +100,8 @@ fn no_permission_names_the_group_and_how_to_join_it() {
     let check = judged(&facts, "kvm_device");
     assert!(check.finding.contains("`virt`"));
     assert_eq!(check.remedy.unwrap(), "run `sudo usermod -aG virt $USER`, then log in again");
-    assert_eq!(judged(&facts, "kvm_execution").status, Status::Skipped);
-    assert_eq!(judged(&facts, "kvm_capabilities").status, Status::Skipped);
+    assert_eq!(judged(&facts, "kvm_execution").status, CheckStatus::Skipped);
+    assert_eq!(judged(&facts, "kvm_capabilities").status, CheckStatus::Skipped);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn warnings_do_not_make_the_host_unfit() {
     };
     let report = assess(&facts);
     assert!(report.fit);
-    let warnings = report.checks.iter().filter(|c| c.status == Status::Warning);
+    let warnings = report.checks.iter().filter(|c| c.status == CheckStatus::Warning);
     assert_eq!(warnings.map(|c| c.name).collect::<Vec<_>>(), ["nesting", "cgroup", "image"]);
 }
 
@@ -133,10 +133,10 @@ fn a_layer_that_is_missing_or_thin_is_a_warning_with_a_remedy() {
     ] {
         assert!(assess(&facts).fit, "{name}");
         let check = judged(&facts, name);
-        assert_eq!(check.status, Status::Warning, "{name}");
+        assert_eq!(check.status, CheckStatus::Warning, "{name}");
         assert!(check.remedy.unwrap().contains(word), "{name}");
     }
-    assert_eq!(judged(&with(|p| p.open_files = None), "limits").status, Status::Ok);
+    assert_eq!(judged(&with(|p| p.open_files = None), "limits").status, CheckStatus::Ok);
 }
 
 #[test]

@@ -54,13 +54,13 @@ trait Job<L>: Send {
     fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
-struct Request<F, T> {
+struct WriteRequest<F, T> {
     work: Option<F>,
     done: Option<T>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<L, F, T> Job<L> for Request<F, T>
+impl<L, F, T> Job<L> for WriteRequest<F, T>
 where
     F: FnOnce(&mut L, &Connection) -> rusqlite::Result<T> + Send,
     T: Send,
@@ -156,7 +156,7 @@ impl<L: Ledger> Writer<L> {
     {
         let (reply, answer) = oneshot::channel();
         let orders = self.orders.as_ref().ok_or_else(|| self.closed())?;
-        let job = Box::new(Request { work: Some(work), done: None, reply });
+        let job = Box::new(WriteRequest { work: Some(work), done: None, reply });
         orders.send(job).await.map_err(|_| self.closed())?;
         answer.await.map_err(|_| self.closed())?
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::command::{CommandHandle, EventSender};
-use crate::envelope::{Envelope, EnvelopeBuilder, EnvelopeError, Order};
+use crate::envelope::{Draft, Envelope, EnvelopeBuilder, EnvelopeError};
 use crate::shared::{Session, Shared};
 
 /// Why a command cannot be sent.
@@ -55,7 +55,7 @@ pub(crate) fn builder(
     options: &DispatchOptions,
 ) -> EnvelopeBuilder {
     let state = shared.state();
-    let order = Order {
+    let order = Draft {
         endpoint_id: &session.info.endpoint_id,
         tenant_id: &shared.config.tenant_id,
         session_id: &session.info.session_id,

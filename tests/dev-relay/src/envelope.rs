@@ -27,7 +27,7 @@ pub enum EnvelopeError {
 }
 
 /// What the sender of an envelope decides; the rest is made up.
-pub(crate) struct Order<'a> {
+pub(crate) struct Draft<'a> {
     pub(crate) endpoint_id: &'a str,
     pub(crate) tenant_id: &'a str,
     pub(crate) session_id: &'a str,
@@ -42,15 +42,15 @@ pub(crate) struct Order<'a> {
 /// An envelope whose fields can be changed before it is signed.
 #[derive(Debug, Clone)]
 pub struct EnvelopeBuilder {
-    fields: Fields,
+    fields: OrderedFields,
     key: SigningKey,
     domain: Domain,
 }
 
 impl EnvelopeBuilder {
     /// A good envelope with a fresh command and nonce, keys in the order relays write them.
-    pub(crate) fn new(order: &Order<'_>, key: SigningKey) -> Self {
-        let mut fields = Fields::default();
+    pub(crate) fn new(order: &Draft<'_>, key: SigningKey) -> Self {
+        let mut fields = OrderedFields::default();
         let expires_at = Timestamp::from_millis(order.now.millis().saturating_add(LIFETIME_MS));
         let mut add = |name: &str, value: Value| fields.set(name, value.to_string());
         add("type", "CommandEnvelope".into());
@@ -130,7 +130,7 @@ impl EnvelopeBuilder {
 /// A signed envelope. Changing it breaks the signature, or is meant not to.
 #[derive(Debug, Clone)]
 pub struct Envelope {
-    fields: Fields,
+    fields: OrderedFields,
 }
 
 impl Envelope {
@@ -176,9 +176,9 @@ impl Envelope {
 
 /// Fields in the order they are written, each with its JSON text.
 #[derive(Debug, Clone, Default)]
-struct Fields(Vec<(String, String)>);
+struct OrderedFields(Vec<(String, String)>);
 
-impl Fields {
+impl OrderedFields {
     fn set(&mut self, name: &str, json: String) {
         match self.0.iter_mut().find(|(known, _)| known == name) {
             Some((_, value)) => *value = json,
@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     fn builder() -> EnvelopeBuilder {
-        let order = Order {
+        let order = Draft {
             endpoint_id: "dc4a8b19-91c5-4c30-b66d-549dc96aea71",
             tenant_id: "6e5b2e09-42f7-474d-a196-14a731771b84",
             session_id: "65b162bd-0578-4700-82a5-a3458aba016d",

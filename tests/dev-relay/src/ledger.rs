@@ -48,7 +48,7 @@ enum Phase {
 }
 
 #[derive(Debug)]
-struct Command {
+struct CommandRecord {
     endpoints: Vec<String>,
     session_id: String,
     phase: Phase,
@@ -62,7 +62,7 @@ struct Command {
     timer: Option<AbortHandle>,
 }
 
-impl Command {
+impl CommandRecord {
     fn tell(&self, at: Instant, what: Happening) {
         if let Some(events) = &self.events {
             events.send(at, what);
@@ -90,7 +90,7 @@ impl Command {
 /// The commands by identifier.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    commands: HashMap<String, Command>,
+    commands: HashMap<String, CommandRecord>,
     order: VecDeque<String>,
 }
 
@@ -120,7 +120,7 @@ impl Ledger {
         self.order.push_back(command_id.to_owned());
         self.commands.insert(
             command_id.to_owned(),
-            Command {
+            CommandRecord {
                 endpoints: vec![endpoint_id.to_owned()],
                 session_id: session_id.to_owned(),
                 phase: Phase::Dispatched,
@@ -171,7 +171,8 @@ impl Ledger {
 
     /// How many commands have no end yet.
     pub(crate) fn open(&self) -> usize {
-        let open = |command: &&Command| matches!(command.phase, Phase::Dispatched | Phase::Started);
+        let open =
+            |command: &&CommandRecord| matches!(command.phase, Phase::Dispatched | Phase::Started);
         self.commands.values().filter(open).count()
     }
 
@@ -216,7 +217,7 @@ fn broken(kind: ViolationKind, what: &str) -> Vec<Finding> {
     vec![Finding::Broken(kind, what.to_owned())]
 }
 
-fn ack(command: &mut Command, frame: &Value, origin: &Origin<'_>) -> Vec<Finding> {
+fn ack(command: &mut CommandRecord, frame: &Value, origin: &Origin<'_>) -> Vec<Finding> {
     command.acks = command.acks.saturating_add(1);
     if command.acks > 1 {
         command.complain(origin.at, "RELAY_INTERNAL_ERROR", "acknowledged twice");
@@ -239,7 +240,7 @@ fn ack(command: &mut Command, frame: &Value, origin: &Origin<'_>) -> Vec<Finding
     }
 }
 
-fn progress(command: &mut Command, frame: &Value, origin: &Origin<'_>) -> Vec<Finding> {
+fn progress(command: &mut CommandRecord, frame: &Value, origin: &Origin<'_>) -> Vec<Finding> {
     if command.phase == Phase::GivenUp {
         return vec![Finding::Late];
     }
@@ -259,7 +260,7 @@ fn progress(command: &mut Command, frame: &Value, origin: &Origin<'_>) -> Vec<Fi
     findings
 }
 
-fn result(command: &mut Command, frame: &Value, origin: &Origin<'_>) -> Vec<Finding> {
+fn result(command: &mut CommandRecord, frame: &Value, origin: &Origin<'_>) -> Vec<Finding> {
     let resumed = frame["resumed"] == true;
     let moved = command.session_id != origin.session_id;
     let mut findings = Vec::new();
@@ -295,7 +296,7 @@ fn schema_kills(frame: &Value) -> bool {
     frame.as_object().is_some_and(crate::schema::fails_without_error)
 }
 
-fn error(command: &mut Command, frame: &Value, origin: &Origin<'_>) -> Vec<Finding> {
+fn error(command: &mut CommandRecord, frame: &Value, origin: &Origin<'_>) -> Vec<Finding> {
     command.errors = command.errors.saturating_add(1);
     let excess = command.answers() > command.sends;
     match command.phase {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 /// What one target did.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Outcome {
+pub struct TargetOutcome {
     pub target: String,
     /// Inputs it was given.
     pub executions: u64,
@@ -31,7 +31,7 @@ pub struct Outcome {
     pub skipped: Option<String>,
 }
 
-impl Outcome {
+impl TargetOutcome {
     pub fn skipped(target: &str, why: &str) -> Self {
         Self { target: target.to_owned(), skipped: Some(why.to_owned()), ..Self::default() }
     }
@@ -77,7 +77,7 @@ impl Outcome {
 }
 
 /// The outcomes for a person. Writing to a string cannot fail, so results of that are ignored.
-pub fn table(outcomes: &[Outcome]) -> String {
+pub fn table(outcomes: &[TargetOutcome]) -> String {
     let mut text = format!(
         "{:<18} {:>12} {:>9} {:>8} {:>9} {:>7} {:>9}  {}\n",
         "target", "executions", "a second", "edges", "features", "corpus", "peak", "found"
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_last_numbers_count() {
-        let outcome = Outcome::read("t", LOG);
+        let outcome = TargetOutcome::read("t", LOG);
         let numbers = [outcome.executions, outcome.edges, outcome.features, outcome.corpus];
         assert_eq!(numbers, [1234, 12, 34, 7]);
         assert_eq!((outcome.per_second, outcome.peak_mib), (617, 56));
@@ -124,9 +124,9 @@ mod tests {
 
     #[test]
     fn what_ran_nothing_has_failed_and_what_was_skipped_has_not() {
-        assert!(Outcome::read("t", "nothing").has_failed());
-        assert!(!Outcome::skipped("t", "no KVM").has_failed());
-        let found = Outcome { found: Some("crash".into()), ..Outcome::read("t", LOG) };
+        assert!(TargetOutcome::read("t", "nothing").has_failed());
+        assert!(!TargetOutcome::skipped("t", "no KVM").has_failed());
+        let found = TargetOutcome { found: Some("crash".into()), ..TargetOutcome::read("t", LOG) };
         assert!(found.has_failed() && table(&[found]).contains("crash"));
     }
 }

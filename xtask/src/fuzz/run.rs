@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::outcome::Outcome;
+use super::outcome::TargetOutcome;
 use super::{Build, GRACE, LONGEST, Limits, NEEDS_KVM, build_program};
 use crate::progress;
 
@@ -39,7 +39,12 @@ impl Fuzzer {
     }
 
     /// Runs every target within `limits`, `jobs` at a time.
-    pub fn run_all(&self, targets: &[String], limits: Limits, jobs: Option<usize>) -> Vec<Outcome> {
+    pub fn run_all(
+        &self,
+        targets: &[String],
+        limits: Limits,
+        jobs: Option<usize>,
+    ) -> Vec<TargetOutcome> {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         let waiting = Mutex::new(targets.iter());
         let outcomes = Mutex::new(Vec::new());
@@ -60,9 +65,9 @@ impl Fuzzer {
         outcomes
     }
 
-    fn run_or_say_why(&self, target: &str, limits: Limits) -> Outcome {
+    fn run_or_say_why(&self, target: &str, limits: Limits) -> TargetOutcome {
         if NEEDS_KVM.contains(&target) && !Path::new("/dev/kvm").exists() {
-            return Outcome::skipped(target, "there is no /dev/kvm");
+            return TargetOutcome::skipped(target, "there is no /dev/kvm");
         }
         let step = progress::step(format!("Fuzzing {target}"));
         match self.run(target, limits) {
@@ -72,16 +77,16 @@ impl Fuzzer {
                 }
                 outcome
             }
-            Err(error) => Outcome {
+            Err(error) => TargetOutcome {
                 target: target.to_owned(),
                 found: Some(format!("{error:#}")),
-                ..Outcome::default()
+                ..TargetOutcome::default()
             },
         }
     }
 
     /// Runs one target.
-    pub fn run(&self, target: &str, limits: Limits) -> Result<Outcome> {
+    pub fn run(&self, target: &str, limits: Limits) -> Result<TargetOutcome> {
         let place = self.directory.join(target);
         let make = |name: &str| -> Result<PathBuf> {
             let path = place.join(name);
@@ -113,7 +118,7 @@ impl Fuzzer {
         let longest = limits.seconds.map(|seconds| Duration::from_secs(seconds) + GRACE);
         let status = wait(command, longest)?;
         let text = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
-        let mut outcome = Outcome::read(target, &text);
+        let mut outcome = TargetOutcome::read(target, &text);
         if status.is_none_or(|status| !status.success()) {
             outcome.inputs = written(&text);
             let ended = status.map_or("it did not end".to_owned(), |status| status.to_string());

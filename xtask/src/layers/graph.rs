@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 
 use super::table::{Rows, row_of};
-use super::tree::Tree;
+use super::tree::ModuleTree;
 
 /// A line of source that makes an edge.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl std::fmt::Display for Site {
 pub type Edges = BTreeMap<(String, String), Vec<Site>>;
 
 /// All edges of a crate, at every level of its tree.
-pub fn edges(tree: &Tree) -> Edges {
+pub fn edges(tree: &ModuleTree) -> Edges {
     let mut edges = Edges::new();
     for (index, module) in tree.modules.iter().enumerate() {
         for reference in &module.references {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::tree::Tree;
+use super::tree::ModuleTree;
 
 /// Re-exports that are followed one after the other, and modules that are entered one in the other.
 const MAX_DEPTH: usize = 16;
@@ -16,7 +16,7 @@ enum Thing {
 }
 
 /// Items that others can reach by more than one path, each with its paths.
-pub fn with_two_paths(tree: &Tree) -> Vec<String> {
+pub fn with_two_paths(tree: &ModuleTree) -> Vec<String> {
     let mut paths: BTreeMap<(usize, String), BTreeSet<String>> = BTreeMap::new();
     walk(tree, 0, "", MAX_DEPTH, &mut |item, path| {
         paths.entry(item).or_default().insert(path);
@@ -32,7 +32,7 @@ pub fn with_two_paths(tree: &Tree) -> Vec<String> {
 }
 
 fn walk(
-    tree: &Tree,
+    tree: &ModuleTree,
     module: usize,
     prefix: &str,
     left: usize,
@@ -63,7 +63,7 @@ fn walk(
 }
 
 /// What `path`, written in module `from`, names in this crate.
-fn lookup(tree: &Tree, from: usize, path: &[String], left: usize) -> Option<Thing> {
+fn lookup(tree: &ModuleTree, from: usize, path: &[String], left: usize) -> Option<Thing> {
     let left = left.checked_sub(1)?;
     let (name, place) = path.split_last()?;
     let module = match (name.as_str(), place) {
@@ -101,7 +101,7 @@ mod tests {
         for (name, text) in files {
             fs::write(directory.path().join(name), text).unwrap();
         }
-        let tree = Tree::read(directory.path(), &directory.path().join("lib.rs")).unwrap();
+        let tree = ModuleTree::read(directory.path(), &directory.path().join("lib.rs")).unwrap();
         with_two_paths(&tree)
     }
 

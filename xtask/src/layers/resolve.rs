@@ -1,11 +1,11 @@
 //! Finds the module in which the thing that a path names is defined, through re-exports.
 
-use super::tree::Tree;
+use super::tree::ModuleTree;
 
 /// Re-exports that are followed one after the other. More means that names go in a circle.
 const MAX_REEXPORTS: usize = 16;
 
-impl Tree {
+impl ModuleTree {
     /// The module that defines what `segments`, written in module `from`, name. `None` when that is
     /// outside of this crate or a local name.
     pub fn resolve(&self, from: usize, segments: &[String]) -> Option<usize> {
@@ -88,17 +88,17 @@ mod tests {
     use super::*;
 
     /// Writes a crate and reads it.
-    fn tree(files: &[(&str, &str)]) -> Tree {
+    fn tree(files: &[(&str, &str)]) -> ModuleTree {
         let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
             let path = directory.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        Tree::read(directory.path(), &directory.path().join("lib.rs")).unwrap()
+        ModuleTree::read(directory.path(), &directory.path().join("lib.rs")).unwrap()
     }
 
-    fn found(tree: &Tree, from: &str, path: &str) -> Option<String> {
+    fn found(tree: &ModuleTree, from: &str, path: &str) -> Option<String> {
         let from = tree.modules.iter().position(|module| module.path.join("::") == from).unwrap();
         let segments: Vec<String> = path.split("::").map(str::to_owned).collect();
         tree.resolve(from, &segments).map(|module| tree.modules[module].path.join("::"))

@@ -5,14 +5,14 @@ use std::fs;
 use super::*;
 
 /// A crate in a scratch directory.
-fn tree(files: &[(&str, &str)]) -> Tree {
+fn tree(files: &[(&str, &str)]) -> ModuleTree {
     let directory = tempfile::tempdir().unwrap();
     for (name, text) in files {
         let path = directory.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
-    Tree::read(directory.path(), &directory.path().join("lib.rs")).unwrap()
+    ModuleTree::read(directory.path(), &directory.path().join("lib.rs")).unwrap()
 }
 
 fn rows(rows: &[&[&str]]) -> Rows {

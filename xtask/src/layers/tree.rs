@@ -11,11 +11,11 @@ use super::references::{self, is_test_only};
 
 /// All modules of one crate target; the root is the first.
 #[derive(Debug)]
-pub struct Tree {
+pub struct ModuleTree {
     pub modules: Vec<Module>,
 }
 
-impl Tree {
+impl ModuleTree {
     /// Reads the target whose root file is `root`. Paths in the result are relative to `workspace`.
     pub fn read(workspace: &Path, root: &Path) -> Result<Self> {
         let mut tree = Self { modules: vec![Module::default()] };

@@ -96,22 +96,24 @@ impl Emulator {
             silence_limit: Duration::MAX,
         });
         let mut during = Phase::Boot;
-        let up = Limits { deadline: start + limit, silence: self.silence_limit };
+        let up = Patience { deadline: start + limit, silence: self.silence_limit };
         let mut assignments = Assignments { queue, running };
         let outcome = follow(&mut port, up, &mut assignments, observer, &mut during);
         let logs = || self.last_lines();
         match (outcome, during) {
             (Ok(()), _) => Ok(()),
-            (Err(Lost::Unusable(why)), _) => Err(NestedError::Unusable { why, logs: logs() }),
-            (Err(Lost::Stuck(report)), during) => {
+            (Err(LostContact::Unusable(why)), _) => {
+                Err(NestedError::Unusable { why, logs: logs() })
+            }
+            (Err(LostContact::Stuck(report)), during) => {
                 qemu.end();
                 Err(NestedError::Stuck { during, report, logs: logs() })
             }
-            (Err(Lost::Silent), during) => {
+            (Err(LostContact::Silent), during) => {
                 let status = qemu.exit_status();
                 Err(NestedError::EndedEarly { status, during, logs: logs() })
             }
-            (Err(Lost::Broken(e)), during) if e.kind() == io::ErrorKind::TimedOut => {
+            (Err(LostContact::Broken(e)), during) if e.kind() == io::ErrorKind::TimedOut => {
                 if during != Phase::Boot {
                     monitor::save_registers(&self.monitor(), &self.registers());
                 }
@@ -124,13 +126,13 @@ impl Emulator {
                     _ => NestedError::TimedOut { limit, during, logs: logs() },
                 })
             }
-            (Err(Lost::Broken(source)), during) => {
+            (Err(LostContact::Broken(source)), during) => {
                 Err(NestedError::Damaged { during, source, logs: logs() })
             }
         }
     }
 
-    fn start(&self) -> Result<Qemu, NestedError> {
+    fn start(&self) -> Result<RunningQemu, NestedError> {
         let failed =
             |source| NestedError::Start { program: self.program.display().to_string(), source };
         let messages = fs::File::create(self.messages()).map_err(failed)?;
@@ -146,7 +148,7 @@ impl Emulator {
             .spawn()
             .map_err(failed)?;
         let nudges = Nudges::start(&port).map_err(failed)?;
-        Ok(Qemu { child, port: Some(port), _nudges: nudges })
+        Ok(RunningQemu { child, port: Some(port), _nudges: nudges })
     }
 
     /// QEMU's arguments: an emulated AMD processor whose SVM the guest's KVM makes use of.
@@ -234,7 +236,7 @@ impl Emulator {
 }
 
 /// Why following the jobs stopped.
-enum Lost {
+enum LostContact {
     Silent,
     Stuck(String),
     Unusable(String),
@@ -261,7 +263,7 @@ impl fmt::Display for Phase {
 
 /// How patient the host is with a machine that is up.
 #[derive(Debug, Clone, Copy)]
-struct Limits {
+struct Patience {
     deadline: Instant,
     silence: Duration,
 }
@@ -291,23 +293,23 @@ impl Assignments<'_> {
 /// Follows the report to its end. `up` holds once the machine is up.
 fn follow(
     port: &mut BufReader<DeadlineStream>,
-    up: Limits,
+    up: Patience,
     assignments: &mut Assignments<'_>,
     observer: &mut dyn Observer,
     during: &mut Phase,
-) -> Result<(), Lost> {
+) -> Result<(), LostContact> {
     let mut current = 0;
     loop {
-        match wire::receive(port).map_err(Lost::Broken)?.ok_or(Lost::Silent)? {
+        match wire::receive(port).map_err(LostContact::Broken)?.ok_or(LostContact::Silent)? {
             Message::Output(stream, bytes) => observer.output(current, stream, &bytes),
             Message::Notice(Notice::Ready { kvm }) => {
                 let stream = port.get_mut();
                 (stream.deadline, stream.silence_limit) = (up.deadline, up.silence);
                 *during = Phase::BetweenJobs;
                 observer.ready(&kvm);
-                assignments.give_next(port.get_mut()).map_err(Lost::Broken)?;
+                assignments.give_next(port.get_mut()).map_err(LostContact::Broken)?;
             }
-            Message::Notice(Notice::Unusable { why }) => return Err(Lost::Unusable(why)),
+            Message::Notice(Notice::Unusable { why }) => return Err(LostContact::Unusable(why)),
             Message::Notice(Notice::Started { index }) => {
                 current = index;
                 let job = assignments.queue.jobs().get(index);
@@ -318,23 +320,25 @@ fn follow(
             Message::Notice(Notice::Finished { index, finished }) => {
                 *during = Phase::BetweenJobs;
                 observer.finished(index, &finished);
-                assignments.give_next(port.get_mut()).map_err(Lost::Broken)?;
+                assignments.give_next(port.get_mut()).map_err(LostContact::Broken)?;
             }
             Message::Notice(Notice::Alive) => {}
-            Message::Notice(Notice::Stuck { report, .. }) => return Err(Lost::Stuck(report)),
+            Message::Notice(Notice::Stuck { report, .. }) => {
+                return Err(LostContact::Stuck(report));
+            }
             Message::Notice(Notice::Done) => return Ok(()),
         }
     }
 }
 
 /// The running QEMU, ended at the latest when this goes.
-struct Qemu {
+struct RunningQemu {
     child: Child,
     port: Option<UnixStream>,
     _nudges: Nudges,
 }
 
-impl Qemu {
+impl RunningQemu {
     fn end(&mut self) {
         // Fails only where it has ended already; then waiting is all there is to do.
         let _ = self.child.kill();
@@ -354,7 +358,7 @@ impl Qemu {
     }
 }
 
-impl Drop for Qemu {
+impl Drop for RunningQemu {
     fn drop(&mut self) {
         self.end();
     }

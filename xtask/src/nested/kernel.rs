@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::modules::{self, Module};
+use super::modules::{self, KernelModule};
 use super::{bzimage, output_of};
 
 /// Package that always depends on the archive's newest kernel.
@@ -27,7 +27,7 @@ pub struct KernelPackage {
 /// What the machine needs of the kernel.
 pub struct Kernel {
     pub vmlinux: Vec<u8>,
-    pub modules: Vec<Module>,
+    pub modules: Vec<KernelModule>,
 }
 
 impl KernelPackage {

@@ -13,13 +13,13 @@ pub const WANTED: &[&str] = &["virtio_pci", "virtio_console", "9p", "9pnet_virti
 
 /// One module's name (with underscores) and content.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Module {
+pub struct KernelModule {
     pub name: String,
     pub content: Vec<u8>,
 }
 
 /// The wanted modules below `directory` and all they depend on, dependencies first.
-pub fn load_order(directory: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
+pub fn load_order(directory: &Path, wanted: &[&str]) -> Result<Vec<KernelModule>> {
     let mut files = BTreeMap::new();
     collect(directory, &mut files)?;
     let mut loaded = Vec::new();
@@ -29,7 +29,11 @@ pub fn load_order(directory: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
     Ok(loaded)
 }
 
-fn add(name: &str, files: &BTreeMap<String, PathBuf>, loaded: &mut Vec<Module>) -> Result<()> {
+fn add(
+    name: &str,
+    files: &BTreeMap<String, PathBuf>,
+    loaded: &mut Vec<KernelModule>,
+) -> Result<()> {
     if loaded.iter().any(|module| module.name == name) {
         return Ok(());
     }
@@ -38,7 +42,7 @@ fn add(name: &str, files: &BTreeMap<String, PathBuf>, loaded: &mut Vec<Module>) 
     for dependency in dependencies(&content) {
         add(&dependency, files, loaded)?;
     }
-    loaded.push(Module { name: name.to_owned(), content });
+    loaded.push(KernelModule { name: name.to_owned(), content });
     Ok(())
 }
 
@@ -81,7 +85,7 @@ mod tests {
         std::fs::write(path, format!("\x7fELF\0license=GPL\0depends={depends}\0name=x\0")).unwrap();
     }
 
-    fn names(modules: &[Module]) -> Vec<&str> {
+    fn names(modules: &[KernelModule]) -> Vec<&str> {
         modules.iter().map(|module| module.name.as_str()).collect()
     }
 

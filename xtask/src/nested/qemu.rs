@@ -62,7 +62,7 @@ impl Qemu {
     }
 
     fn from_backports() -> Result<Self> {
-        let archive = Archive::of_this_system()?;
+        let archive = PackageArchive::of_this_system()?;
         let parent = workspace::cache_dir()?.join("nested");
         let tree = parent.join(format!("qemu-{WANTED}-{}-backports", archive.codename));
         if !tree.is_dir() {
@@ -103,12 +103,12 @@ fn major_version(text: &str) -> Option<u32> {
 
 /// The package archive of this system's release.
 #[derive(Debug, PartialEq, Eq)]
-struct Archive {
+struct PackageArchive {
     address: String,
     codename: String,
 }
 
-impl Archive {
+impl PackageArchive {
     fn of_this_system() -> Result<Self> {
         let release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
         let listing = output_of(Command::new("apt-get").args([
@@ -197,10 +197,10 @@ mod tests {
     #[test]
     fn the_archive_is_the_one_the_release_itself_comes_from() {
         let release = "NAME=Debian\nVERSION_CODENAME=bookworm\n";
-        let archive = Archive::from(release, LISTING).unwrap();
+        let archive = PackageArchive::from(release, LISTING).unwrap();
         assert_eq!(archive.address, "http://archive.example/debian/");
         assert_eq!(archive.codename, "bookworm");
-        assert_eq!(Archive::from("VERSION_CODENAME=trixie\n", LISTING), None);
-        assert_eq!(Archive::from("NAME=other\n", LISTING), None);
+        assert_eq!(PackageArchive::from("VERSION_CODENAME=trixie\n", LISTING), None);
+        assert_eq!(PackageArchive::from("NAME=other\n", LISTING), None);
     }
 }

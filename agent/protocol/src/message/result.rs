@@ -99,12 +99,12 @@ pub struct ResultHead {
 /// Last frame about a command. Made by [`Self::completed`] or [`Self::failed`], or read from the
 /// journal; none of them gives a combination the protocol forbids.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "Fields")]
-pub struct CommandResult(Fields);
+#[serde(try_from = "ResultFields")]
+pub struct CommandResult(ResultFields);
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "CommandResult")]
-struct Fields {
+struct ResultFields {
     command_id: String,
     endpoint_id: String,
     session_id: String,
@@ -125,7 +125,7 @@ impl CommandResult {
         payload: Value,
         reset: SandboxResetState,
     ) -> Result<Self, IllegalResult> {
-        Fields::new(head, Lifecycle::Completed, Some(payload), None, Some(reset)).try_into()
+        ResultFields::new(head, Lifecycle::Completed, Some(payload), None, Some(reset)).try_into()
     }
 
     /// A command that failed. `reset` is what was seen of the machine, when it was put back.
@@ -136,7 +136,7 @@ impl CommandResult {
         reset: Option<SandboxResetState>,
     ) -> Self {
         let error = ErrorBody { code: code.as_str().to_owned(), message: message.into() };
-        Self(Fields::new(head, Lifecycle::Failed, None, Some(error), reset))
+        Self(ResultFields::new(head, Lifecycle::Failed, None, Some(error), reset))
     }
 
     /// This result as another session sends it again.
@@ -189,7 +189,7 @@ impl CommandResult {
     }
 }
 
-impl Fields {
+impl ResultFields {
     fn new(
         head: ResultHead,
         lifecycle_state: Lifecycle,
@@ -213,10 +213,10 @@ impl Fields {
     }
 }
 
-impl TryFrom<Fields> for CommandResult {
+impl TryFrom<ResultFields> for CommandResult {
     type Error = IllegalResult;
 
-    fn try_from(fields: Fields) -> Result<Self, IllegalResult> {
+    fn try_from(fields: ResultFields) -> Result<Self, IllegalResult> {
         match (fields.lifecycle_state, &fields.payload, &fields.error) {
             (Lifecycle::Completed, Some(payload @ Value::Object(_)), None) => {
                 let passed =

@@ -23,10 +23,10 @@ pub struct Confirmation {
     sent: Instant,
     /// `None` when nothing usable was sent; then nothing can confirm it.
     entropy_sha256: Option<String>,
-    state: State,
+    state: ConfirmationState,
 }
 
-enum State {
+enum ConfirmationState {
     Awaited,
     /// The evidence of a tool that was never started came instead.
     Skipped,
@@ -40,16 +40,18 @@ impl Confirmation {
             wall_time_ns: freshness.wall_time_ns,
             sent: Instant::now(),
             entropy_sha256: freshness.entropy_bytes().as_ref().map(entropy_sha256),
-            state: State::Awaited,
+            state: ConfirmationState::Awaited,
         }
     }
 
     /// Takes the guest's word: once, before any evidence, and only for what was sent.
     pub fn accept(&mut self, ack: &FreshnessAck) -> Result<(), String> {
         match self.state {
-            State::Awaited => {}
-            State::Skipped => return Err("it confirmed them after its evidence".to_owned()),
-            State::Given => return Err("it confirmed them twice".to_owned()),
+            ConfirmationState::Awaited => {}
+            ConfirmationState::Skipped => {
+                return Err("it confirmed them after its evidence".to_owned());
+            }
+            ConfirmationState::Given => return Err("it confirmed them twice".to_owned()),
         }
         if self.entropy_sha256.as_ref() != Some(&ack.entropy_sha256) {
             return Err("it took over other random bytes than were sent".to_owned());
@@ -63,7 +65,7 @@ impl Confirmation {
                 "its clock is {off:?} from the time that was sent; the limit is {CLOCK_TOLERANCE:?}"
             ));
         }
-        self.state = State::Given;
+        self.state = ConfirmationState::Given;
         Ok(())
     }
 
@@ -71,12 +73,14 @@ impl Confirmation {
     /// never started.
     pub fn check_chunk(&mut self, chunk: &EvidenceChunk) -> Result<(), String> {
         match self.state {
-            State::Given => Ok(()),
-            State::Awaited if chunk.is_terminal => {
-                self.state = State::Skipped;
+            ConfirmationState::Given => Ok(()),
+            ConfirmationState::Awaited if chunk.is_terminal => {
+                self.state = ConfirmationState::Skipped;
                 Ok(())
             }
-            State::Awaited | State::Skipped => Err("its tool wrote output all the same".to_owned()),
+            ConfirmationState::Awaited | ConfirmationState::Skipped => {
+                Err("its tool wrote output all the same".to_owned())
+            }
         }
     }
 
@@ -86,7 +90,7 @@ impl Confirmation {
             result.reason.is_some_and(|reason| NEVER_STARTED.contains(&(result.exit_code, reason)))
                 && result.stdout_bytes == 0
                 && result.stderr_bytes == 0;
-        if matches!(self.state, State::Given) || never_started {
+        if matches!(self.state, ConfirmationState::Given) || never_started {
             Ok(())
         } else {
             Err("its tool ran all the same".to_owned())

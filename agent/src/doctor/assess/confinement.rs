@@ -1,6 +1,6 @@
 //! What the agent would give up here before it serves: one check for each layer.
 
-use super::{Check, Status, check};
+use super::{Check, CheckStatus, check};
 use crate::confine::{LandlockHere, NEWEST_LANDLOCK, Possible};
 
 /// Enough for the agent, its stores and a few dozen machines.
@@ -20,25 +20,33 @@ pub fn checks(possible: &Possible) -> [Check; 5] {
 fn no_new_privileges(possible: &Possible) -> Check {
     const NAME: &str = "no_new_privileges";
     if possible.no_new_privileges {
-        check(NAME, Status::Ok, "no program can give a serving agent more rights than it has")
+        check(NAME, CheckStatus::Ok, "no program can give a serving agent more rights than it has")
     } else {
-        check(NAME, Status::Failed, "the kernel does not know no_new_privs; `run` will not serve")
-            .remedy("use Linux 3.5 or newer")
+        check(
+            NAME,
+            CheckStatus::Failed,
+            "the kernel does not know no_new_privs; `run` will not serve",
+        )
+        .remedy("use Linux 3.5 or newer")
     }
 }
 
 fn capabilities(possible: &Possible) -> Check {
     const NAME: &str = "capabilities";
     if !possible.capabilities_known {
-        return check(NAME, Status::Failed, "capabilities cannot be read; `run` will not serve")
-            .remedy("let the agent's sandbox or container have capget(2) and capset(2)");
+        return check(
+            NAME,
+            CheckStatus::Failed,
+            "capabilities cannot be read; `run` will not serve",
+        )
+        .remedy("let the agent's sandbox or container have capget(2) and capset(2)");
     }
     let held = possible.capabilities.count_ones();
     let finding = match held {
         0 => "this user has none".to_owned(),
         held => format!("this user has {held}; a serving agent drops them all"),
     };
-    check(NAME, Status::Ok, finding)
+    check(NAME, CheckStatus::Ok, finding)
 }
 
 fn landlock(landlock: LandlockHere) -> Check {
@@ -46,22 +54,24 @@ fn landlock(landlock: LandlockHere) -> Check {
     match landlock {
         LandlockHere::Version(version) if version >= NEWEST_LANDLOCK => {
             let finding = format!("version {version}: a serving agent reaches its own files only");
-            check(NAME, Status::Ok, finding)
+            check(NAME, CheckStatus::Ok, finding)
         }
         LandlockHere::Version(version) => {
             let finding = format!(
                 "version {version} of {NEWEST_LANDLOCK}: files of others are out of reach, some \
                  rules are missing"
             );
-            check(NAME, Status::Warning, finding)
+            check(NAME, CheckStatus::Warning, finding)
                 .remedy("Linux 6.10 and newer have every rule the agent asks for")
         }
-        LandlockHere::SwitchedOff => {
-            check(NAME, Status::Warning, "switched off: a serving agent reaches its user's files")
-                .remedy("boot the host with `landlock` in `lsm=`, for example `lsm=landlock,yama`")
-        }
+        LandlockHere::SwitchedOff => check(
+            NAME,
+            CheckStatus::Warning,
+            "switched off: a serving agent reaches its user's files",
+        )
+        .remedy("boot the host with `landlock` in `lsm=`, for example `lsm=landlock,yama`"),
         LandlockHere::Missing => {
-            check(NAME, Status::Warning, "missing: a serving agent reaches its user's files")
+            check(NAME, CheckStatus::Warning, "missing: a serving agent reaches its user's files")
                 .remedy("use Linux 5.13 or newer, built with CONFIG_SECURITY_LANDLOCK")
         }
     }
@@ -72,11 +82,11 @@ fn seccomp(possible: &Possible) -> Check {
     if possible.system_calls {
         check(
             NAME,
-            Status::Ok,
+            CheckStatus::Ok,
             "filters for the process, threads of vCPUs, of machines and of stores",
         )
     } else {
-        check(NAME, Status::Failed, "the kernel filters no system calls; `run` will not serve")
+        check(NAME, CheckStatus::Failed, "the kernel filters no system calls; `run` will not serve")
             .remedy("use a kernel built with CONFIG_SECCOMP_FILTER, Linux 4.14 or newer")
     }
 }
@@ -86,13 +96,15 @@ fn limits(open_files: Option<u64>) -> Check {
     match open_files {
         Some(open) if open < OPEN_FILES => check(
             NAME,
-            Status::Warning,
+            CheckStatus::Warning,
             format!("{open} open files; a serving agent dumps no core"),
         )
         .remedy(format!("set `LimitNOFILE={OPEN_FILES}` or more in its unit")),
-        Some(open) => {
-            check(NAME, Status::Ok, format!("{open} open files; a serving agent dumps no core"))
-        }
-        None => check(NAME, Status::Ok, "any number of files; a serving agent dumps no core"),
+        Some(open) => check(
+            NAME,
+            CheckStatus::Ok,
+            format!("{open} open files; a serving agent dumps no core"),
+        ),
+        None => check(NAME, CheckStatus::Ok, "any number of files; a serving agent dumps no core"),
     }
 }

@@ -92,9 +92,9 @@ struct Log {
 }
 
 /// A change of a row of the log, or of the whole log.
-type Change = fn(&Connection) -> rusqlite::Result<()>;
+type LogChange = fn(&Connection) -> rusqlite::Result<()>;
 
-const CHANGES: &[(&str, Change)] = &[
+const CHANGES: &[(&str, LogChange)] = &[
     ("payload", |log| set(log, "payload = x'00'")),
     ("payload and its hash", |log| {
         let hash = sha256_text(b"another");

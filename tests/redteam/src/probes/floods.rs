@@ -70,8 +70,9 @@ fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
     }
     let quiet: Vec<Vec<Duration>> = floods.iter().flat_map(|f| f.quiet.iter().cloned()).collect();
     testbed.measured("roundtrip-alone", &quiet.concat());
-    let itself = Change::among(&quiet);
-    let most = |of: fn(&Change) -> f64| floods.iter().map(|f| of(&f.change())).fold(0.0, f64::max);
+    let itself = Slowdown::among(&quiet);
+    let most =
+        |of: fn(&Slowdown) -> f64| floods.iter().map(|f| of(&f.change())).fold(0.0, f64::max);
     let held = format!(
         "{} floods; a neighbour's p50 became {:.2} times what it was beside the worst, its p99 \
          {:.2} times; without a flood they differ by {:.2} and {:.2} among themselves",
@@ -89,12 +90,12 @@ fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
 
 /// The factor by which the time of an answer grew.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-struct Change {
+struct Slowdown {
     p50: f64,
     p99: f64,
 }
 
-impl Change {
+impl Slowdown {
     fn between(before: &[Duration], after: &[Duration]) -> Self {
         let (before, after) = (Latency::of(before), Latency::of(after));
         let change = |before: f64, after: f64| after / before.max(f64::MIN_POSITIVE);
@@ -142,8 +143,8 @@ impl Flood {
         self.beside.extend(turn.beside);
     }
 
-    fn change(&self) -> Change {
-        Change::between(&self.quiet.concat(), &self.beside)
+    fn change(&self) -> Slowdown {
+        Slowdown::between(&self.quiet.concat(), &self.beside)
     }
 
     fn too_slow(&self, gates: bool) -> Option<String> {
@@ -303,9 +304,9 @@ mod tests {
     #[test]
     fn what_differs_without_a_flood_is_told() {
         let ms = |ms| vec![Duration::from_millis(ms); 10];
-        assert_eq!(Change::among(&[ms(10), ms(30)]), Change { p50: 3.0, p99: 3.0 });
-        assert_eq!(Change::among(&[ms(30), ms(10)]), Change { p50: 3.0, p99: 3.0 });
-        assert_eq!(Change::among(&[ms(30)]), Change { p50: 1.0, p99: 1.0 });
+        assert_eq!(Slowdown::among(&[ms(10), ms(30)]), Slowdown { p50: 3.0, p99: 3.0 });
+        assert_eq!(Slowdown::among(&[ms(30), ms(10)]), Slowdown { p50: 3.0, p99: 3.0 });
+        assert_eq!(Slowdown::among(&[ms(30)]), Slowdown { p50: 1.0, p99: 1.0 });
     }
 
     #[test]

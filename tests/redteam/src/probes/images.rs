@@ -64,9 +64,9 @@ impl ImageCopy {
 }
 
 /// A change of a file's bytes.
-type Change = fn(&mut Vec<u8>);
+type ByteChange = fn(&mut Vec<u8>);
 
-const CHANGES: &[(&str, &str, Change)] = &[
+const CHANGES: &[(&str, &str, ByteChange)] = &[
     ("one bit of the disk", ROOTFS, |bytes| flip(bytes)),
     ("disk cut", ROOTFS, |bytes| bytes.truncate(bytes.len().saturating_sub(4096))),
     ("disk grown", ROOTFS, |bytes| bytes.resize(bytes.len() + 4096, 0)),

@@ -127,13 +127,13 @@ fn tell_all(
 }
 
 /// What became of a lie.
-struct Found {
+struct LieOutcome {
     breach: Option<String>,
     resets: u32,
     said: Value,
 }
 
-fn tell(testbed: &Testbed, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeError> {
+fn tell(testbed: &Testbed, sandbox: &KvmSandbox, lie: &Lie) -> Result<LieOutcome, ProbeError> {
     // The control: the same command and reset without a lie.
     dirty(testbed, sandbox)?;
     let honest = sandbox.reset_verified().map_err(ProbeError::at("resetting an honest machine"))?;
@@ -165,14 +165,14 @@ fn tell(testbed: &Testbed, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, Pro
         let refused = testbed.next_command(sandbox).is_some();
         let breach = (!halted || !refused)
             .then(|| format!("it was noticed, and the sandbox is {}", sandbox.state()));
-        return Ok(Found { breach, resets, said: json!(said) });
+        return Ok(LieOutcome { breach, resets, said: json!(said) });
     }
     let breach = Some(format!("nobody noticed in {} resets", lie.resets));
-    Ok(Found { breach, resets: lie.resets, said: Value::Null })
+    Ok(LieOutcome { breach, resets: lie.resets, said: Value::Null })
 }
 
 /// What becomes of a lie when a machine is not verified after its reset.
-fn believed(testbed: &Testbed, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found, ProbeError> {
+fn believed(testbed: &Testbed, sandbox: &KvmSandbox, lie: &Lie) -> Result<LieOutcome, ProbeError> {
     let tell = || testbed.held(sandbox, |machine| Ok((lie.tell)(machine)?));
     dirty(testbed, sandbox)?;
     if lie.when == FaultPoint::Held {
@@ -184,7 +184,7 @@ fn believed(testbed: &Testbed, sandbox: &KvmSandbox, lie: &Lie) -> Result<Found,
     }
     let goes_on = testbed.next_command(sandbox).is_none();
     let breach = goes_on.then(|| "nobody noticed: the next command ran".to_owned());
-    Ok(Found { breach, resets: 1, said: Value::Null })
+    Ok(LieOutcome { breach, resets: 1, said: Value::Null })
 }
 
 /// A command that writes to memory and disk.

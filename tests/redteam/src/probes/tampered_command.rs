@@ -26,8 +26,10 @@ const OTHER_FORM: &str = "cafe\u{301} for two";
 
 fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
     let sandbox = testbed.sandbox(Guest::Shipped)?;
-    let endpoint =
-        Endpoint { keys: signer::keys()?, careless: testbed.plan().leaves_out("signatures") };
+    let endpoint = AttackedEndpoint {
+        keys: signer::keys()?,
+        careless: testbed.plan().leaves_out("signatures"),
+    };
     let now = Timestamp::now();
     let good = Envelope::of(now, "echo", json!({"message": SHOWN})).signed()?;
     let said = |order: Order| ran(testbed, &*sandbox, order);
@@ -67,13 +69,13 @@ fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
 /// A tool and its parameters.
 struct Order(String, Map<String, Value>);
 
-struct Endpoint {
+struct AttackedEndpoint {
     keys: KeyRing,
     /// The endpoint checks one text and reads another.
     careless: bool,
 }
 
-impl Endpoint {
+impl AttackedEndpoint {
     /// What `text` orders, where the signature of `signed` vouches for it.
     fn take(&self, signed: &str, text: &str, now: Timestamp) -> Result<Order, ErrorCode> {
         let audience = Audience { endpoint_id: ENDPOINT, tenant_id: TENANT, session_id: SESSION };
@@ -165,7 +167,7 @@ mod tests {
     use super::*;
 
     fn taken(careless: bool) -> (usize, usize) {
-        let endpoint = Endpoint { keys: signer::keys().unwrap(), careless };
+        let endpoint = AttackedEndpoint { keys: signer::keys().unwrap(), careless };
         let now = Timestamp::now();
         let good = Envelope::of(now, "echo", json!({"message": SHOWN})).signed().unwrap();
         let count = |texts: Vec<String>| {
@@ -190,7 +192,7 @@ mod tests {
 
     #[test]
     fn another_form_orders_what_was_signed() {
-        let endpoint = Endpoint { keys: signer::keys().unwrap(), careless: false };
+        let endpoint = AttackedEndpoint { keys: signer::keys().unwrap(), careless: false };
         let now = Timestamp::now();
         let good = Envelope::of(now, "echo", json!({"message": SHOWN})).signed().unwrap();
         for (form, text) in equal(&good).unwrap() {
