@@ -20,7 +20,7 @@ use brainstorm_agent::keyholder;
 use brainstorm_agent::service::Prerequisites;
 use guest::registry::{CallError, Track};
 use protocol::message::WireState;
-use sandbox::{Chunks, Executed, ToolCall, ToolOutcome, Verification, VerificationParts};
+use sandbox::{Executed, ToolCall, ToolOutcome, Verification};
 use serde_json::{Map, Value};
 
 /// Knows one tool, `shout`, and runs it in this process.
@@ -51,21 +51,9 @@ impl Executor for Shout {
         started();
         let message = call.params.get("message").and_then(Value::as_str).unwrap_or_default();
         let stdout = format!("{}\n", message.to_uppercase()).into_bytes();
-        let chunks = Chunks::of_output(&stdout);
         let outcome = ToolOutcome {
-            exit_code: 0,
-            reason: None,
-            message: None,
-            stdout_total: stdout.len() as u64,
-            stdout,
-            stderr: Vec::new(),
-            stderr_total: 0,
-            stdout_truncated: false,
-            stderr_truncated: false,
-            evidence_hash: chunks.hash(&call.command_id),
-            chunks,
-            in_guest: Duration::ZERO,
             round_trip: begun.elapsed(),
+            ..ToolOutcome::of_stdout(&call.command_id, 0, stdout)
         };
         Executed {
             result: Ok(outcome),
@@ -88,21 +76,7 @@ impl Executor for Shout {
 /// nothing has changed.
 fn nothing_to_reset() -> Verification {
     let hash = format!("sha256:{}", "00".repeat(32));
-    Verification {
-        reset_at: SystemTime::now(),
-        golden_hash: hash.clone(),
-        fs_hash: hash.clone(),
-        fs_hash_baseline: hash,
-        open_fd_count: 0,
-        open_fd_count_baseline: 0,
-        vmm_state: "running",
-        expected_vmm_state: "running",
-        silent: false,
-        findings: Vec::new(),
-        more_findings: 0,
-        suspicions: Vec::new(),
-        parts: VerificationParts::default(),
-    }
+    Verification::agreeing(SystemTime::now(), hash.clone(), hash, 0)
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {

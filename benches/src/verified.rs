@@ -1,4 +1,4 @@
-//! What a reset costs that proves itself: put back, every source heard, put back again; and what
+//! What a reset costs that proves itself: reset, every source asked, reset again; and what
 //! each part of that costs.
 
 use std::path::Path;
@@ -24,7 +24,7 @@ const PARTS: [Part; 6] = [
     ("  first reset", |v| v.outcome.as_ref().map_or(Duration::ZERO, |o| o.phases.total())),
     ("  memory", |v| v.verification.parts.memory),
     ("  disk", |v| v.verification.parts.disk),
-    ("  state in KVM and the devices, beside these two", |v| v.verification.parts.vmm),
+    ("  state in KVM and the devices, beside these two", |v| v.verification.parts.monitor),
     ("  the guest's answers", |v| v.verification.parts.guest),
 ];
 

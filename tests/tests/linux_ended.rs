@@ -67,7 +67,7 @@ fn no_machine_takes_the_place_of_one_whose_disk_somebody_has_changed() {
         let VerifiedReset { outcome, verification } = end(&testbed, &sandbox, deed);
         assert!(outcome.is_none());
         assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:#?}");
-        assert!(!verification.fs_hash_match());
+        assert!(!verification.disk_matches());
         let record = degraded.current().unwrap();
         assert_eq!(record.code, "ENDPOINT_RESET_VERIFICATION_DIVERGENCE");
         assert!(matches!(sandbox.state(), SandboxState::Failed { .. }));

@@ -19,7 +19,7 @@ use brainstorm_agent::degraded::explain::explain;
 use integration_tests::{RawConnection, Received, dispatch};
 use sandbox::KvmSource;
 use sandbox::pool::{OnFault, Pool, PoolConfig};
-use sandbox::verify::{Place, Source};
+use sandbox::verify::{Location, RunState, Source};
 use sandbox::{
     FaultPoint, ImageSource, KvmConfig, KvmSandbox, Resets, Sandbox, SandboxSpec, SandboxState,
     ToolCall, Verdict, Verification, VerifiedReset,
@@ -117,7 +117,7 @@ impl Watched {
 
     /// Halted, latched, explained, and never used again.
     fn assert_halted(&self, verification: &Verification, code: &str, place: &str) {
-        assert_eq!(verification.divergence_action(), "halt");
+        assert!(!verification.passed());
         let record = self.degraded.current().expect("nothing was latched");
         assert_eq!(record.code, code);
         let again = DegradedMode::open(self.state_dir.path());
@@ -151,14 +151,14 @@ fn assert_caught_by(watched: &Watched, lie: &Lie) {
     let verification = watched.cycle();
     assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:#?}");
     let named = verification.findings.iter().any(|finding| {
-        finding.source == lie.source && finding.place.to_string().contains(lie.place)
+        finding.source == lie.source && finding.location.to_string().contains(lie.place)
     });
     assert!(named, "{} {} is not among {:#?}", lie.source, lie.place, verification.findings);
-    if lie.source == Source::Vmm {
-        assert_ne!(verification.vmm_state, "running");
+    if lie.source == Source::Monitor {
+        assert_ne!(verification.run_state, RunState::Running);
     }
     if lie.source == Source::Disk {
-        assert!(!verification.fs_hash_match());
+        assert!(!verification.disk_matches());
     }
     watched.assert_halted(&verification, DIVERGENCE, lie.place);
     assert!(machine.stop_reason().is_some(), "the machine still lives");
@@ -252,8 +252,13 @@ fn in_memory() {
 
 #[test]
 fn in_the_state_of_processors_and_devices() {
-    let state =
-        |name, deed, place| Lie { name, when: FaultPoint::Reset, deed, source: Source::Vmm, place };
+    let state = |name, deed, place| Lie {
+        name,
+        when: FaultPoint::Reset,
+        deed,
+        source: Source::Monitor,
+        place,
+    };
     assert_all_caught(&[
         state("a register", |machine| tamper(machine, Tamper::Register), "vCPU 0: registers"),
         state("an MSR", |machine| tamper(machine, Tamper::Msr), "MSR 0xc0000102"),
@@ -356,7 +361,7 @@ fn by_somebody_who_holds_or_ends_the_machine() {
         name,
         when,
         deed: |machine| machine.pause().unwrap(),
-        source: Source::Vmm,
+        source: Source::Monitor,
         place: "run state",
     };
     assert_all_caught(&[
@@ -367,7 +372,7 @@ fn by_somebody_who_holds_or_ends_the_machine() {
             name: "ended",
             when: FaultPoint::Running,
             deed: Machine::shutdown,
-            source: Source::Vmm,
+            source: Source::Monitor,
             place: "run state",
         },
     ]);
@@ -461,7 +466,7 @@ fn a_guest_that_is_two_seconds_late_passes_and_is_remarked_on() {
     let verification = watched.cycle();
     assert!(verification.passed(), "{verification:#?}");
     assert!(verification.parts.guest >= Duration::from_secs(2));
-    let odd = verification.suspicions.iter().any(|finding| finding.place == Place::Answer);
+    let odd = verification.suspicions.iter().any(|finding| finding.location == Location::Answer);
     assert!(odd, "{verification:#?}");
     assert!(watched.degraded.current().is_none());
     assert!(watched.cycle().passed());
@@ -473,6 +478,6 @@ fn a_guest_that_has_stopped_or_is_eight_seconds_late_is_a_timeout() {
     be_slow(&watched, usize::MAX);
     let verification = watched.cycle();
     assert_eq!(verification.verdict(), Verdict::Silent, "{verification:#?}");
-    assert!(verification.fs_hash_match() && verification.findings.is_empty());
+    assert!(verification.disk_matches() && verification.findings.is_empty());
     watched.assert_halted(&verification, TIMEOUT, "guest    silent");
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use sandbox::KvmSource;
 use sandbox::pool::{CallOptions, OnFault, Pool, PoolConfig, PressureLevel};
+use sandbox::verify::RunState;
 use sandbox::{
     FaultPoint, ImageSource, Incident, IncidentHandler, KvmConfig, KvmSandbox, Resets, Sandbox,
     SandboxSpec, SandboxState, ToolCall, Verdict, VerifiedReset,
@@ -87,16 +88,15 @@ fn a_reset_after_a_tool_passes_with_real_values() {
         let VerifiedReset { outcome, verification } = cycle(&sandbox);
         assert!(verification.passed(), "{verification:?}");
         assert!(outcome.unwrap().dirty_pages > 0);
-        let hash = verification.fs_hash.strip_prefix("sha256:").unwrap();
+        let disk_hash = verification.disk_hash.as_ref().unwrap();
+        let hash = disk_hash.strip_prefix("sha256:").unwrap();
         assert!(hash.len() == 64 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        assert_eq!(verification.fs_hash, verification.fs_hash_baseline);
-        assert_ne!(verification.golden_hash, verification.fs_hash);
-        assert!((3..200).contains(&verification.open_fd_count), "{verification:?}");
-        assert_eq!(verification.open_fd_count, verification.open_fd_count_baseline);
-        assert_eq!(
-            (verification.vmm_state, verification.expected_vmm_state),
-            ("running", "running")
-        );
+        assert_eq!(*disk_hash, verification.golden_disk_hash);
+        assert_ne!(verification.golden_hash, *disk_hash);
+        let descriptors = verification.descriptors.unwrap();
+        assert!((3..200).contains(&descriptors), "{verification:?}");
+        assert_eq!(descriptors, verification.golden_descriptors);
+        assert_eq!(verification.run_state, RunState::Running);
         assert_eq!((verification.silent, verification.findings.len()), (false, 0));
     }
     // The next command begins bit for bit where the golden state ends.
@@ -202,13 +202,13 @@ fn a_bit_flipped_on_the_disk_between_commands_is_caught() {
     assert!(cycle(&sandbox).verification.passed());
     assert_eq!(flip_bits_on_disk(), 1);
     let VerifiedReset { verification, .. } = cycle(&sandbox);
-    assert!(!verification.fs_hash_match(), "{verification:?}");
+    assert!(!verification.disk_matches(), "{verification:?}");
     assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:?}");
     assert_ended(&sandbox, "disk: block 0 ");
     let incident = told.only();
     assert!(incident.command_id.is_some());
     let exhibit = &incident.dump.blocks[0];
-    assert_eq!(exhibit.place, 0);
+    assert_eq!(exhibit.location, 0);
     let differing = exhibit.found.iter().zip(exhibit.golden.as_ref().unwrap());
     assert_eq!(differing.filter(|(found, golden)| found != golden).count(), 1);
     assert!(!incident.dump.state.is_empty());
@@ -275,7 +275,7 @@ fn machines_of_a_pool_are_verified_with_one_baseline() {
         assert_eq!(outcome.result.unwrap().stdout, b"");
         let found = outcome.verification.unwrap().unwrap();
         assert!(found.passed() && outcome.reset.unwrap().is_ok(), "{found:?}");
-        baselines.insert((found.golden_hash, found.fs_hash_baseline, found.open_fd_count_baseline));
+        baselines.insert((found.golden_hash, found.golden_disk_hash, found.golden_descriptors));
     }
     assert_eq!(baselines.len(), 1);
     let counters = pool.metrics().counters;
@@ -284,7 +284,7 @@ fn machines_of_a_pool_are_verified_with_one_baseline() {
     assert!(flip_bits_on_disk() >= 2);
     let outcome = pool.execute_with("tenant", echo(), options, |_| ()).unwrap();
     assert!(outcome.result.is_ok());
-    assert!(!outcome.verification.unwrap().unwrap().fs_hash_match());
+    assert!(!outcome.verification.unwrap().unwrap().disk_matches());
     assert_eq!(pool.metrics().counters.failed_verifications, 1);
     // Nobody gets the other machine; those that are made anew are good.
     let refused = pool.execute("tenant", echo()).unwrap_err();

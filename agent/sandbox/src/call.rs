@@ -66,6 +66,29 @@ pub struct ToolOutcome {
     pub round_trip: Duration,
 }
 
+impl ToolOutcome {
+    /// A tool that ended by itself and wrote `stdout` and nothing else, with the evidence of that.
+    pub fn of_stdout(command_id: &str, exit_code: i32, stdout: impl Into<Vec<u8>>) -> Self {
+        let stdout = stdout.into();
+        let chunks = Chunks::of_output(&stdout);
+        Self {
+            exit_code,
+            reason: None,
+            message: None,
+            stdout_total: stdout.len() as u64,
+            stdout,
+            stderr: Vec::new(),
+            stderr_total: 0,
+            stdout_truncated: false,
+            stderr_truncated: false,
+            evidence_hash: chunks.hash(command_id),
+            chunks,
+            in_guest: Duration::ZERO,
+            round_trip: Duration::ZERO,
+        }
+    }
+}
+
 /// Output of a tool that did not finish.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PartialOutput {

@@ -23,7 +23,7 @@ const LONG_ENOUGH: Duration = Duration::from_secs(60);
 
 /// What a command gave whose evidence was found good.
 #[derive(Debug)]
-pub struct Heard {
+pub struct Accepted {
     /// Start of the tool's output.
     pub stdout: Vec<u8>,
     /// Start of the tool's error output.
@@ -35,8 +35,8 @@ pub struct Heard {
 }
 
 /// Dispatches a command to a guest that says `said` and hangs up, then asks it something.
-pub fn converse(said: Vec<u8>) -> Option<Heard> {
-    let channel = Channel::new(Said(Cursor::new(said)), Unheard, LONG_ENOUGH);
+pub fn converse(said: Vec<u8>) -> Option<Accepted> {
+    let channel = Channel::new(Said(Cursor::new(said)), Discarded, LONG_ENOUGH);
     let until = Instant::now() + LONG_ENOUGH;
     let dispatch = ToolDispatch {
         command_id: COMMAND_ID.to_owned(),
@@ -45,7 +45,7 @@ pub fn converse(said: Vec<u8>) -> Option<Heard> {
         deadline_ms: 1000,
         freshness: Freshness::new(WALL_TIME_NS, &ENTROPY),
     };
-    let heard = channel.dispatch(dispatch, OUTPUT_BYTES, until).ok();
+    let accepted = channel.dispatch(dispatch, OUTPUT_BYTES, until).ok();
     let query = GuestQuery {
         query_id: "q".to_owned(),
         query_kind: QueryKind::OpenFdCount,
@@ -53,7 +53,7 @@ pub fn converse(said: Vec<u8>) -> Option<Heard> {
     };
     let _ = channel.query(query, until);
     let _ = channel.failure();
-    heard.map(|output| Heard {
+    accepted.map(|output| Accepted {
         stdout: output.stdout,
         stderr: output.stderr,
         chunks: output.chunks,
@@ -79,9 +79,9 @@ impl ReadLink for Said {
     }
 }
 
-struct Unheard;
+struct Discarded;
 
-impl Write for Unheard {
+impl Write for Discarded {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         Ok(buffer.len())
     }
@@ -91,7 +91,7 @@ impl Write for Unheard {
     }
 }
 
-impl WriteLink for Unheard {
+impl WriteLink for Discarded {
     fn limit_writes(&mut self, _: Duration) -> io::Result<()> {
         Ok(())
     }

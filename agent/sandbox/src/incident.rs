@@ -56,15 +56,15 @@ pub struct ForensicDump {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MismatchedBlock {
     /// Number of the block, or guest-physical address of the page.
-    pub place: u64,
+    pub location: u64,
     /// What was found.
     pub found: Vec<u8>,
     /// What was there; `None` when it could not be read.
     pub golden: Option<Vec<u8>>,
 }
 
-/// Told of every incident of a sandbox, before its machine is ended and before the one who asked
-/// for the reset hears of it.
+/// Told of every incident of a sandbox, before its machine is ended and before the caller
+/// that asked for the reset gets its answer.
 pub trait IncidentHandler: Send + Sync {
     /// Blocks the reset until it returns: when it has written something to disk, that is there
     /// before anything else happens.

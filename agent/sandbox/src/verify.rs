@@ -15,17 +15,11 @@ use super::ResetOutcome;
 
 pub use baseline::{Baseline, BaselineError, GoldenFacts};
 pub use evidence::{Descriptors, Evidence, RunState, sha256_text};
-pub use finding::{Finding, MAX_FINDINGS, Place, Source};
+pub use finding::{Finding, Location, MAX_FINDINGS, Source};
 pub use inventory::GuestInventory;
-
-/// Stands for a number of descriptors that the guest did not tell.
-pub const UNKNOWN_COUNT: i64 = -1;
 
 /// Bytes of a block of the disk, which is a leaf of its hash tree, and of a page of RAM.
 pub const BLOCK_BYTES: usize = 4096;
-
-/// In place of a hash that could not be computed: no baseline has it.
-pub const NO_HASH: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Findings a message names; all of them are in [`Verification::findings`].
 const TOLD: usize = 8;
@@ -38,20 +32,17 @@ pub struct Verification {
     /// SHA-256 of the golden state, `sha256:` and 64 hex digits.
     pub golden_hash: String,
     /// Root of the Merkle tree (RFC 6962 2.1, SHA-256) over the 4096-byte blocks of the disk as the
-    /// guest reads it, in the same form; [`NO_HASH`] when there is none.
-    pub fs_hash: String,
+    /// guest reads it, in the same form; `None` when it could not be computed.
+    pub disk_hash: Option<String>,
     /// Root of that tree in the golden state.
-    pub fs_hash_baseline: String,
-    /// Open descriptors of the whole guest, sockets excluded; [`UNKNOWN_COUNT`] without an answer, or
-    /// when what else the guest says leaves no trust in the number.
-    pub open_fd_count: i64,
+    pub golden_disk_hash: String,
+    /// Open descriptors of the whole guest, sockets excluded; `None` without an answer, or when what
+    /// else the guest says leaves no trust in the number.
+    pub descriptors: Option<i64>,
     /// Open descriptors in the golden state.
-    pub open_fd_count_baseline: i64,
-    /// What KVM says the machine is: `running`, `paused` or `stopped` when that is all there is to
-    /// say, and `error` otherwise.
-    pub vmm_state: &'static str,
-    /// What KVM said the machine was in the golden state.
-    pub expected_vmm_state: &'static str,
+    pub golden_descriptors: i64,
+    /// What the machine was doing; in the golden state it is [`RunState::Running`].
+    pub run_state: RunState,
     /// The guest gave no answer in time, also when it was asked again.
     pub silent: bool,
     /// What is not as it was: one is enough for a divergence. At most [`MAX_FINDINGS`].
@@ -71,8 +62,8 @@ pub struct VerificationParts {
     pub before: Duration,
     /// Reading the disk again.
     pub disk: Duration,
-    /// Reading back what KVM and the devices hold.
-    pub vmm: Duration,
+    /// Reading back the state that the monitor holds: processors, devices and run state.
+    pub monitor: Duration,
     /// Reading memory again.
     pub memory: Duration,
     /// Waiting for the guest's answer.
@@ -101,12 +92,36 @@ pub struct VerifiedReset {
 }
 
 impl Verification {
+    /// A verification in which every source agrees with a golden state of these values.
+    pub fn agreeing(
+        reset_at: SystemTime,
+        golden_hash: impl Into<String>,
+        disk_hash: impl Into<String>,
+        descriptors: i64,
+    ) -> Self {
+        let disk_hash = disk_hash.into();
+        Self {
+            reset_at,
+            golden_hash: golden_hash.into(),
+            disk_hash: Some(disk_hash.clone()),
+            golden_disk_hash: disk_hash,
+            descriptors: Some(descriptors),
+            golden_descriptors: descriptors,
+            run_state: RunState::Running,
+            silent: false,
+            findings: Vec::new(),
+            more_findings: 0,
+            suspicions: Vec::new(),
+            parts: VerificationParts::default(),
+        }
+    }
+
     /// The verdict: one disagreement is enough, and silence is no agreement.
     pub fn verdict(&self) -> Verdict {
-        let count_differs = !self.silent && self.open_fd_count != self.open_fd_count_baseline;
+        let count_differs = !self.silent && self.descriptors != Some(self.golden_descriptors);
         if !self.findings.is_empty()
-            || !self.fs_hash_match()
-            || self.vmm_state != self.expected_vmm_state
+            || !self.disk_matches()
+            || self.run_state != RunState::Running
             || count_differs
         {
             Verdict::Diverged
@@ -123,13 +138,8 @@ impl Verification {
     }
 
     /// True when the disk is as it was.
-    pub fn fs_hash_match(&self) -> bool {
-        self.fs_hash == self.fs_hash_baseline
-    }
-
-    /// The protocol's name for what becomes of the machine: `none`, or `halt` when it was ended.
-    pub fn divergence_action(&self) -> &'static str {
-        if self.passed() { "none" } else { "halt" }
+    pub fn disk_matches(&self) -> bool {
+        self.disk_hash.as_ref() == Some(&self.golden_disk_hash)
     }
 
     /// Why the machine was ended, in words; `None` when it passed.
@@ -153,7 +163,7 @@ impl Verification {
 impl VerificationParts {
     /// All parts together.
     pub fn total(&self) -> Duration {
-        self.before + self.disk + self.vmm + self.memory + self.guest
+        self.before + self.disk + self.monitor + self.memory + self.guest
     }
 }
 

@@ -6,8 +6,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::record::IncidentRecord;
+use crate::reset_report::is_of_a_held_machine;
 use protocol::code::ErrorCode;
-use sandbox::verify::{Finding, NO_HASH, RunState, Source};
+use sandbox::verify::{Finding, Source};
 
 /// What is known, and what to do.
 #[derive(Debug, Serialize)]
@@ -109,8 +110,8 @@ impl Explanation {
 }
 
 fn push_finding(text: &mut String, finding: &Finding) {
-    let Finding { place, was, is, .. } = finding;
-    let _ = writeln!(text, "    {place}\n      before  {was}\n      after   {is}");
+    let Finding { location, was, is, .. } = finding;
+    let _ = writeln!(text, "    {location}\n      before  {was}\n      after   {is}");
 }
 
 fn push_list(text: &mut String, title: &str, indent: &str, lines: &[String]) {
@@ -133,7 +134,7 @@ fn sources(record: &IncidentRecord) -> Vec<OfSource> {
             _ if findings > 0 => "disagreed",
             Source::Guest if record.silent => "silent",
             Source::Guest if details.open_fd_count < 0 => "not asked",
-            Source::Vmm | Source::Memory if as_found => "not asked",
+            Source::Monitor | Source::Memory if as_found => "not asked",
             _ => "agreed",
         };
         OfSource { source, verdict, findings }
@@ -143,10 +144,10 @@ fn sources(record: &IncidentRecord) -> Vec<OfSource> {
 
 /// A machine that was halted as it was found has had only its disk looked at.
 fn as_found(record: &IncidentRecord) -> bool {
-    record.reset_state.as_ref().is_some_and(|state| {
-        let details = &state.verification_details;
-        details.fs_hash == NO_HASH && details.vmm_api_state == RunState::Held.name()
-    })
+    record
+        .reset_state
+        .as_ref()
+        .is_some_and(|state| is_of_a_held_machine(&state.verification_details))
 }
 
 fn meaning(record: &IncidentRecord) -> Vec<String> {
@@ -177,7 +178,7 @@ fn meaning(record: &IncidentRecord) -> Vec<String> {
              failing. What the command left may have reached the next one; it did not: no other \
              command has run on this machine.");
     }
-    if has(Source::Vmm) {
+    if has(Source::Monitor) {
         say("Processors, devices or the run state of the machine are not as captured: somebody \
              on this host holds or changes machines of this process, or KVM did not put back what \
              it was told to.");

@@ -90,12 +90,12 @@ fn exhibit(
     }
     make_directory(directory)?;
     // A page may be named twice: for what the machine has there, and for what golden memory has.
-    let mut places = HashSet::new();
+    let mut locations = HashSet::new();
     for exhibit in exhibits.iter().take(MAX_EXHIBITS) {
-        if !places.insert(exhibit.place) {
+        if !locations.insert(exhibit.location) {
             continue;
         }
-        let name = name(exhibit.place);
+        let name = name(exhibit.location);
         write(&directory.join(format!("{name}.found")), &exhibit.found)?;
         if let Some(golden) = &exhibit.golden {
             write(&directory.join(format!("{name}.golden")), golden)?;

@@ -4,28 +4,18 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::store::testing::mode;
-use sandbox::verify::{Finding, Place, Source, Verification, VerificationParts};
+use sandbox::verify::{Finding, Location, RunState, Source, Verification};
 use sandbox::{Cause, ForensicDump, MismatchedBlock};
 
 const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
 
 /// An incident with another block of the disk.
 fn verification() -> Verification {
-    let place = Place::Block { number: 17 };
+    let location = Location::Block { number: 17 };
     Verification {
-        reset_at: SystemTime::UNIX_EPOCH,
-        golden_hash: "sha256:aa".into(),
-        fs_hash: "sha256:cc".into(),
-        fs_hash_baseline: "sha256:bb".into(),
-        open_fd_count: 6,
-        open_fd_count_baseline: 6,
-        vmm_state: "running",
-        expected_vmm_state: "running",
-        silent: false,
-        findings: vec![Finding::new(Source::Disk, place, "sha256:11", "sha256:22")],
-        more_findings: 0,
-        suspicions: Vec::new(),
-        parts: VerificationParts::default(),
+        disk_hash: Some("sha256:cc".into()),
+        findings: vec![Finding::new(Source::Disk, location, "sha256:11", "sha256:22")],
+        ..Verification::agreeing(SystemTime::UNIX_EPOCH, "sha256:aa", "sha256:bb", 6)
     }
 }
 
@@ -36,11 +26,11 @@ fn incident(second: u64, command_id: Option<&str>) -> Incident {
         cause: Cause::Verification(Box::new(verification())),
         dump: ForensicDump {
             blocks: vec![MismatchedBlock {
-                place: 17,
+                location: 17,
                 found: vec![2; 4096],
                 golden: Some(vec![1; 4096]),
             }],
-            pages: vec![MismatchedBlock { place: 0x2000, found: vec![3; 4096], golden: None }],
+            pages: vec![MismatchedBlock { location: 0x2000, found: vec![3; 4096], golden: None }],
             console: "last words".into(),
             state: "vCPU 0".into(),
         },
@@ -233,7 +223,7 @@ fn everything_is_explained_without_an_agent() {
         [
             (Source::Disk, "disagreed", 1),
             (Source::Guest, "agreed", 0),
-            (Source::Vmm, "agreed", 0),
+            (Source::Monitor, "agreed", 0),
             (Source::Memory, "agreed", 0),
         ]
     );
@@ -257,9 +247,9 @@ fn everything_is_explained_without_an_agent() {
 fn what_was_halted_as_it_was_found_is_explained_so() {
     let dir = tempfile::tempdir().unwrap();
     let found = Verification {
-        fs_hash: sandbox::verify::NO_HASH.into(),
-        open_fd_count: -1,
-        vmm_state: "paused",
+        disk_hash: None,
+        descriptors: None,
+        run_state: RunState::Held,
         ..verification()
     };
     let cause = Cause::Verification(Box::new(found));
@@ -292,8 +282,8 @@ fn silence_and_failed_resets_are_explained_as_what_they_are() {
     let degraded = DegradedMode::open(dir.path());
     let silent = Verification {
         silent: true,
-        open_fd_count: -1,
-        fs_hash: "sha256:bb".into(),
+        descriptors: None,
+        disk_hash: Some("sha256:bb".into()),
         findings: Vec::new(),
         ..verification()
     };

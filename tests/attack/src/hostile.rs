@@ -44,7 +44,7 @@ fn serve(port: u32) -> std::io::Result<Infallible> {
         let mut line = Line::accept(&listener)?;
         // Whatever becomes of a connection, another one may come, also meanwhile.
         std::thread::spawn(move || {
-            while let Ok(Some(message)) = line.hear() {
+            while let Ok(Some(message)) = line.receive() {
                 if answer(&mut line, message, port).is_err() {
                     break;
                 }

@@ -98,27 +98,11 @@ impl AttackLog {
 
 #[cfg(test)]
 pub mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Outcome of a tool that printed `stdout` and ended with `exit_code`.
     pub fn outcome(exit_code: i32, stdout: &str) -> ToolOutcome {
-        ToolOutcome {
-            exit_code,
-            reason: None,
-            message: None,
-            stdout: stdout.into(),
-            stderr: Vec::new(),
-            stdout_total: 0,
-            stderr_total: 0,
-            stdout_truncated: false,
-            stderr_truncated: false,
-            evidence_hash: String::new(),
-            chunks: sandbox::Chunks::default(),
-            in_guest: Duration::ZERO,
-            round_trip: Duration::ZERO,
-        }
+        ToolOutcome::of_stdout("c", exit_code, stdout)
     }
 
     const GOOD: &str = r#"before

@@ -26,11 +26,9 @@ use guest::registry::{CallError, Track};
 use integration_tests::agent_process::{acquire_prerequisites, begin, give_up};
 use protocol::message::WireState;
 use protocol::timestamp::Timestamp;
-use sandbox::Chunks;
-use sandbox::verify::{Finding, Place, Source};
+use sandbox::verify::{Finding, Location, Source};
 use sandbox::{
     Executed, Failure, PartialOutput, SandboxError, ToolCall, ToolOutcome, Verification,
-    VerificationParts,
 };
 use serde_json::{Map, Value};
 
@@ -128,23 +126,13 @@ impl Executor for Tools {
             std::thread::sleep(Duration::from_millis(5));
         }
         let stdout = format!("{}\n", text("message")).into_bytes();
-        let chunks = Chunks::of_output(&stdout);
+        let exit_code = i32::from(call.tool == "fail");
+        let outcome = ToolOutcome {
+            round_trip: begun.elapsed(),
+            ..ToolOutcome::of_stdout(&call.command_id, exit_code, stdout)
+        };
         Executed {
-            result: Ok(ToolOutcome {
-                exit_code: i32::from(call.tool == "fail"),
-                reason: None,
-                message: None,
-                stdout_total: stdout.len() as u64,
-                stdout,
-                stderr: Vec::new(),
-                stderr_total: 0,
-                stdout_truncated: false,
-                stderr_truncated: false,
-                evidence_hash: chunks.hash(&call.command_id),
-                chunks,
-                in_guest: Duration::ZERO,
-                round_trip: begun.elapsed(),
-            }),
+            result: Ok(outcome),
             reset: Some(self.reset()),
             execute: begun.elapsed(),
             reset_took: Duration::ZERO,
@@ -186,14 +174,14 @@ impl Tools {
         let order = self.dir.join("diverge_next");
         let wrong = fs::read_to_string(&order).unwrap_or_default();
         let _ = fs::remove_file(order);
-        let silent = Verification { silent: true, open_fd_count: -1, ..verified() };
+        let silent = Verification { silent: true, descriptors: None, ..verified() };
         match wrong.trim() {
             "" => Ok(verified()),
             "disk" => {
-                let place = Place::Block { number: 17 };
-                let finding = Finding::new(Source::Disk, place, "sha256:11", "sha256:22");
-                let fs_hash = format!("sha256:{}", "cd".repeat(32));
-                Ok(Verification { fs_hash, findings: vec![finding], ..verified() })
+                let location = Location::Block { number: 17 };
+                let finding = Finding::new(Source::Disk, location, "sha256:11", "sha256:22");
+                let disk_hash = Some(format!("sha256:{}", "cd".repeat(32)));
+                Ok(Verification { disk_hash, findings: vec![finding], ..verified() })
             }
             "silent" => Ok(silent),
             "reset" => Err(SandboxError::ResetFailed { reason: "it stays as it is".to_owned() }),
@@ -205,19 +193,5 @@ impl Tools {
 /// What a machine would say that was reset and verified.
 fn verified() -> Verification {
     let hash = format!("sha256:{}", "ab".repeat(32));
-    Verification {
-        reset_at: SystemTime::now(),
-        golden_hash: hash.clone(),
-        fs_hash: hash.clone(),
-        fs_hash_baseline: hash,
-        open_fd_count: 6,
-        open_fd_count_baseline: 6,
-        vmm_state: "running",
-        expected_vmm_state: "running",
-        silent: false,
-        findings: Vec::new(),
-        more_findings: 0,
-        suspicions: Vec::new(),
-        parts: VerificationParts::default(),
-    }
+    Verification::agreeing(SystemTime::now(), hash.clone(), hash, 6)
 }

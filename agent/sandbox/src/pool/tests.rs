@@ -11,7 +11,7 @@ use std::sync::Barrier;
 use std::thread::{ScopedJoinHandle, scope};
 
 use super::*;
-use fake::{Fake, FakeSource, Finding, LIMIT, World, call, call_of, tenants};
+use fake::{Fake, FakeFinding, FakeSource, LIMIT, World, call, call_of, tenants};
 
 type Answer = Result<PooledOutcome, PoolError>;
 

@@ -4,9 +4,9 @@ use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use super::evidence::{Descriptors, Evidence, RunState, sha256_text};
-use super::finding::{self, Finding, Place, Source};
+use super::finding::{self, Finding, Location, Source};
 use super::inventory::GuestInventory;
-use super::{BLOCK_BYTES, NO_HASH, UNKNOWN_COUNT, Verification};
+use super::{BLOCK_BYTES, Verification};
 
 /// More descriptors than any guest can have open, and few enough to be exact in JSON (RFC 7493 2.2).
 const MAX_COUNT: i64 = (1 << 53) - 1;
@@ -93,7 +93,7 @@ impl Baseline {
                 return Err(BaselineError::NoDescriptors(reason.clone()));
             }
             Descriptors::NotAsked => {
-                return Err(BaselineError::NoDescriptors("nobody asked it".to_owned()));
+                return Err(BaselineError::NoDescriptors("it was not asked".to_owned()));
             }
         };
         Ok(Self { golden: golden.hash, disk, descriptors, inventory: evidence.inventory.clone() })
@@ -134,21 +134,26 @@ impl Baseline {
         // Anything but the disk speaks of the machine: one that runs on from another state than the
         // golden one is no running machine.
         let machine_differs =
-            differences.iter().any(|f| matches!(f.source, Source::Vmm | Source::Memory));
+            differences.iter().any(|f| matches!(f.source, Source::Monitor | Source::Memory));
         let mut findings = Vec::new();
-        let (fs_hash, of_disk) = self.verify_disk(disk, &differences);
+        let (disk_hash, of_disk) = self.verify_disk(disk, &differences);
         findings.extend(of_disk);
-        let (open_fd_count, silent, of_guest) = self.verify_descriptors(descriptors);
+        let (descriptors, silent, of_guest) = self.verify_descriptors(descriptors);
         findings.extend(of_guest);
         let (of_account, odd) = inventory.compare(&self.inventory);
         // The count alone is told to others: it must not agree when its source does not.
-        let open_fd_count = if of_account.is_empty() { open_fd_count } else { UNKNOWN_COUNT };
+        let descriptors = descriptors.filter(|_| of_account.is_empty());
         findings.extend(of_account);
         if !matches!(run_state, RunState::Running | RunState::Held) {
-            findings.push(Finding::new(Source::Vmm, Place::RunState, RunState::Running, run_state));
+            findings.push(Finding::new(
+                Source::Monitor,
+                Location::RunState,
+                RunState::Running,
+                run_state,
+            ));
         }
         findings.extend(differences);
-        let vmm_state = match run_state {
+        let run_state = match run_state {
             RunState::Running if machine_differs => RunState::Error,
             state => state,
         };
@@ -159,12 +164,11 @@ impl Baseline {
         Verification {
             reset_at,
             golden_hash: sha256_text(&self.golden),
-            fs_hash,
-            fs_hash_baseline: sha256_text(&self.disk),
-            open_fd_count,
-            open_fd_count_baseline: self.descriptors,
-            vmm_state: vmm_state.name(),
-            expected_vmm_state: RunState::Running.name(),
+            disk_hash,
+            golden_disk_hash: sha256_text(&self.disk),
+            descriptors,
+            golden_descriptors: self.descriptors,
+            run_state,
             silent,
             findings,
             more_findings,
@@ -179,40 +183,40 @@ impl Baseline {
         &self,
         disk: Result<[u8; 32], String>,
         differences: &[Finding],
-    ) -> (String, Option<Finding>) {
+    ) -> (Option<String>, Option<Finding>) {
         let was = sha256_text(&self.disk);
         let named = differences.iter().any(|f| f.source == Source::Disk);
         match disk {
-            Ok(hash) if hash == self.disk => (was, None),
+            Ok(hash) if hash == self.disk => (Some(was), None),
             Ok(hash) => {
                 let is = sha256_text(&hash);
-                let finding = Finding::new(Source::Disk, Place::WholeDisk, was, &is);
-                (is, (!named).then_some(finding))
+                let finding = Finding::new(Source::Disk, Location::WholeDisk, was, &is);
+                (Some(is), (!named).then_some(finding))
             }
             Err(reason) => {
                 let is = format!("not hashed ({reason})");
-                let finding = Finding::new(Source::Disk, Place::WholeDisk, was, is);
-                (NO_HASH.to_owned(), (!named).then_some(finding))
+                let finding = Finding::new(Source::Disk, Location::WholeDisk, was, is);
+                (None, (!named).then_some(finding))
             }
         }
     }
 
-    /// The count to tell, whether the guest was silent, and what is wrong with its answer.
-    fn verify_descriptors(&self, descriptors: Descriptors) -> (i64, bool, Option<Finding>) {
+    /// The count to tell if there is one, whether the guest was silent, and what is wrong with its answer.
+    fn verify_descriptors(&self, descriptors: Descriptors) -> (Option<i64>, bool, Option<Finding>) {
         let then = self.descriptors;
         let finding = |is: &dyn std::fmt::Display| {
-            Some(Finding::new(Source::Guest, Place::Descriptors, then, is))
+            Some(Finding::new(Source::Guest, Location::Descriptors, then, is))
         };
         match descriptors {
             Descriptors::Count(count) => {
                 let count = i64::try_from(count).map_or(MAX_COUNT, |count| count.min(MAX_COUNT));
-                (count, false, if count == then { None } else { finding(&count) })
+                (Some(count), false, if count == then { None } else { finding(&count) })
             }
-            Descriptors::Silent => (UNKNOWN_COUNT, true, None),
+            Descriptors::Silent => (None, true, None),
             Descriptors::Unusable(reason) => {
-                (UNKNOWN_COUNT, false, finding(&format!("not counted ({reason})")))
+                (None, false, finding(&format!("not counted ({reason})")))
             }
-            Descriptors::NotAsked => (UNKNOWN_COUNT, false, None),
+            Descriptors::NotAsked => (None, false, None),
         }
     }
 }

@@ -39,7 +39,7 @@ pub enum Descriptors {
     NotAsked,
 }
 
-/// What a machine is doing, in the protocol's terms.
+/// What a machine is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunState {
     /// The machine's vCPUs do what they did in the golden state.
@@ -55,7 +55,7 @@ pub enum RunState {
 }
 
 impl RunState {
-    /// The protocol's name.
+    /// Name of the state in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Running => "running",

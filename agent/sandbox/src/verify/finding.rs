@@ -17,22 +17,23 @@ pub enum Source {
     Disk,
     /// What the guest says of itself.
     Guest,
-    /// Processors, devices and run state, as KVM has them.
-    Vmm,
+    /// Processors, devices and run state, as the virtual machine monitor has them.
+    #[serde(rename = "vmm")]
+    Monitor,
     /// The guest's RAM.
     Memory,
 }
 
 impl Source {
     /// Every source, in the order in which they are told.
-    pub const ALL: [Self; 4] = [Self::Disk, Self::Guest, Self::Vmm, Self::Memory];
+    pub const ALL: [Self; 4] = [Self::Disk, Self::Guest, Self::Monitor, Self::Memory];
 
     /// Name of the source in files and messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Disk => "disk",
             Self::Guest => "guest",
-            Self::Vmm => "vmm",
+            Self::Monitor => "vmm",
             Self::Memory => "memory",
         }
     }
@@ -47,7 +48,7 @@ impl fmt::Display for Source {
 /// Where it is. In JSON an object whose `kind` is the variant in snake case.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Place {
+pub enum Location {
     /// The disk as a whole.
     WholeDisk,
     /// 4096 bytes of the disk.
@@ -87,7 +88,7 @@ pub enum Place {
     Answer,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::WholeDisk => f.write_str("the whole disk"),
@@ -110,7 +111,8 @@ pub struct Finding {
     /// Who saw it.
     pub source: Source,
     /// Where it is.
-    pub place: Place,
+    #[serde(rename = "place")]
+    pub location: Location,
     /// What is there in the golden state.
     pub was: String,
     /// What is there now.
@@ -123,18 +125,18 @@ impl Finding {
     /// Values are cut to 300 characters, control characters are shown as what they are.
     pub fn new(
         source: Source,
-        place: Place,
+        location: Location,
         was: impl fmt::Display,
         is: impl fmt::Display,
     ) -> Self {
-        let place = match place {
-            Place::State { name } => Place::State { name: printable(&name) },
-            Place::Process { name, pid } => Place::Process { name: printable(&name), pid },
+        let location = match location {
+            Location::State { name } => Location::State { name: printable(&name) },
+            Location::Process { name, pid } => Location::Process { name: printable(&name), pid },
             other => other,
         };
         let (was, is) = (printable(&was.to_string()), printable(&is.to_string()));
-        let line = format!("{source}: {place} is {is}, was {was}");
-        Self { source, place, was, is, line }
+        let line = format!("{source}: {location} is {is}, was {was}");
+        Self { source, location, was, is, line }
     }
 }
 
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_finding_is_the_same_in_json_and_back() {
-        let finding = Finding::new(Source::Disk, Place::Block { number: 17 }, "aa", "bb");
+        let finding = Finding::new(Source::Disk, Location::Block { number: 17 }, "aa", "bb");
         let json = serde_json::to_value(&finding).unwrap();
         let expected = json!({
             "source": "disk", "place": {"kind": "block", "number": 17}, "was": "aa", "is": "bb",
@@ -176,22 +178,22 @@ mod tests {
         });
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<Finding>(json).unwrap(), finding);
-        let page = Finding::new(Source::Memory, Place::Page { address: 0x2000 }, 1, 2);
+        let page = Finding::new(Source::Memory, Location::Page { address: 0x2000 }, 1, 2);
         assert_eq!(page.to_string(), "memory: page 0x2000 is 2, was 1");
     }
 
     #[test]
     fn what_the_guest_named_reaches_no_terminal_as_it_is() {
         let name = format!("\u{1b}[2J\n{}", "x".repeat(1000));
-        let place = Place::Process { name, pid: 7 };
-        let finding = Finding::new(Source::Guest, place, "not there", "running");
+        let location = Location::Process { name, pid: 7 };
+        let finding = Finding::new(Source::Guest, location, "not there", "running");
         assert!(!finding.line.contains(char::is_control), "{}", finding.line);
         assert!(finding.line.len() < 400, "{}", finding.line.len());
     }
 
     #[test]
     fn only_so_many_are_kept() {
-        let one = Finding::new(Source::Vmm, Place::RunState, "running", "paused");
+        let one = Finding::new(Source::Monitor, Location::RunState, "running", "paused");
         let mut findings = vec![one.clone(); MAX_FINDINGS];
         assert_eq!(bound(&mut findings), 0);
         findings.extend([one.clone(), one]);

@@ -7,7 +7,7 @@
 
 use guest::wire::KERNEL_WORKER;
 
-use super::finding::{Finding, Place, Source};
+use super::finding::{Finding, Location, Source};
 use crate::Process;
 
 /// Share of the memory in use in the golden state that may be in use on top of it: what the
@@ -44,7 +44,7 @@ impl GuestInventory {
             && now > then.saturating_add(then / SLACK_SHARE)
         {
             let (then, now) = (format!("{then} bytes"), format!("{now} bytes"));
-            suspicions.push(Finding::new(Source::Guest, Place::MemoryUse, then, now));
+            suspicions.push(Finding::new(Source::Guest, Location::MemoryUse, then, now));
         }
         (findings, suspicions)
     }
@@ -55,8 +55,8 @@ fn is_worker(process: &Process) -> bool {
 }
 
 fn of(process: &Process, was: &str, is: &str) -> Finding {
-    let place = Place::Process { name: process.name.clone(), pid: process.pid };
-    Finding::new(Source::Guest, place, was, is)
+    let location = Location::Process { name: process.name.clone(), pid: process.pid };
+    Finding::new(Source::Guest, location, was, is)
 }
 
 #[cfg(test)]
@@ -119,7 +119,7 @@ mod tests {
         let (findings, suspicions) = using((18 << 20) + 1);
         assert!(findings.is_empty());
         assert_eq!(suspicions.len(), 1, "{suspicions:?}");
-        assert_eq!(suspicions[0].place, Place::MemoryUse);
+        assert_eq!(suspicions[0].location, Location::MemoryUse);
         assert_eq!(using(0), (Vec::new(), Vec::new()));
     }
 

@@ -39,7 +39,7 @@ fn inventory(names: &[&str]) -> GuestInventory {
 }
 
 fn difference(source: Source, name: &str) -> Finding {
-    Finding::new(source, Place::State { name: name.into() }, "as captured", "something else")
+    Finding::new(source, Location::State { name: name.into() }, "as captured", "something else")
 }
 
 fn verify(change: impl FnOnce(&mut Evidence)) -> Verification {
@@ -58,12 +58,14 @@ fn refused(change: impl FnOnce(&mut GoldenFacts, &mut Evidence)) -> BaselineErro
 fn three_sources_that_agree_pass() {
     let found = verify(|_| ());
     assert!(found.passed());
-    assert_eq!((found.verdict(), found.divergence_action()), (Verdict::Passed, "none"));
+    assert_eq!(found.verdict(), Verdict::Passed);
     assert_eq!((found.findings.len(), found.failure()), (0, None));
     assert_eq!(found.golden_hash, GOLDEN);
-    assert_eq!(found.fs_hash, DISK);
-    assert_eq!((found.open_fd_count, found.open_fd_count_baseline), (7, 7));
-    assert_eq!((found.vmm_state, found.expected_vmm_state), ("running", "running"));
+    assert_eq!((found.disk_hash.as_deref(), &*found.golden_disk_hash), (Some(DISK), DISK));
+    assert_eq!((found.descriptors, found.golden_descriptors), (Some(7), 7));
+    assert_eq!(found.run_state, RunState::Running);
+    let same = Verification::agreeing(SystemTime::UNIX_EPOCH, GOLDEN, DISK, 7);
+    assert_eq!(found, same);
 }
 
 #[test]
@@ -76,34 +78,36 @@ fn any_one_source_that_disagrees_is_enough() {
         (|e| e.descriptors = Descriptors::Count(u64::MAX), Source::Guest, "9007199254740991"),
         (|e| e.descriptors = Descriptors::Unusable("lies".into()), Source::Guest, "(lies)"),
         (|e| e.inventory = inventory(&["init", "sleep"]), Source::Guest, "process 2 (sleep)"),
-        (|e| e.run_state = RunState::Paused, Source::Vmm, "run state is paused"),
-        (|e| e.run_state = RunState::Stopped, Source::Vmm, "run state is stopped"),
-        (|e| e.run_state = RunState::Error, Source::Vmm, "run state is error"),
-        (|e| e.differences = vec![difference(Source::Vmm, "PIT")], Source::Vmm, "PIT is"),
+        (|e| e.run_state = RunState::Paused, Source::Monitor, "run state is paused"),
+        (|e| e.run_state = RunState::Stopped, Source::Monitor, "run state is stopped"),
+        (|e| e.run_state = RunState::Error, Source::Monitor, "run state is error"),
+        (|e| e.differences = vec![difference(Source::Monitor, "PIT")], Source::Monitor, "PIT is"),
         (|e| e.differences = vec![difference(Source::Memory, "page")], Source::Memory, "page is"),
         (|e| e.differences = vec![difference(Source::Disk, "block")], Source::Disk, "block is"),
     ];
     for (change, source, says) in disagreements {
         let found = verify(change);
-        assert_eq!((found.verdict(), found.divergence_action()), (Verdict::Diverged, "halt"));
+        assert_eq!(found.verdict(), Verdict::Diverged);
         assert!(!found.passed() && !found.silent);
         assert_eq!(found.findings.len(), 1, "{:?}", found.findings);
         assert_eq!(found.findings[0].source, source, "{says}");
         assert!(found.failure().unwrap().contains(says), "{:?}", found.failure());
     }
-    assert_eq!(verify(|e| e.disk = Err(String::new())).fs_hash, NO_HASH);
-    assert_eq!(verify(|e| e.run_state = RunState::Paused).vmm_state, "paused");
-    assert_eq!(verify(|e| e.run_state = RunState::Stopped).vmm_state, "stopped");
-    for source in [Source::Vmm, Source::Memory] {
-        assert_eq!(verify(|e| e.differences = vec![difference(source, "")]).vmm_state, "error");
+    assert_eq!(verify(|e| e.disk = Err(String::new())).disk_hash, None);
+    for state in [RunState::Paused, RunState::Stopped, RunState::Held, RunState::Error] {
+        assert_eq!(verify(|e| e.run_state = state).run_state, state);
+    }
+    for source in [Source::Monitor, Source::Memory] {
+        let found = verify(|e| e.differences = vec![difference(source, "")]);
+        assert_eq!(found.run_state, RunState::Error);
     }
     // What is told of the guest must not agree when the guest does not.
     let process = verify(|e| e.inventory = inventory(&["init", "sleep"]));
-    assert_eq!(process.open_fd_count, UNKNOWN_COUNT);
+    assert_eq!(process.descriptors, None);
     let disk = verify(|e| e.differences = vec![difference(Source::Disk, "")]);
-    assert_eq!(disk.vmm_state, "running");
+    assert_eq!(disk.run_state, RunState::Running);
     let unusable = verify(|e| e.descriptors = Descriptors::Unusable(String::new()));
-    assert_eq!(unusable.open_fd_count, UNKNOWN_COUNT);
+    assert_eq!(unusable.descriptors, None);
 }
 
 #[test]
@@ -113,7 +117,7 @@ fn a_block_that_is_named_says_more_than_the_whole_disk() {
         e.differences = vec![difference(Source::Disk, "block 17")];
     });
     assert_eq!(found.findings, [difference(Source::Disk, "block 17")]);
-    assert!(!found.fs_hash_match());
+    assert!(!found.disk_matches());
 }
 
 #[test]
@@ -125,8 +129,8 @@ fn a_machine_that_is_held_as_it_was_found_is_blamed_for_nothing_else() {
         e.differences = vec![difference(Source::Disk, "block 17")];
     });
     assert_eq!(found.findings, [difference(Source::Disk, "block 17")]);
-    assert_eq!((found.vmm_state, found.open_fd_count), ("paused", UNKNOWN_COUNT));
-    assert_eq!((found.verdict(), &*found.fs_hash), (Verdict::Diverged, NO_HASH));
+    assert_eq!((found.run_state, found.descriptors), (RunState::Held, None));
+    assert_eq!((found.verdict(), found.disk_hash), (Verdict::Diverged, None));
     // And without any finding it is not golden either: no reset has restored it.
     let found = verify(|e| e.run_state = RunState::Held);
     assert_eq!(found.verdict(), Verdict::Diverged);
@@ -144,7 +148,7 @@ fn what_is_only_odd_passes_and_is_told() {
 
 #[test]
 fn so_many_findings_are_told_and_the_others_counted() {
-    let found = verify(|e| e.differences = vec![difference(Source::Vmm, "PIT"); 100]);
+    let found = verify(|e| e.differences = vec![difference(Source::Monitor, "PIT"); 100]);
     assert_eq!((found.findings.len(), found.more_findings), (MAX_FINDINGS, 36));
     let failure = found.failure().unwrap();
     assert!(failure.ends_with("; and 92 more") && failure.len() < 1000, "{failure}");
@@ -155,7 +159,7 @@ fn silence_is_neither_agreement_nor_disagreement() {
     let silent = verify(|e| e.descriptors = Descriptors::Silent);
     assert_eq!(silent.verdict(), Verdict::Silent);
     assert!(silent.silent && !silent.passed() && silent.findings.is_empty());
-    assert_eq!((silent.open_fd_count, silent.divergence_action()), (UNKNOWN_COUNT, "halt"));
+    assert_eq!(silent.descriptors, None);
     assert!(silent.failure().unwrap().contains("did not answer"));
 }
 
@@ -164,7 +168,7 @@ fn silence_hides_no_disagreement() {
     let disagreements: [Change; 3] = [
         |e| e.disk = Ok(of(b"other")),
         |e| e.run_state = RunState::Paused,
-        |e| e.differences = vec![difference(Source::Vmm, "PIT")],
+        |e| e.differences = vec![difference(Source::Monitor, "PIT")],
     ];
     for change in disagreements {
         let found = verify(|evidence| {
@@ -182,9 +186,9 @@ fn silence_hides_no_disagreement() {
 fn a_state_that_is_not_running_is_not_called_running_because_of_a_difference() {
     let found = verify(|e| {
         e.run_state = RunState::Paused;
-        e.differences = vec![difference(Source::Vmm, "PIT")];
+        e.differences = vec![difference(Source::Monitor, "PIT")];
     });
-    assert_eq!(found.vmm_state, "paused");
+    assert_eq!(found.run_state, RunState::Paused);
 }
 
 #[test]
@@ -232,11 +236,11 @@ fn a_baseline_of_a_machine_that_is_not_well_is_refused() {
     let broken = refused(|_, e| e.descriptors = Descriptors::Unusable("lies".into()));
     assert!(broken.to_string().contains("lies"), "{broken}");
     let unasked = refused(|_, evidence| evidence.descriptors = Descriptors::NotAsked);
-    assert!(unasked.to_string().contains("nobody asked"), "{unasked}");
+    assert!(unasked.to_string().contains("was not asked"), "{unasked}");
     let paused = refused(|_, evidence| evidence.run_state = RunState::Paused);
     assert!(paused.to_string().contains("paused"), "{paused}");
     let different =
-        refused(|_, evidence| evidence.differences = vec![difference(Source::Vmm, "PIT")]);
+        refused(|_, evidence| evidence.differences = vec![difference(Source::Monitor, "PIT")]);
     assert!(different.to_string().contains("PIT"), "{different}");
 }
 
@@ -245,5 +249,5 @@ fn another_baseline_gives_another_verdict() {
     let baseline = Baseline::measured(golden(), &good()).unwrap().with_descriptors(8);
     let found = baseline.verify(good());
     assert_eq!(found.verdict(), Verdict::Diverged);
-    assert_eq!((found.open_fd_count, found.open_fd_count_baseline), (7, 8));
+    assert_eq!((found.descriptors, found.golden_descriptors), (Some(7), 8));
 }

@@ -206,19 +206,14 @@ mod tests {
 
     fn outcome() -> ToolOutcome {
         ToolOutcome {
-            exit_code: 3,
-            reason: None,
-            message: None,
-            stdout: b"text".to_vec(),
             stderr: vec![0xff, 0x00],
-            stdout_total: 9,
             stderr_total: 2,
+            stdout_total: 9,
             stdout_truncated: true,
-            stderr_truncated: false,
             evidence_hash: "sha256:00".into(),
-            chunks: sandbox::Chunks::of_nothing(),
             in_guest: Duration::from_micros(5),
             round_trip: Duration::from_micros(7),
+            ..ToolOutcome::of_stdout("c", 3, "text")
         }
     }
 

@@ -2,50 +2,27 @@ use std::time::Duration;
 use std::time::SystemTime;
 
 use super::*;
-use sandbox::Chunks;
-use sandbox::verify::{Finding, Place, Source};
-use sandbox::{PartialOutput, StoppedBy, VerificationParts};
+use sandbox::verify::{Finding, Location, RunState, Source};
+use sandbox::{PartialOutput, StoppedBy};
 
 const ID: &str = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
 
 fn ran(exit_code: i32, stdout: &[u8], stderr: &[u8]) -> ToolOutcome {
     ToolOutcome {
-        exit_code,
-        reason: None,
-        message: None,
-        stdout: stdout.to_vec(),
         stderr: stderr.to_vec(),
-        stdout_total: stdout.len() as u64,
         stderr_total: stderr.len() as u64,
-        stdout_truncated: false,
-        stderr_truncated: false,
         evidence_hash: "sha256:11".into(),
-        chunks: Chunks::of_output(stdout),
-        in_guest: Duration::ZERO,
-        round_trip: Duration::ZERO,
+        ..ToolOutcome::of_stdout(ID, exit_code, stdout)
     }
 }
 
 fn verified() -> Verification {
-    Verification {
-        reset_at: SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678),
-        golden_hash: "sha256:aa".into(),
-        fs_hash: "sha256:bb".into(),
-        fs_hash_baseline: "sha256:bb".into(),
-        open_fd_count: 6,
-        open_fd_count_baseline: 6,
-        vmm_state: "running",
-        expected_vmm_state: "running",
-        silent: false,
-        findings: Vec::new(),
-        more_findings: 0,
-        suspicions: Vec::new(),
-        parts: VerificationParts::default(),
-    }
+    let reset_at = SystemTime::UNIX_EPOCH + Duration::from_millis(1_767_323_045_678);
+    Verification::agreeing(reset_at, "sha256:aa", "sha256:bb", 6)
 }
 
 fn finding() -> Finding {
-    Finding::new(Source::Guest, Place::Descriptors, 6, 9)
+    Finding::new(Source::Guest, Location::Descriptors, 6, 9)
 }
 
 fn judge(
@@ -95,7 +72,7 @@ fn what_nobody_verified_is_a_failure_whatever_the_tool_did() {
     let outcome = judge(Ok(ran(0, b"", b"")), Some(Err(SandboxError::ResetFailed { reason })));
     assert_eq!(problem(&outcome).0, "ENDPOINT_RESET_FAILED");
 
-    let silent = Verification { silent: true, open_fd_count: -1, ..verified() };
+    let silent = Verification { silent: true, descriptors: None, ..verified() };
     let outcome = judge(Ok(ran(0, b"", b"")), Some(Ok(silent)));
     assert_eq!(problem(&outcome).0, "ENDPOINT_RESET_VERIFICATION_TIMEOUT");
     assert!(!outcome.reset.unwrap().verification_passed);
@@ -104,9 +81,9 @@ fn what_nobody_verified_is_a_failure_whatever_the_tool_did() {
 #[test]
 fn a_source_that_disagrees_fails_the_command_and_is_named() {
     let cases = [
-        Verification { fs_hash: "sha256:cc".into(), ..verified() },
-        Verification { open_fd_count: 7, ..verified() },
-        Verification { vmm_state: "paused", ..verified() },
+        Verification { disk_hash: Some("sha256:cc".into()), ..verified() },
+        Verification { descriptors: Some(7), ..verified() },
+        Verification { run_state: RunState::Paused, ..verified() },
     ];
     for verification in cases {
         let findings = vec![finding()];
@@ -154,7 +131,7 @@ fn a_deadline_is_a_timeout_whoever_enforced_it() {
 #[test]
 fn the_reset_speaks_first_when_both_failed() {
     let findings = vec![finding()];
-    let bad = Verification { open_fd_count: 9, findings, ..verified() };
+    let bad = Verification { descriptors: Some(9), findings, ..verified() };
     let outcome = judge(Ok(ran(3, b"", b"oops")), Some(Ok(bad)));
     let (code, message) = problem(&outcome);
     assert_eq!(code, "ENDPOINT_RESET_VERIFICATION_DIVERGENCE");

@@ -44,7 +44,7 @@ impl Line {
     }
 
     /// The next message; `None` at the end.
-    pub fn hear(&mut self) -> std::io::Result<Option<HostMessage>> {
+    pub fn receive(&mut self) -> std::io::Result<Option<HostMessage>> {
         let mut piece = [0; 4096];
         loop {
             if let Some(body) = self.decoder.next_frame().map_err(Error::other)? {

@@ -23,10 +23,10 @@ pub fn run(input: &[u8]) {
         stream.extend(header);
         stream.extend(body);
     }
-    if let Some(heard) = converse(stream) {
-        let (stdout, stderr) = heard.chunks.streams().expect("evidence that was taken has tags");
-        assert_eq!(heard.chunks.hash(COMMAND_ID), heard.evidence_hash);
-        assert!(stdout.starts_with(&heard.stdout) && stderr.starts_with(&heard.stderr));
+    if let Some(accepted) = converse(stream) {
+        let (stdout, stderr) = accepted.chunks.streams().expect("evidence that was taken has tags");
+        assert_eq!(accepted.chunks.hash(COMMAND_ID), accepted.evidence_hash);
+        assert!(stdout.starts_with(&accepted.stdout) && stderr.starts_with(&accepted.stderr));
     }
 }
 

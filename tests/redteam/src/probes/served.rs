@@ -67,7 +67,7 @@ impl Served {
     pub fn connect(&self, session: &str, patience: Duration) -> Relay {
         let end = LoopbackSession::open(session);
         self.adapter.connected(end.session().clone());
-        Relay { end, patience, heard: Vec::new() }
+        Relay { end, patience, received: Vec::new() }
     }
 
     /// Lets the agent notice that a session is over.
@@ -92,7 +92,7 @@ impl Served {
 pub struct Relay {
     end: LoopbackSession,
     patience: Duration,
-    heard: Vec<Value>,
+    received: Vec<Value>,
 }
 
 impl Relay {
@@ -102,17 +102,17 @@ impl Relay {
         what: &str,
         wanted: impl Fn(&Value) -> bool,
     ) -> Result<Value, ProbeError> {
-        if let Some(found) = self.heard.iter().find(|frame| wanted(frame)) {
+        if let Some(found) = self.received.iter().find(|frame| wanted(frame)) {
             return Ok(found.clone());
         }
         let until = tokio::time::Instant::now() + self.patience;
         loop {
             let Ok(Some(text)) = tokio::time::timeout_at(until, self.end.hear()).await else {
-                let types: Vec<_> = self.heard.iter().map(|frame| &frame["type"]).collect();
+                let types: Vec<_> = self.received.iter().map(|frame| &frame["type"]).collect();
                 return Err(failed(format!("{what} did not come; what came: {types:?}")));
             };
             let frame: Value = serde_json::from_str(&text).map_err(failed)?;
-            self.heard.push(frame.clone());
+            self.received.push(frame.clone());
             if wanted(&frame) {
                 return Ok(frame);
             }
@@ -142,6 +142,6 @@ impl Relay {
 
     /// Number of frames so far that `wanted` accepts.
     pub fn count(&self, wanted: impl Fn(&Value) -> bool) -> usize {
-        self.heard.iter().filter(|frame| wanted(frame)).count()
+        self.received.iter().filter(|frame| wanted(frame)).count()
     }
 }

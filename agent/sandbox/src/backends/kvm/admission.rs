@@ -8,7 +8,6 @@ use guest::registry::{
 };
 use guest::wire::ResultReason;
 
-use crate::Chunks;
 use crate::call::PartialOutput;
 use crate::error::{SandboxError, StoppedBy};
 use crate::{ToolCall, ToolOutcome};
@@ -91,21 +90,10 @@ fn refusal(call: &ToolCall, error: &CallError) -> ToolOutcome {
         }
         CallError::InvalidParams { .. } => (EXIT_NOT_STARTED, ResultReason::InvalidParams),
     };
-    let chunks = Chunks::of_nothing();
     ToolOutcome {
-        exit_code,
         reason: Some(reason),
         message: Some(error.to_string()),
-        stdout: Vec::new(),
-        stderr: Vec::new(),
-        stdout_total: 0,
-        stderr_total: 0,
-        stdout_truncated: false,
-        stderr_truncated: false,
-        evidence_hash: chunks.hash(&call.command_id),
-        chunks,
-        in_guest: Duration::ZERO,
-        round_trip: Duration::ZERO,
+        ..ToolOutcome::of_stdout(&call.command_id, exit_code, [])
     }
 }
 

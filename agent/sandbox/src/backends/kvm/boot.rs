@@ -121,7 +121,7 @@ fn understand_ready(frame: &[u8]) -> Result<GuestReady, String> {
     }
 }
 
-/// The guest ran and was not heard of.
+/// The guest ran, and its guest program sent no message.
 fn never_ready(machine: &Machine) -> SandboxError {
     let interpreted = vmm::probe().is_ok_and(|probe| probe.kind == KvmKind::Software);
     let advice = if interpreted {

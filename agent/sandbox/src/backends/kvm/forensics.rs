@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vmm::{Golden, Machine};
 
-use crate::verify::{BLOCK_BYTES, Finding, Place};
+use crate::verify::{BLOCK_BYTES, Finding, Location};
 use crate::{ForensicDump, MismatchedBlock};
 
 /// Lines of the guest's console that are kept.
@@ -31,23 +31,24 @@ impl MismatchedBlocks {
         if !findings.is_empty() {
             mismatched.registers = Some(registers(machine));
         }
-        let places = findings.iter().map(|finding| &finding.place);
-        let mut places: Vec<_> = places.filter(|place| content(machine, place).is_some()).collect();
-        places.truncate(MAX_MISMATCHED);
-        if places.is_empty() {
+        let locations = findings.iter().map(|finding| &finding.location);
+        let mut locations: Vec<_> =
+            locations.filter(|location| content(machine, location).is_some()).collect();
+        locations.truncate(MAX_MISMATCHED);
+        if locations.is_empty() {
             return mismatched;
         }
         // It has not run: it reads what every machine begins with.
         let original = Machine::fork(golden).ok();
-        for place in places {
-            let Some(found) = content(machine, place) else { continue };
-            let golden = original.as_ref().and_then(|original| content(original, place));
-            match place {
-                Place::Block { number } => {
-                    mismatched.blocks.push(MismatchedBlock { place: *number, found, golden });
+        for location in locations {
+            let Some(found) = content(machine, location) else { continue };
+            let golden = original.as_ref().and_then(|original| content(original, location));
+            match location {
+                Location::Block { number } => {
+                    mismatched.blocks.push(MismatchedBlock { location: *number, found, golden });
                 }
-                Place::Page { address } | Place::GoldenPage { address } => {
-                    mismatched.pages.push(MismatchedBlock { place: *address, found, golden });
+                Location::Page { address } | Location::GoldenPage { address } => {
+                    mismatched.pages.push(MismatchedBlock { location: *address, found, golden });
                 }
                 _ => {}
             }
@@ -56,14 +57,14 @@ impl MismatchedBlocks {
     }
 }
 
-/// What is at a place that has content; `None` where there is none or it cannot be read.
-fn content(machine: &Machine, place: &Place) -> Option<Vec<u8>> {
+/// What is at a location that has content; `None` where there is none or it cannot be read.
+fn content(machine: &Machine, location: &Location) -> Option<Vec<u8>> {
     let mut bytes = vec![0; BLOCK_BYTES];
-    match place {
-        Place::Block { number } => {
+    match location {
+        Location::Block { number } => {
             machine.read_disk(number.checked_mul(BLOCK_BYTES as u64)?, &mut bytes).ok()?;
         }
-        Place::Page { address } | Place::GoldenPage { address } => {
+        Location::Page { address } | Location::GoldenPage { address } => {
             machine.read_memory(*address, &mut bytes).ok()?;
         }
         _ => return None,

@@ -1,4 +1,4 @@
-//! A machine put back, and every source heard.
+//! Resetting a machine, and collecting what every source says about it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,11 +18,12 @@ use crate::QueryAnswer;
 use crate::channel::ChannelError;
 use crate::error::SandboxError;
 use crate::verify::{
-    Descriptors, Evidence, Finding, GuestInventory, Place, RunState, Source, VerificationParts,
+    Descriptors, Evidence, Finding, GuestInventory, Location, RunState, Source, VerificationParts,
 };
 
-/// Since the reset was complete: a guest that has not answered by then is silent (`T_settling`).
-pub const SETTLING: Duration = Duration::from_secs(5);
+/// Since the reset was complete: a guest that has not answered by then is silent. The protocol calls
+/// it `T_settling`.
+pub const SILENT_AFTER: Duration = Duration::from_secs(5);
 /// Between a question without an answer and the one time it is asked again.
 const BACK_OFF: Duration = Duration::from_secs(1);
 /// Most characters of something the guest had a say in.
@@ -38,12 +39,12 @@ pub struct QueryTimeouts {
     /// For the first answer.
     pub answer: Duration,
     /// Since the reset was complete, for the answer to the second question.
-    pub settling: Duration,
+    pub silent_after: Duration,
 }
 
 impl QueryTimeouts {
     /// Patience after each command.
-    pub const USUAL: Self = Self { answer: Duration::from_secs(1), settling: SETTLING };
+    pub const USUAL: Self = Self { answer: Duration::from_secs(1), silent_after: SILENT_AFTER };
 }
 
 /// How a machine is put back and looked at.
@@ -64,7 +65,7 @@ pub struct Observation {
     pub mismatched: MismatchedBlocks,
 }
 
-/// Puts the machine back and hears every source. No other caller may use the machine. A machine that
+/// Puts the machine back and asks every source. No other caller may use the machine. A machine that
 /// has something to hide before its reset is not put back: it stands still as it was found.
 pub fn observe(
     connected: &Connected,
@@ -97,8 +98,9 @@ pub fn observe(
 
     faults.at(FaultPoint::Running, machine);
     let clean = differences.is_empty();
-    let heard = hear(connected, golden, how.timeouts, begun + took, clean, &mut faults, &mut parts);
-    let GuestReport { answers, run_state } = heard;
+    let put_back_at = begun + took;
+    let GuestReport { answers, run_state } =
+        ask_guest(connected, golden, how.timeouts, put_back_at, clean, &mut faults, &mut parts);
     let evidence = Evidence {
         reset_at: wall + took,
         disk,
@@ -124,7 +126,7 @@ impl Default for HostChecks {
     fn default() -> Self {
         Self {
             differences: Vec::new(),
-            disk: Err("nobody looked".to_owned()),
+            disk: Err("it was not looked at".to_owned()),
             mismatched: MismatchedBlocks::default(),
             took: VerificationParts::default(),
         }
@@ -140,15 +142,15 @@ impl HostChecks {
     ) {
         match check {
             Ok(report) => {
-                let IntegrityParts { state: vmm, memory, disk, .. } = report.took;
-                self.took = VerificationParts { disk, vmm, memory, ..self.took };
+                let IntegrityParts { state: monitor, memory, disk, .. } = report.took;
+                self.took = VerificationParts { disk, monitor, memory, ..self.took };
                 self.disk = report.disk_root.ok_or_else(|| "there is none".to_owned());
                 self.differences = report.findings.into_iter().map(Finding::from).collect();
             }
             Err(error) => {
-                let place = Place::State { name: "the machine".to_owned() };
+                let location = Location::State { name: "the machine".to_owned() };
                 let is = format!("not readable: {error}");
-                self.differences = vec![Finding::new(Source::Vmm, place, "as captured", is)];
+                self.differences = vec![Finding::new(Source::Monitor, location, "as captured", is)];
                 self.disk = Err(error.to_string());
             }
         }
@@ -186,7 +188,7 @@ struct GuestReport {
 
 /// Asks the guest, and then KVM what the machine is doing: an answer that came does not say that it
 /// still runs. `clean`: nothing has disagreed so far, so that silence is worth a second question.
-fn hear(
+fn ask_guest(
     connected: &Connected,
     golden: &Golden,
     timeouts: QueryTimeouts,
@@ -217,24 +219,24 @@ fn hear(
     if clean && answers.descriptors == Descriptors::Silent && run_state == RunState::Running {
         std::thread::sleep(BACK_OFF);
         debug!("the guest is asked again");
-        answers = ask(put_back_at + timeouts.settling);
+        answers = ask(put_back_at + timeouts.silent_after);
         run_state = read();
         if matches!(answers.descriptors, Descriptors::Count(_)) {
             let limit = format!("within {:?}", timeouts.answer);
             let is = format!("there after {:.1?}", put_back_at.elapsed());
-            answers.odd.push(Finding::new(Source::Guest, Place::Answer, limit, is));
+            answers.odd.push(Finding::new(Source::Guest, Location::Answer, limit, is));
         }
     }
     // One that is over cannot have said anything: that is all there is to tell.
     if run_state == RunState::Stopped {
         answers = Answers::default();
     }
-    parts.vmm += reading;
+    parts.monitor += reading;
     parts.guest = begun.elapsed().saturating_sub(reading);
     GuestReport { answers, run_state }
 }
 
-/// What is said of a machine that was not put back. Its guest is not asked: it is as the command
+/// The evidence about a machine that was not put back. Its guest is not asked: it is as the command
 /// left it.
 pub fn not_reset(differences: Vec<Finding>, parts: VerificationParts) -> Evidence {
     Evidence {
@@ -312,7 +314,7 @@ fn ask(connected: &Connected, until: Instant) -> Answers {
             }
             Err(error) => {
                 let is = format!("none to {kind:?}: {error}");
-                missing.push(Finding::new(Source::Guest, Place::Answer, "an answer", is));
+                missing.push(Finding::new(Source::Guest, Location::Answer, "an answer", is));
             }
         }
     }

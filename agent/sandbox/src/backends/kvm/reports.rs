@@ -8,7 +8,7 @@ use vmm::{Machine, ResetParts, VsockStream};
 
 use crate::Phases;
 use crate::channel::{ReadLink, WriteLink};
-use crate::verify::{Finding, Place, Source};
+use crate::verify::{Finding, Location, Source};
 
 /// Steps of the machine's boot.
 pub fn boot_phases(machine: &Machine) -> Phases {
@@ -25,15 +25,15 @@ impl From<vmm::Finding> for Finding {
         let source = match found.source {
             vmm::FindingSource::Disk => Source::Disk,
             vmm::FindingSource::Memory => Source::Memory,
-            vmm::FindingSource::Vmm => Source::Vmm,
+            vmm::FindingSource::Vmm => Source::Monitor,
         };
-        let place = match found.place {
-            vmm::Location::Block { number } => Place::Block { number },
-            vmm::Location::Page { address } => Place::Page { address },
-            vmm::Location::GoldenPage { address } => Place::GoldenPage { address },
-            vmm::Location::State { name } => Place::State { name },
+        let location = match found.place {
+            vmm::Location::Block { number } => Location::Block { number },
+            vmm::Location::Page { address } => Location::Page { address },
+            vmm::Location::GoldenPage { address } => Location::GoldenPage { address },
+            vmm::Location::State { name } => Location::State { name },
         };
-        Self::new(source, place, found.was, found.is)
+        Self::new(source, location, found.was, found.is)
     }
 }
 
@@ -77,10 +77,10 @@ mod tests {
     #[test]
     fn what_a_machine_finds_keeps_its_place_and_its_words() {
         let places = [
-            (vmm::Location::Block { number: 3 }, Place::Block { number: 3 }),
-            (vmm::Location::Page { address: 4096 }, Place::Page { address: 4096 }),
-            (vmm::Location::GoldenPage { address: 8192 }, Place::GoldenPage { address: 8192 }),
-            (vmm::Location::State { name: "PIT".into() }, Place::State { name: "PIT".into() }),
+            (vmm::Location::Block { number: 3 }, Location::Block { number: 3 }),
+            (vmm::Location::Page { address: 4096 }, Location::Page { address: 4096 }),
+            (vmm::Location::GoldenPage { address: 8192 }, Location::GoldenPage { address: 8192 }),
+            (vmm::Location::State { name: "PIT".into() }, Location::State { name: "PIT".into() }),
         ];
         for (theirs, ours) in places {
             let source = vmm::FindingSource::Memory;
@@ -88,7 +88,7 @@ mod tests {
             let found = vmm::Finding { source, place: theirs, was, is };
             let line = found.to_string();
             let finding = Finding::from(found);
-            assert_eq!((finding.place, finding.line), (ours, line));
+            assert_eq!((finding.location, finding.line), (ours, line));
         }
     }
 }

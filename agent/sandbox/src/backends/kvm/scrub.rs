@@ -7,7 +7,7 @@ use super::KvmSandbox;
 use super::exclusive::{ExclusiveMachine, hold};
 use super::forensics::MismatchedBlocks;
 use super::observe::not_reset;
-use crate::verify::{Finding, Place, Source, Verification, VerificationParts};
+use crate::verify::{Finding, Location, Source, Verification, VerificationParts};
 
 /// Read at once: a command may want the machine at any moment.
 fn step() -> IntegrityPlan {
@@ -26,8 +26,8 @@ impl KvmSandbox {
             match connected.machine.scrub(&step()) {
                 Ok(report) => report.findings.into_iter().map(Finding::from).collect(),
                 Err(error @ MachineError::Unreadable { .. }) => {
-                    let place = Place::State { name: "the machine".to_owned() };
-                    vec![Finding::new(Source::Vmm, place, "as captured", error)]
+                    let location = Location::State { name: "the machine".to_owned() };
+                    vec![Finding::new(Source::Monitor, location, "as captured", error)]
                 }
                 // It has ended: the next call is told.
                 Err(_) => return None,

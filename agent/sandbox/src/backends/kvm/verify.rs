@@ -22,7 +22,7 @@ use crate::verify::{Baseline, BaselineError, GoldenFacts, VerifiedReset};
 
 /// For the answers that others are compared with: the first time, a busy host may take its time.
 const BASELINE_TIMEOUTS: QueryTimeouts =
-    QueryTimeouts { answer: Duration::from_secs(10), settling: Duration::from_secs(20) };
+    QueryTimeouts { answer: Duration::from_secs(10), silent_after: Duration::from_secs(20) };
 
 impl KvmSandbox {
     /// What machines of the golden state are compared with, once it has been measured.

@@ -7,11 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 use guest::wire::QueryKind;
 use serde_json::{Map, Value};
 
-use crate::Chunks;
 use crate::pool::SandboxSource;
 use crate::{
     BootPath, BootReport, Phases, QueryAnswer, ResetOutcome, Sandbox, SandboxError, SandboxState,
-    ToolCall, ToolOutcome, Verification, VerifiedReset, verify::VerificationParts,
+    ToolCall, ToolOutcome, Verification, VerifiedReset,
 };
 
 /// No test waits longer for anything.
@@ -35,7 +34,7 @@ pub struct Facts {
     pub failing_makes: usize,
     pub failing_resets: usize,
     /// The next verifications find something else than a golden machine.
-    pub findings: Vec<Finding>,
+    pub findings: Vec<FakeFinding>,
     /// Calls with these ids do not end, nor do resets and shutdowns, until that changes.
     pub held_calls: Vec<String>,
     pub hold_resets: bool,
@@ -48,12 +47,12 @@ pub struct Facts {
     pub scrubs: usize,
     pub looking: usize,
     pub hold_scrubs: bool,
-    pub scrub_findings: Vec<Finding>,
+    pub scrub_findings: Vec<FakeFinding>,
 }
 
 /// What a verification may come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finding {
+pub enum FakeFinding {
     Golden,
     Divergence,
     Silence,
@@ -240,21 +239,7 @@ impl Sandbox for Fake {
         if call.tool == "fail" {
             return Err(SandboxError::NotAvailable { reason: "as the test wanted".into() });
         }
-        Ok(ToolOutcome {
-            exit_code: 0,
-            reason: None,
-            message: None,
-            stdout_total: stdout.len() as u64,
-            stdout,
-            stderr: Vec::new(),
-            stderr_total: 0,
-            stdout_truncated: false,
-            stderr_truncated: false,
-            evidence_hash: String::new(),
-            chunks: Chunks::of_nothing(),
-            in_guest: Duration::ZERO,
-            round_trip: Duration::ZERO,
-        })
+        Ok(ToolOutcome::of_stdout(&call.command_id, 0, stdout))
     }
 
     fn reset(&self) -> Result<ResetOutcome, SandboxError> {
@@ -290,7 +275,8 @@ impl Sandbox for Fake {
     fn reset_and_verify(&self) -> Result<VerifiedReset, SandboxError> {
         let outcome = self.reset()?;
         self.inside.lock().unwrap().asked = true;
-        let finding = self.world.change(|facts| facts.findings.pop()).unwrap_or(Finding::Golden);
+        let finding =
+            self.world.change(|facts| facts.findings.pop()).unwrap_or(FakeFinding::Golden);
         let verification = verification(finding);
         Ok(VerifiedReset { outcome: Some(outcome), verification })
     }
@@ -338,22 +324,13 @@ impl Drop for Fake {
     }
 }
 
-fn verification(finding: Finding) -> Verification {
-    assert!(finding != Finding::Panic, "as the test wanted");
+fn verification(finding: FakeFinding) -> Verification {
+    assert!(finding != FakeFinding::Panic, "as the test wanted");
+    let agreeing = Verification::agreeing(SystemTime::UNIX_EPOCH, "golden", "disk", 7);
     Verification {
-        reset_at: SystemTime::UNIX_EPOCH,
-        golden_hash: String::new(),
-        fs_hash: String::new(),
-        fs_hash_baseline: String::new(),
-        open_fd_count: if finding == Finding::Golden { 7 } else { -1 },
-        open_fd_count_baseline: 7,
-        vmm_state: "running",
-        expected_vmm_state: "running",
-        silent: finding == Finding::Silence,
-        findings: Vec::new(),
-        more_findings: 0,
-        suspicions: Vec::new(),
-        parts: VerificationParts::default(),
+        descriptors: (finding == FakeFinding::Golden).then_some(7),
+        silent: finding == FakeFinding::Silence,
+        ..agreeing
     }
 }
 

@@ -30,7 +30,7 @@ fn refused(pool: &Pool) -> PoolError {
 
 #[test]
 fn a_machine_that_does_not_pass_halts_the_pool_until_it_is_resumed_with_new_ones() {
-    for finding in [Finding::Divergence, Finding::Silence] {
+    for finding in [FakeFinding::Divergence, FakeFinding::Silence] {
         let world = World::new();
         let pool = pool(&world, halting(3));
         until(&pool, |now| now.machines.clean == 3);
@@ -77,7 +77,7 @@ fn calls_that_wait_are_refused_and_those_that_run_finish() {
         let bad = scope.spawn(|| verified(&pool, "bad"));
         drop(world.until(|facts| facts.running == 2));
         let waiting = queued(scope, &pool, "t", call("waiting"));
-        world.change(|facts| facts.findings.push(Finding::Divergence));
+        world.change(|facts| facts.findings.push(FakeFinding::Divergence));
         world.release("bad");
         assert_eq!(verdict(&bad.join().unwrap()), Verdict::Diverged);
         let error = waiting.join().unwrap().unwrap_err();

@@ -15,7 +15,7 @@ fn what_is_found_on_an_idle_machine_halts_the_pool_without_a_call() {
     let world = World::new();
     let pool = pool(&world, looking(2));
     drop(world.until(|facts| facts.scrubs > 3));
-    world.change(|facts| facts.scrub_findings.push(Finding::Divergence));
+    world.change(|facts| facts.scrub_findings.push(FakeFinding::Divergence));
     let metrics = until(&pool, |now| now.counters.failed_verifications == 1);
     assert!(pool.halted().is_some());
     assert!(order(&world).is_empty(), "{metrics:?}");
@@ -35,7 +35,7 @@ fn a_pool_that_does_not_look_finds_nothing() {
     // Nor does one whose calls cannot wait.
     for config in [config, PoolConfig { queue: 0, ..looking(2) }] {
         let pool = pool(&world, config);
-        world.change(|facts| facts.scrub_findings = vec![Finding::Divergence]);
+        world.change(|facts| facts.scrub_findings = vec![FakeFinding::Divergence]);
         for id in ["one", "two", "three"] {
             assert_eq!(stdout(&pool.execute("t", call(id))), id);
             idle(&pool);
@@ -98,7 +98,7 @@ fn calls_and_looks_keep_out_of_each_others_way() {
 fn a_look_that_panics_costs_the_machine_and_not_the_pool() {
     let world = World::new();
     let pool = pool(&world, PoolConfig { on_fault: OnFault::Replace, ..looking(1) });
-    world.change(|facts| facts.scrub_findings.push(Finding::Panic));
+    world.change(|facts| facts.scrub_findings.push(FakeFinding::Panic));
     drop(world.until(|facts| facts.made == 2));
     assert_eq!(stdout(&pool.execute("t", call("one"))), "one");
     drop(pool);

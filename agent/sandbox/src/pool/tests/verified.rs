@@ -57,7 +57,7 @@ fn a_verified_machine_is_reset_once_more_before_anybody_gets_it() {
 #[test]
 fn a_machine_that_does_not_pass_is_reported_ended_and_replaced() {
     for (finding, expected) in
-        [(Finding::Divergence, Verdict::Diverged), (Finding::Silence, Verdict::Silent)]
+        [(FakeFinding::Divergence, Verdict::Diverged), (FakeFinding::Silence, Verdict::Silent)]
     {
         let world = World::new();
         let pool = pool(&world, PoolConfig::new(1));
@@ -83,7 +83,7 @@ fn a_machine_that_cannot_be_put_back_is_no_verification() {
     let outcome = verified(&pool, "one");
     assert!(outcome.reset.is_none());
     assert_eq!(outcome.verification.unwrap().unwrap_err().code(), "SANDBOX_RESET_FAILED");
-    world.change(|facts| facts.findings.push(Finding::Panic));
+    world.change(|facts| facts.findings.push(FakeFinding::Panic));
     let outcome = verified(&pool, "two");
     let error = outcome.verification.unwrap().unwrap_err();
     assert!(error.to_string().contains("as the test wanted"), "{error}");
