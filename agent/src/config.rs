@@ -136,7 +136,7 @@ pub enum ConfigError {
     /// The address metrics would be served at is not this machine's own.
     #[error(
         "metrics_listen is {address}: give a loopback address such as 127.0.0.1:9464, because \
-         anybody who reaches it can read what this agent does"
+         whoever reaches it can read what this agent does"
     )]
     MetricsNotLocal {
         /// The address.

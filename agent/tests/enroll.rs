@@ -125,7 +125,7 @@ fn a_host_becomes_an_endpoint_once() {
         assert_eq!(mode & 0o777, 0o600, "{file}");
     }
 
-    // Nobody answers any more, and nobody has to.
+    // The relay answers no more, and need not.
     let again = host.enroll(&["--json"]);
     assert_code(&again, 0);
     let report: Value = serde_json::from_slice(&again.stdout).unwrap();

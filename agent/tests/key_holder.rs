@@ -70,7 +70,7 @@ fn it_signs_proofs_that_the_relay_can_check() {
 }
 
 #[test]
-fn it_can_do_nothing_else_and_nobody_can_look_inside() {
+fn it_can_do_nothing_else_and_no_process_can_look_inside() {
     let dir = tempfile::tempdir().unwrap();
     let holder = KeyHolder::spawn_program(program(), &identity(dir.path()), None).unwrap();
     let pid = holder.pid();

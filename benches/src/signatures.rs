@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use brainstorm_agent::bench::Report;
+use dev_relay::{Draft, EnvelopeBuilder};
 use ed25519_dalek::SigningKey;
-use protocol::signing::{Domain, sign};
-use protocol::{Audience, KeyRing, SigningKeyEntry, Timestamp, canonical_bytes, verify};
-use serde_json::{Value, json};
+use protocol::{Audience, KeyRing, SigningKeyEntry, Timestamp, verify};
+use serde_json::json;
 
 const AUDIENCE: Audience<'_> = Audience {
     endpoint_id: "dc4a8b19-91c5-4c30-b66d-549dc96aea71",
@@ -25,30 +25,26 @@ const WARM_UP: Duration = Duration::from_millis(500);
 fn envelope(number: u32, key: &SigningKey, now: Timestamp) -> Result<String> {
     let mut nonce = [0xa5; 32];
     nonce[..4].copy_from_slice(&number.to_be_bytes());
-    let mut frame = json!({
-        "type": "CommandEnvelope",
-        "command_id": format!("3f2b8c1e-7d4a-4e9b-9c55-{number:012x}"),
-        "tenant_id": AUDIENCE.tenant_id,
-        "target_endpoint_id": AUDIENCE.endpoint_id,
-        "correlation_id": format!("corr-{number:04}"),
-        "session_id": AUDIENCE.session_id,
-        "tool": "echo",
-        "params": {"message": "hello"},
-        "operator": {
-            "kind": "human", "id": "operator@local", "originating_human_id": "operator@local",
-        },
-        "lifecycle_state": "dispatched",
-        "issued_at": now,
-        "expires_at": now.plus_millis(300_000),
-        "nonce": URL_SAFE_NO_PAD.encode(nonce),
-        "signing_key_id": KEY_ID,
-        "signature_algo": "ed25519-jcs-sha256-v1",
-        "signature": "",
+    let operator = json!({
+        "kind": "human", "id": "operator@local", "originating_human_id": "operator@local",
     });
-    let canonical = canonical_bytes(&frame)?;
-    let signature = sign(key, Domain::CommandEnvelope, &canonical);
-    frame["signature"] = Value::from(STANDARD.encode(signature));
-    Ok(frame.to_string())
+    let draft = Draft {
+        endpoint_id: AUDIENCE.endpoint_id,
+        tenant_id: AUDIENCE.tenant_id,
+        session_id: AUDIENCE.session_id,
+        signing_key_id: KEY_ID,
+        correlation_id: &format!("corr-{number:04}"),
+        operator: &operator,
+        tool: "echo",
+        params: &json!({"message": "hello"}),
+        now,
+    };
+    let envelope = EnvelopeBuilder::new(&draft, key.clone())
+        .field("command_id", format!("3f2b8c1e-7d4a-4e9b-9c55-{number:012x}"))
+        .field("nonce", URL_SAFE_NO_PAD.encode(nonce))
+        .times(now, now.plus_millis(300_000))
+        .sign()?;
+    Ok(envelope.text())
 }
 
 /// Checks `rounds` envelopes, one after the other.

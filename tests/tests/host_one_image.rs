@@ -85,7 +85,7 @@ fn neither_of_two_agents_sees_what_the_other_writes() {
     assert_verified(&machine);
     write(&machine, 4);
 
-    // Somebody writes to the file itself: only who opens it from now on reads that.
+    // The file itself is written to: only an image that is opened from now on reads that.
     fs::write(&image, vec![9; golden.len()]).unwrap();
     assert_eq!(content(&machine), Some(4));
     assert_verified(&machine);

@@ -48,7 +48,7 @@ fn another_machine_takes_the_place_of_one_that_has_nothing_to_hide() {
 }
 
 #[test]
-fn no_machine_takes_the_place_of_one_whose_disk_somebody_has_changed() {
+fn no_machine_takes_the_place_of_one_whose_disk_was_changed() {
     let deeds: [fn(&Machine); 2] = [
         |machine| machine.tamper(Tamper::Base { block: 100 }).unwrap(),
         |machine| {

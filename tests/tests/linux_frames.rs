@@ -91,7 +91,7 @@ fn a_header_in_pieces_is_put_together() {
 }
 
 #[test]
-fn an_end_in_the_middle_of_a_frame_harms_nobody() {
+fn an_end_in_the_middle_of_a_frame_does_no_harm() {
     let guest = RawGuest::boot("");
     for cut in [1, 3, 4, 10] {
         let frame = framed(dispatch("cut", "echo", &json!({}), 1000).to_string().as_bytes());

@@ -121,7 +121,7 @@ fn bytes_that_are_not_utf8_arrive_unchanged() {
 }
 
 #[test]
-fn a_tool_is_nobody_in_particular() {
+fn a_tool_is_an_unprivileged_user() {
     let guest = guest();
     let result = sh(
         &guest,

@@ -63,7 +63,8 @@ fn refused(agent: &mut ServedAgent) -> String {
     said
 }
 
-/// No command runs until somebody has looked, who is told this; he has, and all is well again.
+/// No command runs until an operator has cleared the latch. `explain` says why; after `clear`, commands
+/// run again.
 fn assert_latched(agent: &ServedAgent, why: &str) {
     let words = said(&agent.command(&["explain"]));
     assert!(words.contains("DEGRADED since") && words.contains(why), "{words}");
@@ -121,7 +122,7 @@ async fn what_was_installed_is_what_runs_and_nothing_else() {
     let words = refused(&mut agent);
     assert!(words.contains("install` again"), "{words}");
     fs::write(&snapshot, &good).unwrap();
-    // Also when nothing is wrong any more: somebody has to look.
+    // Also when nothing is wrong any more: an operator has to look.
     agent.start();
     let code = refused_command(&relay, &agent).await;
     assert_eq!(code.as_deref(), Some("ENDPOINT_INTEGRITY_MONITOR_TRIPPED"));

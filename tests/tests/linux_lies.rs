@@ -271,7 +271,7 @@ fn in_the_state_of_processors_and_devices() {
     ]);
 }
 
-/// Nobody is there to get between the reset and the check, which are one step then.
+/// Without an injector the reset and the check are one step.
 #[test]
 fn to_a_machine_that_is_put_back_and_checked_in_one() {
     let watched = Watched::fork();
@@ -331,10 +331,11 @@ fn noticed_while_idle(scrub_every: Option<Duration>, limit: Duration) -> Option<
 }
 
 #[test]
-fn in_golden_memory_while_nobody_uses_the_machine() {
+fn in_golden_memory_while_no_call_uses_the_machine() {
     let often = Some(Duration::from_millis(1));
-    let took = noticed_while_idle(often, Duration::from_secs(300)).expect("nobody noticed");
-    // This is why somebody looks.
+    let took =
+        noticed_while_idle(often, Duration::from_secs(300)).expect("the scrub did not notice");
+    // Without the scrub it stays unnoticed.
     assert_eq!(noticed_while_idle(None, took * 2), None);
 }
 
@@ -356,7 +357,7 @@ fn in_golden_memory() {
 }
 
 #[test]
-fn by_somebody_who_holds_or_ends_the_machine() {
+fn by_a_process_that_holds_or_ends_the_machine() {
     let hold = |name, when| Lie {
         name,
         when,
@@ -444,7 +445,7 @@ fn change_guest_program(machine: &Machine) {
     machine.resume().unwrap();
 }
 
-/// The guest does not run while it is asked, and nobody can tell: this many questions long.
+/// Pauses the guest for this many questions, so that it does not run while it is asked.
 fn be_slow(watched: &Watched, questions: usize) {
     let mut asked = 0;
     watched.sandbox.inject_faults(Box::new(move |moment, machine| match moment {

@@ -121,14 +121,14 @@ async fn assert_halts(
     let verified = agent.command(&["audit", "verify"]);
     assert!(verified.status.success(), "{}", text(&verified));
 
-    // The machine that was made anew is nobody's target.
+    // The machine that was made anew is not attacked.
     agent.kill();
     agent.start();
     agent.session(relay).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tampered_machine_halts_everything_until_somebody_has_looked() {
+async fn a_tampered_machine_halts_everything_until_an_operator_has_looked() {
     let (relay, mut agent) = serving().await;
     assert_verified(&write(&relay, &agent).await, &agent);
     for (deed, source, place) in [

@@ -1,5 +1,5 @@
-//! The reverse of `linux_lies`: on machines nobody tampers with, every tool, over and over, and not
-//! one alarm; and nothing of one command is there for the next.
+//! The reverse of `linux_lies`: on machines that are not tampered with, every tool, over and over,
+//! and not one alarm; and nothing of one command is there for the next.
 //!
 //! `BSM_COMMANDS` says how many commands; with `--nocapture` the test prints what they cost.
 #![allow(
@@ -117,7 +117,7 @@ fn every_tool_over_and_over_and_not_one_alarm() {
         // One that was killed is as good a reason for a reset as any other.
         if let Ok(outcome) = sandbox.execute_tool(call) {
             let mut found = marks(&outcome);
-            // A tool may see its own, and nobody else's.
+            // A tool may see its own mark, and no other tool's.
             found.remove(&number);
             assert!(found.is_empty(), "{number}, {tool}: {found:?} leaked: {outcome:?}");
             marked += usize::from(outcome.stdout.ends_with(b"marked\n"));
@@ -131,7 +131,7 @@ fn every_tool_over_and_over_and_not_one_alarm() {
         asking.push(parts.guest);
         resetting.push(verified.outcome.unwrap().took);
     }
-    assert!(marked > 0, "nobody left a marker");
+    assert!(marked > 0, "no tool left a marker");
     println!(
         "{commands} commands, {marked} marked, 0 alarms, 0 leaks, {suspicions} suspicions; half of \
          them: reset and verification {:?}, all sources {:?}, the guest's answers {:?}",

@@ -179,9 +179,9 @@ fn a_host_that_believes_what_comes_is_deceived() {
     let expected = [
         ("vsock-poison", "evidence-forged: it was taken for a result"),
         ("signed-is-run", "tool as \"attack_mark\": taken"),
-        ("audit-tamper", "written anew: nobody noticed"),
+        ("audit-tamper", "written anew: no check noticed"),
         ("stale-image", "one bit of the disk: it is taken for what it was"),
-        ("restart", "nobody answers for the command"),
+        ("restart", "no agent answers for the command"),
     ];
     let probes = expected.map(|(name, _)| name).join(",");
     let (report, _) = report(&["--without", without, "--probes", &probes]);
@@ -195,8 +195,8 @@ fn without_a_verification_lies_about_a_machine_are_believed() {
     let probes = "substrate-lies,substrate-golden";
     let (report, _) = report(&["--without", "verification", "--probes", probes]);
     for (name, because) in [
-        ("substrate-lies", "clean-page: nobody noticed"),
-        ("substrate-golden", "golden-page: nobody noticed"),
+        ("substrate-lies", "clean-page: no source noticed"),
+        ("substrate-golden", "golden-page: no source noticed"),
     ] {
         assert_failed(&report, name, because);
     }

@@ -1,4 +1,4 @@
-//! A relay, the agent's own program, and Linux guests: nothing here is played by anybody else.
+//! A relay, the agent's own program, and Linux guests: nothing here is simulated.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Resets of Linux guests after work that nobody has thought out: whatever happened before, at
+//! Resets of Linux guests after random work: whatever happened before, at
 //! whatever moment it ends, every bit comes back.
 //!
 //! `BSM_SEED` chooses the work; a failing test prints the seed it had.
@@ -66,7 +66,7 @@ fn script(random: &mut Random) -> String {
             2 => format!("dd if=/dev/urandom of=/work/f{index} bs=1000 count={many}; sync"),
             3 => format!("mkdir -p /work/d{index}; echo {many} > /work/d{index}/x; rm -r /work/d*"),
             4 => format!("dd if=/dev/zero of=/work/g bs=4096 count={many}; sync; rm /work/g; sync"),
-            // A timer that is not over in time. Nobody waits for it.
+            // A timer that is not over in time. No process waits for it.
             5 => format!("(sleep {few} &)"),
             // Processes.
             6 => format!("i=0; while [ $i -lt {few} ]; do i=$((i+1)); ls / & done; wait"),
@@ -96,7 +96,7 @@ fn connections(guest: &RawGuest, random: &mut Random, cycle: usize) -> Vec<RawCo
             3 => continue,
             // Torn down by the guest.
             4 => connection.send_bytes(b"garbage"),
-            // Bytes of the guest that nobody reads, more than fit.
+            // Bytes of the guest that the host does not read, more than fit.
             5 => {
                 let output = format!("dd if=/dev/zero bs=1024 count={}", random.below(1000) + 1);
                 send(&mut connection, &format!("unread-{cycle}-{index}"), &output);

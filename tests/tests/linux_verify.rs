@@ -142,7 +142,7 @@ fn several_processors_and_a_tool_that_ran_out_of_time_pass_too() {
     assert!(verified.verification.passed(), "{verified:?}");
 }
 
-/// Flips bits in the private mappings of disks, as somebody with a debugger would: the overlay does
+/// Flips bits in the private mappings of disks, as a debugger on the host would: the overlay does
 /// not know, and no reset brings the bytes back.
 fn flip_bits_on_disk() -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
@@ -218,7 +218,7 @@ fn a_bit_flipped_on_the_disk_between_commands_is_caught() {
 }
 
 #[test]
-fn a_deadline_does_not_wipe_what_somebody_changed() {
+fn a_deadline_does_not_wipe_what_was_changed() {
     let _alone = alone();
     let sandbox = booted();
     let told = guarded(&sandbox);
@@ -286,7 +286,7 @@ fn machines_of_a_pool_are_verified_with_one_baseline() {
     assert!(outcome.result.is_ok());
     assert!(!outcome.verification.unwrap().unwrap().disk_matches());
     assert_eq!(pool.metrics().counters.failed_verifications, 1);
-    // Nobody gets the other machine; those that are made anew are good.
+    // No call gets the other machine; those that are made anew are good.
     let refused = pool.execute("tenant", echo()).unwrap_err();
     assert_eq!(refused.code(), "ENDPOINT_INTEGRITY_MONITOR_TRIPPED");
     pool.resume();

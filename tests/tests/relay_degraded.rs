@@ -146,7 +146,7 @@ async fn a_latch_survives_kill_9_and_is_cleared_while_the_agent_runs() {
     let relay = relay().await;
     let mut agent = ServedAgent::serving(&relay, AGENT).await;
     agent.tell("diverge_next", Some("disk"));
-    // It dies before anybody hears of the result.
+    // The agent dies before it sends the result.
     agent.tell("kill_at", Some("ResultReady"));
     let mut command = send(&relay, &agent, 0);
     agent.ended();

@@ -168,7 +168,7 @@ async fn a_replay_is_refused_also_after_a_restart_and_in_another_session() {
         let from = relay.next_frame();
         relay.send_raw(agent.id(), Raw::Text(frame.clone())).unwrap();
         let answer = relay.wait_for_frame(from, LIMIT, |f| f.kind == "ErrorEvent").await.unwrap();
-        // In another session the envelope is stale before anybody asks for its nonce.
+        // In another session the envelope is stale before its nonce is looked up.
         let code = if restarted { "ENDPOINT_SESSION_STALE" } else { "ENDPOINT_NONCE_REPLAY" };
         assert_eq!(answer.json()["code"], code);
     }

@@ -216,7 +216,7 @@ fn build(package: &KernelPackage, busybox: &[u8], parent: &Path, directory: &Pat
     let version = format!("{} {}\n", package.name, package.version);
     fs::write(finished.join("kernel-version"), version).context("writing the kernel's version")?;
     match fs::rename(&finished, directory) {
-        // Somebody else built the same at the same time.
+        // Another process built the same at the same time.
         Err(_) if directory.is_dir() => Ok(()),
         result => result.context("moving the nested machine's files into place"),
     }

@@ -97,7 +97,7 @@ impl fmt::Display for Mismatch {
         }
         f.write_str(
             " after an upgrade or a change of settings run `brainstorm-agent install` again. If \
-             nobody changed anything, somebody did: look for tampering before you do",
+             you changed nothing, another did: look for tampering before you do",
         )
     }
 }

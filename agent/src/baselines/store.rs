@@ -108,7 +108,7 @@ pub struct Installed {
 pub enum BaselineError {
     /// The file is not as this endpoint wrote it.
     #[error(
-        "{} is not as this endpoint wrote it: {detail}. Somebody changed it, or the endpoint was \
+        "{} is not as this endpoint wrote it: {detail}. The file was changed, or the endpoint was \
          enrolled anew with another key. Look for tampering; if you know why, move the file away, \
          take its line out of `stores` beside it, and run `brainstorm-agent install` again",
         path.display()

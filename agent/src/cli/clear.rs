@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_wanted_and_somebody_who_gives_it() {
+    fn a_reason_is_wanted_and_an_operator_who_gives_it() {
         for empty in ["", "  \t\n"] {
             let refused = clearance(&arguments(empty, None));
             assert!(matches!(refused, Err(ClearFailure::NoReason)));

@@ -154,7 +154,7 @@ fn discard(store: &BaselineStore<'_>, dir: &Path) {
         _ => return,
     };
     if let Err(error) = removed {
-        say(&format!("snapshots nobody needs are left in {}: {error}", dir.display()));
+        say(&format!("snapshots that no slot names are left in {}: {error}", dir.display()));
     }
 }
 

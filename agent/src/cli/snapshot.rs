@@ -194,7 +194,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn differences_are_shown_with_both_values_and_cut_where_nobody_reads_on() {
+    fn differences_are_shown_with_both_values_and_cut_where_no_reader_goes_on() {
         let change = |name: &str| Change {
             name: name.to_owned(),
             left: "0x1".to_owned(),

@@ -59,7 +59,7 @@ impl Commands {
     pub(super) fn refusal_while_degraded(&self) -> Option<String> {
         let record = self.parts.degraded.current()?;
         Some(format!(
-            "{}; somebody has to look at it and clear it on this endpoint",
+            "{}; an operator has to look at it and clear it on this endpoint",
             record.summary()
         ))
     }

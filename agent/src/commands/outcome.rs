@@ -173,7 +173,7 @@ fn of_reset(reset: Option<&Result<Verification, SandboxError>>) -> Option<Proble
         Some(Err(error)) => (ErrorCode::ResetFailed, error.to_string()),
         None => (
             ErrorCode::ResetVerificationTimeout,
-            "nobody verified that the machine was reset".to_owned(),
+            "it was not verified that the machine was reset".to_owned(),
         ),
     };
     Some(Problem { code, message })

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_then_a_trickle_and_nobody_is_forgotten() {
+    fn a_burst_then_a_trickle_and_no_tenant_is_forgotten() {
         let mut limiter = RateLimiter::new(3, 10);
         let start = limiter.since;
         let allowed = (0..10).filter(|_| limiter.take(start).is_some()).count();

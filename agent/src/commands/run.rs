@@ -239,7 +239,7 @@ impl Commands {
             }
             (Ok(_), None) => Problem {
                 code: ErrorCode::ResetVerificationTimeout,
-                message: "nobody verified that the machine was reset".to_owned(),
+                message: "it was not verified that the machine was reset".to_owned(),
             },
         };
         CommandResult::failed(head, problem.code, problem.message, outcome.reset)

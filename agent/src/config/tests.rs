@@ -214,7 +214,7 @@ fn the_table_for_serving_is_read_and_its_paths_start_at_the_file() {
 }
 
 #[test]
-fn an_agent_listens_to_nobody_else() {
+fn an_agent_listens_on_loopback_only() {
     let error = run("[run]\nmetrics_listen = '0.0.0.0:9464'").unwrap_err();
     assert!(matches!(error, ConfigError::MetricsNotLocal { .. }), "{error}");
     assert!(ConfigFile::parse(Path::new("/x"), "[run]\nmetrics = 1").is_err());

@@ -169,7 +169,7 @@ fn meaning(record: &IncidentRecord) -> Vec<String> {
              saved as it was.");
     }
     if has(Source::Disk) {
-        say("The disk holds what its guest did not write. Either somebody on this host changed \
+        say("The disk holds what its guest did not write. Either a process of this host changed \
              the memory of this process or the image, or this host's RAM or disk is failing.");
     }
     if has(Source::Memory) {
@@ -179,8 +179,8 @@ fn meaning(record: &IncidentRecord) -> Vec<String> {
              command has run on this machine.");
     }
     if has(Source::Monitor) {
-        say("Processors, devices or the run state of the machine are not as captured: somebody \
-             on this host holds or changes machines of this process, or KVM did not put back what \
+        say("Processors, devices or the run state of the machine are not as captured: a process \
+             of this host holds or changes machines of this process, or KVM did not put back what \
              it was told to.");
     }
     if has(Source::Guest) {
@@ -189,7 +189,7 @@ fn meaning(record: &IncidentRecord) -> Vec<String> {
     }
     if record.findings.is_empty() && !record.silent && record.reset_state.is_none() {
         say("Nothing more is known than the line above. Whatever it was, no command runs until \
-             somebody has looked.");
+             an operator has looked.");
     }
     meaning
 }

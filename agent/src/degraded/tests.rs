@@ -261,7 +261,7 @@ fn what_was_halted_as_it_was_found_is_explained_so() {
 }
 
 #[test]
-fn a_latch_that_names_somebody_elses_files_lists_none() {
+fn a_latch_that_names_files_of_others_lists_none() {
     for bundle in ["/etc", "forensics/..", "../x", "forensics/a/b", "forensics/", "forensics"] {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("forensics/a/b")).unwrap();

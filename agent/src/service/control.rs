@@ -33,7 +33,7 @@ const DISK_PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// No process listens on the socket.
-    #[error("no agent is running with this state directory: nobody listens at {path}", path = path.display())]
+    #[error("no agent is running with this state directory: no process listens at {path}", path = path.display())]
     NotRunning {
         /// The socket.
         path: PathBuf,

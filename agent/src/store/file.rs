@@ -164,15 +164,15 @@ mod tests {
     }
 
     #[test]
-    fn files_of_somebody_else_are_refused() {
-        let somebody = if rustix::process::geteuid().is_root() { 65534 } else { 0 };
+    fn files_of_another_user_are_refused() {
+        let other_user = if rustix::process::geteuid().is_root() { 65534 } else { 0 };
         let directory = tempfile::tempdir().unwrap();
-        let path = if somebody == 0 {
+        let path = if other_user == 0 {
             PathBuf::from("/proc/1/environ")
         } else {
             let path = directory.path().join("file");
             replace(&path, b"").unwrap();
-            std::os::unix::fs::chown(&path, Some(somebody), None).unwrap();
+            std::os::unix::fs::chown(&path, Some(other_user), None).unwrap();
             path
         };
         let message = private_metadata(&path).unwrap_err().to_string();

@@ -76,7 +76,7 @@ async fn a_relay_that_restarts_gets_a_new_session() {
     let connection = relay.accept_session().await;
     let first = agent.session().await;
     let address = relay.address;
-    // As a process that is killed: no Close frame, nobody listens.
+    // As a process that is killed: no Close frame, and no process listens.
     drop((relay, connection));
     agent.status(|status| matches!(status, LinkStatus::Waiting { failures: 3.., .. })).await;
     let relay = TestRelay::start_at(address).await;

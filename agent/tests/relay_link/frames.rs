@@ -108,7 +108,7 @@ async fn a_relay_that_asks_is_told_how_the_agent_is() {
 #[tokio::test]
 async fn frames_arrive_in_order_and_are_confirmed_once_the_relay_has_read_them() {
     let relay = TestRelay::start().await;
-    // Only pings that somebody waits for.
+    // Only pings that a caller waits for.
     let mut agent = Agent::start(&relay, |config| config.ping_every = Duration::from_secs(3600));
     let mut connection = relay.accept_session().await;
     let session = agent.session().await;
@@ -197,7 +197,7 @@ async fn reading_stops_while_all_handlers_are_busy_and_that_is_no_silence() {
     });
     let mut running = agent.handler.running.subscribe();
     soon(running.wait_for(|running| *running == MAX_CONCURRENT_FRAMES)).await.unwrap();
-    // Much longer than a silent peer lives; nobody answers pings either.
+    // Much longer than a silent peer lives; the peer answers no pings either.
     let more = timeout(
         Duration::from_secs(2),
         running.wait_for(|running| *running != MAX_CONCURRENT_FRAMES),

@@ -39,7 +39,7 @@ async fn a_relay_that_answers_pings_lives_without_a_frame() {
 }
 
 #[tokio::test]
-async fn a_relay_that_talks_but_takes_nothing_is_left_and_nobody_hangs() {
+async fn a_relay_that_talks_but_takes_nothing_is_left_and_no_task_hangs() {
     let relay = TestRelay::start().await;
     let mut agent = Agent::start(&relay, |config| config.dead_after = Duration::from_millis(400));
     let mut connection = relay.accept_session().await;

@@ -78,7 +78,7 @@ async fn tampered(
     image: &str,
     home: &Path,
 ) -> Result<()> {
-    println!("An agent on a host where somebody changes machines behind its back.\n");
+    println!("An agent on a host where another process changes machines behind its back.\n");
     let serving =
         Serving::start(relay, agent, Program::ToTamper(program.into()), image, home).await?;
     let endpoint = &serving.endpoint_id;
@@ -253,7 +253,7 @@ impl Serving {
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        // What is left of a demonstration is of no use to anybody.
+        // What is left of a demonstration has no further use.
         let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_dir_all(&self.home);

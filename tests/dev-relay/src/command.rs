@@ -245,7 +245,7 @@ impl EventSender {
         (Self(sender), receiver)
     }
 
-    /// Never waits: what can be spared is dropped when nobody reads.
+    /// Never waits: what can be spared is dropped when the caller does not read.
     pub(crate) fn send(&self, at: Instant, what: Happening) {
         let spare = matches!(what, Happening::Progress(_) | Happening::Complaint { .. });
         if !spare || self.0.capacity() > RESERVED {

@@ -225,6 +225,6 @@ async fn write(
             return;
         }
     }
-    // Nobody is left to send anything; the peer may still.
+    // The relay has no sender left; the peer may still send.
     std::future::pending::<()>().await;
 }

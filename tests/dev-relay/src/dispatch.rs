@@ -55,7 +55,7 @@ pub(crate) fn builder(
     options: &DispatchOptions,
 ) -> EnvelopeBuilder {
     let state = shared.state();
-    let order = Draft {
+    let draft = Draft {
         endpoint_id: &session.info.endpoint_id,
         tenant_id: &shared.config.tenant_id,
         session_id: &session.info.session_id,
@@ -66,7 +66,7 @@ pub(crate) fn builder(
         params,
         now: state.now(),
     };
-    EnvelopeBuilder::new(&order, state.signing_key.clone())
+    EnvelopeBuilder::new(&draft, state.signing_key.clone())
 }
 
 /// Arms the timer, then queues the envelope.

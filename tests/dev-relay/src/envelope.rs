@@ -27,16 +27,26 @@ pub enum EnvelopeError {
 }
 
 /// What the sender of an envelope decides; the rest is made up.
-pub(crate) struct Draft<'a> {
-    pub(crate) endpoint_id: &'a str,
-    pub(crate) tenant_id: &'a str,
-    pub(crate) session_id: &'a str,
-    pub(crate) signing_key_id: &'a str,
-    pub(crate) correlation_id: &'a str,
-    pub(crate) operator: &'a Value,
-    pub(crate) tool: &'a str,
-    pub(crate) params: &'a Value,
-    pub(crate) now: Timestamp,
+#[derive(Debug, Clone, Copy)]
+pub struct Draft<'a> {
+    /// The endpoint it is for.
+    pub endpoint_id: &'a str,
+    /// The tenant that signs it.
+    pub tenant_id: &'a str,
+    /// The session it is sent in.
+    pub session_id: &'a str,
+    /// The key it is signed with.
+    pub signing_key_id: &'a str,
+    /// What the sender finds its command again by.
+    pub correlation_id: &'a str,
+    /// Who wants the command.
+    pub operator: &'a Value,
+    /// The tool to run.
+    pub tool: &'a str,
+    /// Parameters of the tool.
+    pub params: &'a Value,
+    /// When it is issued.
+    pub now: Timestamp,
 }
 
 /// An envelope whose fields can be changed before it is signed.
@@ -49,24 +59,24 @@ pub struct EnvelopeBuilder {
 
 impl EnvelopeBuilder {
     /// A good envelope with a fresh command and nonce, keys in the order relays write them.
-    pub(crate) fn new(order: &Draft<'_>, key: SigningKey) -> Self {
+    pub fn new(draft: &Draft<'_>, key: SigningKey) -> Self {
         let mut fields = OrderedFields::default();
-        let expires_at = Timestamp::from_millis(order.now.millis().saturating_add(LIFETIME_MS));
+        let expires_at = Timestamp::from_millis(draft.now.millis().saturating_add(LIFETIME_MS));
         let mut add = |name: &str, value: Value| fields.set(name, value.to_string());
         add("type", "CommandEnvelope".into());
         add("command_id", random::uuid().into());
-        add("tenant_id", order.tenant_id.into());
-        add("target_endpoint_id", order.endpoint_id.into());
-        add("correlation_id", order.correlation_id.into());
-        add("session_id", order.session_id.into());
-        add("tool", order.tool.into());
-        add("params", order.params.clone());
-        add("operator", order.operator.clone());
+        add("tenant_id", draft.tenant_id.into());
+        add("target_endpoint_id", draft.endpoint_id.into());
+        add("correlation_id", draft.correlation_id.into());
+        add("session_id", draft.session_id.into());
+        add("tool", draft.tool.into());
+        add("params", draft.params.clone());
+        add("operator", draft.operator.clone());
         add("lifecycle_state", "dispatched".into());
-        add("issued_at", order.now.to_string().into());
+        add("issued_at", draft.now.to_string().into());
         add("expires_at", expires_at.to_string().into());
         add("nonce", random::text().into());
-        add("signing_key_id", order.signing_key_id.into());
+        add("signing_key_id", draft.signing_key_id.into());
         add("signature_algo", signing::ALGORITHM.into());
         Self { fields, key, domain: Domain::CommandEnvelope }
     }
@@ -217,7 +227,7 @@ mod tests {
     use super::*;
 
     fn builder() -> EnvelopeBuilder {
-        let order = Draft {
+        let draft = Draft {
             endpoint_id: "dc4a8b19-91c5-4c30-b66d-549dc96aea71",
             tenant_id: "6e5b2e09-42f7-474d-a196-14a731771b84",
             session_id: "65b162bd-0578-4700-82a5-a3458aba016d",
@@ -230,7 +240,7 @@ mod tests {
             now: Timestamp::parse("2026-01-02T03:04:05.678Z").unwrap(),
         };
         let seed: [u8; 32] = std::array::from_fn(|place| u8::try_from(place).unwrap());
-        EnvelopeBuilder::new(&order, SigningKey::from_bytes(&seed))
+        EnvelopeBuilder::new(&draft, SigningKey::from_bytes(&seed))
     }
 
     /// The published vector: the same order, command and nonce give the same signature.

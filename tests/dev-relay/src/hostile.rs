@@ -207,7 +207,7 @@ impl Collector<'_> {
             ("42 characters of nonce", "nonce", json!("A".repeat(42))),
             ("issued_at is no time", "issued_at", json!("yesterday")),
             ("operator of no kind", "operator", human(json!({"kind": "robot"}))),
-            ("agent of nobody", "operator", human(json!({"kind": "agent"}))),
+            ("agent without a human", "operator", human(json!({"kind": "agent"}))),
             ("an extra field of operator", "operator", human(json!({"auth_proof": {}}))),
         ];
         for (name, field, value) in wrong {

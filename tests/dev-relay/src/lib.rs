@@ -35,7 +35,7 @@ pub use command::{CommandEvent, CommandHandle, Happening, NoEvent, Outcome, Timi
 pub use config::{Config, Faults, HelloAnswer};
 pub use dispatch::{DispatchError, DispatchOptions};
 pub use enrollment::BootstrapToken;
-pub use envelope::{Envelope, EnvelopeBuilder, EnvelopeError};
+pub use envelope::{Draft, Envelope, EnvelopeBuilder, EnvelopeError};
 pub use frame::{FrameBody, ReceivedFrame};
 pub use hostile::Hostile;
 pub use relay::{DevRelay, Farewell, Raw, StartError};

@@ -179,7 +179,7 @@ fn verification(details: &mut Fields<'_>) -> bool {
     let fs = details.text("fs_hash", hash);
     let fs_baseline = details.text("fs_hash_baseline", hash);
     let fs_match = details.truth("fs_hash_match");
-    // -1: nobody said.
+    // -1: the guest did not say.
     let descriptors = details.whole("open_fd_count", -1, i64::MAX);
     let descriptors_baseline = details.whole("open_fd_count_baseline", 0, i64::MAX);
     let vmm = details.text("vmm_api_state", state);

@@ -45,7 +45,7 @@ pub enum ViolationKind {
     NotResumed,
     /// A frame for a command this relay never sent.
     UnknownCommand,
-    /// A `HealthPong` nobody asked for.
+    /// A `HealthPong` for which the relay sent no ping.
     UnknownPing,
     /// An enrollment the relay accepts and cannot use.
     Enrollment,

@@ -206,7 +206,7 @@ async fn a_relay_a_token_and_a_command() {
     assert_eq!(failed.0.status.code(), Some(1), "{failed:?}");
     // What a tool says does not reach the terminal's ears.
     assert!(text(&failed.0.stderr).contains("SANDBOX_TOOL_ERROR: it \u{fffd}[31mfailed"));
-    // Nobody says yes.
+    // The operator does not confirm.
     let declined = output(dispatch("echo", &[])).await;
     assert_eq!(declined.status.code(), Some(2), "{declined:?}");
 
@@ -238,13 +238,13 @@ async fn wrong_usage_is_named() {
     assert_eq!(everywhere.status.code(), Some(2));
     assert!(text(&everywhere.stderr).contains("not a loopback address"), "{everywhere:?}");
 
-    let mut nobody = dev_relay();
+    let mut without_relay = dev_relay();
     // Random keys may begin like an option.
-    nobody.args(["dispatch", "--operator-key", "-k", "--relay", "ws://127.0.0.1:1"]);
-    nobody.args(["--endpoint", "e", "echo"]);
-    let nobody = output(nobody).await;
-    assert_eq!(nobody.status.code(), Some(5), "{nobody:?}");
-    assert!(text(&nobody.stderr).contains("is it running?"), "{nobody:?}");
+    without_relay.args(["dispatch", "--operator-key", "-k", "--relay", "ws://127.0.0.1:1"]);
+    without_relay.args(["--endpoint", "e", "echo"]);
+    let refused = output(without_relay).await;
+    assert_eq!(refused.status.code(), Some(5), "{refused:?}");
+    assert!(text(&refused.stderr).contains("is it running?"), "{refused:?}");
 
     let mut elsewhere = dev_relay();
     elsewhere.args(["token", "--admin-token", "t", "--relay", "http://192.0.2.1:1"]);

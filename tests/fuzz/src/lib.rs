@@ -1,4 +1,4 @@
-//! Fuzz targets: one function for each place that reads what somebody else wrote.
+//! Fuzz targets: one function for each place that reads what another party wrote.
 //!
 //! A target takes any bytes and panics when something happened that must not happen. The engine
 //! that makes the bytes is behind the feature `engine`; without it every seed runs once, as a test.

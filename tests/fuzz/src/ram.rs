@@ -33,7 +33,7 @@ impl Ram {
     /// Whole pages of memory, all zero.
     pub fn zeroed(bytes: usize) -> Self {
         let spare = SPARE.with(RefCell::take).filter(|spare| {
-            // Nobody else may write to it any more.
+            // No other thread may write to it any more.
             spare.expected.len() == bytes && Arc::strong_count(&spare.memory) == 1
         });
         let Some(mut ram) = spare else { return Self::map(bytes) };
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_somebody_still_has_is_not_used_again() {
+    fn memory_that_is_still_shared_is_not_used_again() {
         let ram = Ram::zeroed(BYTES);
         let held = ram.guest();
         ram.keep();

@@ -389,7 +389,7 @@ impl Read for DeadlineStream {
         stream.set_read_timeout(Some(left))?;
         stream.read(buffer).or_else(|e| match e.kind() {
             io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
-            // The machine's end, with nudges that nobody had taken.
+            // The machine's end, with nudges that it had not read.
             io::ErrorKind::ConnectionReset => Ok(0),
             _ => Err(e),
         })

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::job::{Finished, Observer, Stream};
 
-/// Writes output to the stream of ours that corresponds. Where nobody listens any more it is lost,
+/// Writes output to the stream of ours that corresponds. Where the reader has closed it, output is lost,
 /// which is no reason to stop.
 pub fn pass_on(stream: Stream, bytes: &[u8]) {
     let _ = match stream {

@@ -74,7 +74,7 @@ impl Qemu {
             let version = Self::in_tree(&unpacked).major_version()?;
             ensure!(version >= WANTED, "the backports have version {version} only");
             match fs::rename(&unpacked, &tree) {
-                // Somebody else did the same at the same time.
+                // Another process unpacked the same at the same time.
                 Err(_) if tree.is_dir() => {}
                 result => result.context("moving QEMU into place")?,
             }
@@ -134,7 +134,7 @@ impl PackageArchive {
     }
 
     /// Downloads with package lists of our own, so that neither the system's lists nor its choice
-    /// of packages change, and nobody has to be root.
+    /// of packages change, and the caller need not be root.
     fn unpack(&self, scratch: &Path) -> Result<PathBuf> {
         let suite = format!("{}-backports", self.codename);
         let [lists, downloads, tree] =

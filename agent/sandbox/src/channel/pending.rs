@@ -229,7 +229,7 @@ impl Table {
         let count = self.counters.late_arrivals;
         // A guest that floods the connection must not flood the log.
         if count.is_power_of_two() {
-            warn!(event = "late_arrival", id, count, "dropped a reply nobody waits for");
+            warn!(event = "late_arrival", id, count, "dropped a reply that no caller waits for");
         }
     }
 

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_without_room_takes_nobody() {
+    fn a_queue_without_room_takes_no_call() {
         assert!(Queue::new(0).join(&Arc::from("a")).is_none());
     }
 }

@@ -79,7 +79,7 @@ impl<S: ?Sized> Slots<S> {
         self.counts.busy += 1;
         *self.tenants.entry(Arc::clone(tenant)).or_default() += 1;
         // The machine's last reference but the pool's own was given back before it was clean.
-        debug_assert_eq!(Arc::strong_count(&machine), 2, "somebody else still has the machine");
+        debug_assert_eq!(Arc::strong_count(&machine), 2, "another thread still has the machine");
         Some(machine)
     }
 
@@ -313,8 +313,8 @@ mod tests {
 
     #[test]
     #[cfg(debug_assertions)]
-    #[should_panic(expected = "somebody else still has the machine")]
-    fn a_machine_that_somebody_kept_is_noticed() {
+    #[should_panic(expected = "another thread still has the machine")]
+    fn a_machine_that_is_still_held_is_noticed() {
         let (mut slots, tenant) = one();
         let (index, _kept) = slots.take(&tenant).unwrap();
         slots.begin_reset(index);

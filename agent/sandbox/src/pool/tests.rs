@@ -132,7 +132,7 @@ fn calls_are_served_in_the_order_of_arrival() {
 }
 
 #[test]
-fn a_tenant_at_the_limit_holds_up_nobody_else() {
+fn a_tenant_at_the_limit_holds_up_no_other() {
     let world = World::new();
     let pool = pool(&world, PoolConfig { per_tenant: 1, ..PoolConfig::new(3) });
     world.hold(&["big-1", "small-1"]);
@@ -183,7 +183,7 @@ fn a_machine_is_not_handed_out_before_its_reset_is_over() {
 }
 
 #[test]
-fn nobody_waits_for_a_reset_while_another_machine_is_clean() {
+fn no_call_waits_for_a_reset_while_another_machine_is_clean() {
     let world = World::new();
     let pool = pool(&world, PoolConfig::new(3));
     world.change(|facts| facts.hold_resets = true);

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_worker_hides_nobody() {
+    fn the_name_of_a_worker_hides_no_process() {
         let golden = inventory(&[(1, "init")], 10 << 20);
         let now = inventory(&[(1, "init"), (60, "kworker/0:1")], 10 << 20);
         let (findings, _) = now.compare(&golden);

@@ -63,7 +63,7 @@ fn bytes_that_are_no_text_and_cuts_are_told() {
 }
 
 #[test]
-fn what_nobody_verified_is_a_failure_whatever_the_tool_did() {
+fn what_was_not_verified_is_a_failure_whatever_the_tool_did() {
     let outcome = judge(Ok(ran(0, b"", b"")), None);
     assert_eq!(problem(&outcome).0, "ENDPOINT_RESET_VERIFICATION_TIMEOUT");
     assert_eq!(outcome.reset, None);

@@ -66,7 +66,7 @@ fn what_is_owed_stays_and_others_go_in_its_place() {
 }
 
 #[test]
-fn nothing_is_written_over_and_nobody_else_reads_it() {
+fn nothing_is_written_over_and_no_other_user_reads_it() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.json");
     // What a crash left does not matter.

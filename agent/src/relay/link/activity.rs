@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn silence_is_death_unless_nobody_reads() {
+    fn silence_is_death_unless_the_agent_does_not_read() {
         let start = Instant::now();
         let mut state =
             ActivityState { heard: start, drained: start, blocked: None, paused: false };

@@ -226,12 +226,14 @@ fn a_row_that_was_altered_and_hashed_anew_breaks_the_link_of_the_next() {
         .query_row(&format!("SELECT {COLUMNS} FROM audit WHERE seq = 2"), [], StoredRow::read)
         .unwrap()
         .columns;
-    columns.operator_id = Some("somebody else".to_owned());
+    columns.operator_id = Some("another operator".to_owned());
     let hash = columns.hash();
     drop(database);
     tamper(
         &path,
-        &format!("UPDATE audit SET operator_id = 'somebody else', hash = '{hash}' WHERE seq = 2"),
+        &format!(
+            "UPDATE audit SET operator_id = 'another operator', hash = '{hash}' WHERE seq = 2"
+        ),
     );
     expect_fault(&path, 3, RowFault::Unlinked);
 }

@@ -113,7 +113,7 @@ fn every_commit_is_flushed() {
 }
 
 #[test]
-fn nobody_is_answered_before_the_transaction_is_stored() {
+fn no_caller_is_answered_before_the_transaction_is_stored() {
     let fixture = fixture();
     let hold = fixture.hold();
     let mut first = pin!(fixture.writer.call(|sum, database| sum.add(database, 1)));

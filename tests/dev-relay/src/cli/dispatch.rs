@@ -219,7 +219,7 @@ impl Printer {
     fn result(&self, frame: &Value) -> Exit {
         let completed = frame["lifecycle_state"] == "completed";
         if completed && !self.json {
-            // Nobody is left to complain to when standard output is gone.
+            // Where standard output is closed there is no reader to tell.
             let text = |name: &str| frame["payload"][name].as_str().unwrap_or_default().to_owned();
             let _ = io::stdout().write_all(text("stdout").as_bytes());
             let _ = io::stderr().write_all(text("stderr").as_bytes());

@@ -40,7 +40,7 @@ impl Journal {
         }
         let refused = relay.refused();
         for refusal in refused.iter().skip(self.refused) {
-            let endpoint = refusal.endpoint_id.as_deref().unwrap_or("somebody");
+            let endpoint = refusal.endpoint_id.as_deref().unwrap_or("an unknown endpoint");
             self.print(
                 &json!({"event": "refused", "endpoint_id": refusal.endpoint_id,
                     "code": refusal.code, "reason": refusal.reason}),

@@ -16,7 +16,7 @@ const MAX_BYTES: usize = 1 << 20;
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// Nobody listens, or the connection broke.
+    /// No process listens, or the connection broke.
     #[error("cannot reach {address}: {what}; is the relay running?")]
     Connection {
         /// Where.

@@ -70,7 +70,7 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
     let body = Limited::new(request.into_body(), MAX_BYTES).collect().await;
     let body: Option<Value> =
         body.ok().and_then(|body| serde_json::from_slice(&body.to_bytes()).ok());
-    // The body is read before anything else is looked at, even where nobody needs it.
+    // The body is read before anything else is looked at, even where the request needs none.
     let Some(body) = body else {
         return refusal(StatusCode::BAD_REQUEST, "INVALID_JSON");
     };

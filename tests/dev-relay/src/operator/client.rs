@@ -19,7 +19,7 @@ pub enum OperatorError {
     /// Not `ws://` and a loopback address with a port.
     #[error("{0:?} is no relay on this machine; example: ws://127.0.0.1:8443")]
     Address(String),
-    /// Nobody listens, or the connection broke.
+    /// No process listens, or the connection broke.
     #[error("the connection to the relay failed: {0}; is it running?")]
     Connection(String),
     /// The relay said no.

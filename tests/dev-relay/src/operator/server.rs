@@ -217,7 +217,7 @@ impl Operator {
     }
 }
 
-/// The closed schema of a request, as far as nobody else checks it.
+/// The closed schema of a request, as far as no other code checks it.
 fn check_request(request: &Value) -> Result<(), Refusal> {
     const FIELDS: [&str; 9] = [
         "type",

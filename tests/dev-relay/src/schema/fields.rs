@@ -87,7 +87,7 @@ impl<'a> Fields<'a> {
         self.problems.extend(inner.finish().iter().map(|problem| format!("{name}.{problem}")));
     }
 
-    /// What was wrong, the fields nobody asked for included.
+    /// What was wrong, fields that no check asked for included.
     pub(super) fn finish(mut self) -> Vec<String> {
         for name in self.object.keys().filter(|name| !self.asked.contains(name.as_str())) {
             let name: String = name.chars().take(QUOTED).collect();

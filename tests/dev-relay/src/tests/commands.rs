@@ -219,7 +219,7 @@ async fn a_replay_may_be_refused_without_breaking_a_rule() {
 }
 
 #[tokio::test]
-async fn a_command_of_nobody_is_a_violation() {
+async fn a_command_that_was_not_sent_is_a_violation() {
     let (relay, _identity, mut endpoint) = pair(Config::default()).await;
     let stranger = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
     endpoint.wire.send(&endpoint.ack(stranger)).await;
@@ -230,15 +230,15 @@ async fn a_command_of_nobody_is_a_violation() {
 #[tokio::test]
 async fn a_refusal_may_be_about_no_command() {
     let (relay, _identity, mut endpoint) = pair(Config::default()).await;
-    let nobody = "00000000-0000-0000-0000-000000000000";
-    let mut refusal = endpoint.error(nobody, "ENDPOINT_SCHEMA_INVALID");
+    let unknown = "00000000-0000-0000-0000-000000000000";
+    let mut refusal = endpoint.error(unknown, "ENDPOINT_SCHEMA_INVALID");
     endpoint.wire.send(&refusal).await;
     refusal.as_object_mut().unwrap().remove("command_id");
     endpoint.wire.send(&refusal).await;
     settled(&mut endpoint).await;
     assert!(relay.violations().is_empty(), "{:?}", relay.violations());
     // Nothing else may be.
-    endpoint.wire.send(&endpoint.ack(nobody)).await;
+    endpoint.wire.send(&endpoint.ack(unknown)).await;
     settled(&mut endpoint).await;
     assert_eq!(kinds(&relay), [ViolationKind::UnknownCommand]);
 }

@@ -298,7 +298,7 @@ async fn requests_are_held_to_their_form() {
         assert_eq!(answer["code"], code, "{pointer}");
         assert_eq!(answer["request_id"], good["request_id"]);
     }
-    // Signed by nobody.
+    // Without a signature.
     wire.send(&good).await;
     assert_eq!(wire.frame().await["code"], "AUTH_INVALID_PROOF");
     key.sign(&mut good).unwrap();

@@ -173,7 +173,7 @@ impl World {
         let mut some = false;
         while self.taken[RECEIVE] != used {
             let head = self.rig.used_head(RECEIVE, self.taken[RECEIVE]);
-            assert!(head < 16, "a buffer nobody gave");
+            assert!(head < 16, "a buffer that the driver did not give");
             self.rig.publish(RECEIVE, head);
             self.taken[RECEIVE] = self.taken[RECEIVE].wrapping_add(1);
             some = true;

@@ -1,6 +1,6 @@
 //! A target with a bug in it: it shows that a bug is found, told and kept.
 
-/// What nobody comes upon by chance.
+/// A value that a fuzzer does not come upon by chance.
 const MAGIC: u32 = 0x6275_6721;
 
 pub fn run(input: &[u8]) {

@@ -161,7 +161,7 @@ impl Log {
         let mut judge = |name: &str, path: &Path| {
             let said = check(path).err().map(|fault| fault.to_string());
             if said.is_none() {
-                breaches.push(format!("{name}: nobody noticed"));
+                breaches.push(format!("{name}: no check noticed"));
             }
             seen.push(json!({"change": name, "said": said}));
         };
@@ -229,7 +229,7 @@ mod tests {
         let (breaches, _) = Log::new(b"x").unwrap().attack(true).unwrap();
         assert_eq!(
             breaches,
-            ["end cut off, head too: nobody noticed", "written anew: nobody noticed"]
+            ["end cut off, head too: no check noticed", "written anew: no check noticed"]
         );
     }
 }

@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_or_a_machine_nobody_verified_fails() {
+    fn a_mark_or_an_unverified_machine_fails() {
         assert_eq!(looked_at(&looked(&json!([]), true)).unwrap(), None);
         let left = looked_at(&looked(&json!(["/tmp/mark"]), true)).unwrap().unwrap();
         assert!(left.contains("/tmp/mark"), "{left}");

@@ -144,11 +144,11 @@ async fn die(testbed: &Testbed) -> Result<(Vec<String>, Value), ProbeError> {
     let mut relay = served.connect(OTHER, patience.min(PATIENCE));
     let mut breaches = Vec::new();
     let answered = relay.end_of(marking.id()).await.unwrap_or_else(|_| {
-        breaches.push("nobody answers for the command of the agent that died".to_owned());
+        breaches.push("no agent answers for the command of the agent that died".to_owned());
         Value::Null
     });
     if answered["lifecycle_state"] == "completed" {
-        breaches.push("a command that nobody saw end is said to have completed".to_owned());
+        breaches.push("a command whose end no agent saw is said to have completed".to_owned());
     }
     let again = marking.clone().with("session_id", json!(OTHER));
     served.send(&relay, again.signed()?);

@@ -167,7 +167,7 @@ fn tell(testbed: &Testbed, sandbox: &KvmSandbox, lie: &Lie) -> Result<LieOutcome
             .then(|| format!("it was noticed, and the sandbox is {}", sandbox.state()));
         return Ok(LieOutcome { breach, resets, said: json!(said) });
     }
-    let breach = Some(format!("nobody noticed in {} resets", lie.resets));
+    let breach = Some(format!("no source noticed in {} resets", lie.resets));
     Ok(LieOutcome { breach, resets: lie.resets, said: Value::Null })
 }
 
@@ -183,7 +183,7 @@ fn believed(testbed: &Testbed, sandbox: &KvmSandbox, lie: &Lie) -> Result<LieOut
         tell()?;
     }
     let goes_on = testbed.next_command(sandbox).is_none();
-    let breach = goes_on.then(|| "nobody noticed: the next command ran".to_owned());
+    let breach = goes_on.then(|| "no source noticed: the next command ran".to_owned());
     Ok(LieOutcome { breach, resets: 1, said: Value::Null })
 }
 

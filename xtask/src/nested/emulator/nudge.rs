@@ -27,7 +27,7 @@ impl Nudges {
         let (end, ended) = mpsc::channel();
         thread::Builder::new().name("nudges".into()).spawn(move || {
             while ended.recv_timeout(EVERY) == Err(RecvTimeoutError::Timeout) {
-                // Nobody is there any more.
+                // The machine has closed its end.
                 if port.write_all(&Order::Nudge.encode()).is_err() {
                     return;
                 }
@@ -51,7 +51,7 @@ mod tests {
         machine.read_exact(&mut bytes).unwrap();
         assert_eq!(bytes, [0, 0]);
         drop((nudges, ours));
-        // Ends, because nobody holds the other end any more.
+        // Ends, because the other end is closed.
         let mut rest = Vec::new();
         machine.read_to_end(&mut rest).unwrap();
     }

@@ -17,7 +17,7 @@ pub struct InUse {
 }
 
 impl InUse {
-    /// One machine with an APIC, which is off until somebody switches it on, and one without.
+    /// One machine with an APIC, which is off until its guest switches it on, and one without.
     pub fn start() -> Result<Self> {
         let kvm = Kvm::new().context("opening /dev/kvm")?;
         let machine = |with_apic: bool| {

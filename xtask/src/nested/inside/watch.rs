@@ -51,7 +51,7 @@ impl Port {
         inner.job.filter(|(_, heard)| heard.elapsed() >= limit).map(|(index, _)| index)
     }
 
-    /// One sign of life, or the news that a job is stuck. False when nobody listens any more.
+    /// One sign of life, or the news that a job is stuck. False when the host has closed the port.
     fn beat(&self, silence: Duration) -> bool {
         let notice = match self.silent(silence) {
             Some(index) => Notice::Stuck { index, report: processes::report() },
@@ -61,7 +61,7 @@ impl Port {
     }
 }
 
-/// Watches until nobody listens any more.
+/// Watches until the host closes the port.
 pub fn start(port: &Port) {
     let port = port.clone();
     std::thread::spawn(move || {

@@ -99,7 +99,7 @@ fn a_signature_for_another_use() {
 }
 
 #[test]
-fn for_somebody_else() {
+fn for_another_endpoint() {
     assert_eq!(with("target_endpoint_id", OTHER_UUID), (AUDIENCE_CODE, Check::Endpoint));
     let upper = AUDIENCE.endpoint_id.to_uppercase();
     assert_eq!(with("target_endpoint_id", upper), (AUDIENCE_CODE, Check::Endpoint));

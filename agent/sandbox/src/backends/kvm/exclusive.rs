@@ -42,7 +42,7 @@ impl<'a> ExclusiveMachine<'a> {
                 ));
             };
             if !matches!(&inner.phase, Phase::Ready(current) if Arc::ptr_eq(current, connected)) {
-                return Err(not_available("somebody else has reset or ended the sandbox"));
+                return Err(not_available("another caller has reset or ended the sandbox"));
             }
             inner.phase = Phase::Resetting(Arc::clone(connected));
             strategy

@@ -159,7 +159,7 @@ fn silence_between_frames_is_no_stall() {
 }
 
 #[test]
-fn a_pause_nobody_watched_is_forgiven_when_the_rest_is_there() {
+fn a_pause_that_the_host_slept_through_is_forgiven_when_the_rest_is_there() {
     let (channel, mut guest) = pair_with(Duration::from_millis(30));
     let bytes = frame(response("early").to_string().as_bytes());
     let (head, tail) = bytes.split_at(9);
@@ -201,7 +201,7 @@ fn an_end_inside_a_frame_is_malformed() {
 }
 
 #[test]
-fn an_end_while_nobody_waits_is_noticed() {
+fn an_end_while_no_call_waits_is_noticed() {
     let (channel, guest) = pair();
     assert_eq!(channel.failure(), None);
     drop(guest);

@@ -8,7 +8,7 @@ use super::super::{ChannelError, CommandFailure, Output};
 use super::fake_guest::{WALL_TIME_NS, ack, pair, result, script, spawn_command, spawn_query};
 
 const OUTPUT: &str = "hello";
-const NOBODYS_HASH: &str =
+const UNRELATED_HASH: &str =
     "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// Plays these frames to a command and returns what became of it.
@@ -77,7 +77,7 @@ fn output_without_a_confirmation_is_refused() {
 #[test]
 fn a_result_without_a_confirmation_is_refused() {
     assert_eq!(refused(&script("a", "")[1..]), "its tool ran all the same");
-    assert_eq!(refused(&[result("a", "", NOBODYS_HASH)]), "its tool ran all the same");
+    assert_eq!(refused(&[result("a", "", UNRELATED_HASH)]), "its tool ran all the same");
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_confirmation_after_the_first_chunk_is_too_late() {
 
 #[test]
 fn other_random_bytes_are_refused() {
-    for digest in [NOBODYS_HASH, "", "sha256:"] {
+    for digest in [UNRELATED_HASH, "", "sha256:"] {
         let frames = story_with_ack(|ack| ack["entropy_sha256"] = json!(digest));
         assert_eq!(refused(&frames), "it took over other random bytes than were sent");
     }

@@ -159,12 +159,12 @@ fn an_id_in_flight_is_refused_and_free_again_afterwards() {
 }
 
 #[test]
-fn replies_for_nobody_are_counted_and_harmless() {
+fn replies_without_a_request_are_counted_and_harmless() {
     let (channel, mut guest) = pair();
-    guest.send(&response("nobody"));
-    guest.finish("nobody", "");
+    guest.send(&response("unknown"));
+    guest.finish("unknown", "");
     guest.send(&json!({"type": "ErrorEvent", "code": "TOOL_BUSY", "message": "m",
-                       "request_id": "nobody"}));
+                       "request_id": "unknown"}));
     let caller = spawn_command(&channel, "a");
     guest.receive();
     guest.finish("a", "x");

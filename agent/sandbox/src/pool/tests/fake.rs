@@ -218,7 +218,7 @@ impl Sandbox for Fake {
                 self.violated("a machine was handed out that had been asked something");
             }
             if inside.looked_at {
-                self.violated("a machine was handed out that somebody looks at");
+                self.violated("a machine was handed out that a worker looks at");
             }
             inside.files.push(call.command_id.clone());
             inside.files.join(",").into_bytes()

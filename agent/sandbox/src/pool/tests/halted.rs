@@ -113,7 +113,7 @@ fn machines_that_are_taken_away_are_no_fault() {
 }
 
 #[test]
-fn somebody_else_may_halt_it() {
+fn another_caller_may_halt_it() {
     let world = World::new();
     let pool = pool(&world, PoolConfig::new(1));
     pool.resume();

@@ -28,7 +28,7 @@ fn who_asks_for_it_gets_the_verification_of_the_machine_that_ran_the_call() {
 }
 
 #[test]
-fn a_verified_machine_is_reset_once_more_before_anybody_gets_it() {
+fn a_verified_machine_is_reset_once_more_before_a_call_gets_it() {
     let world = World::new();
     let pool = pool(&world, PoolConfig::new(1));
     scope(|scope| {

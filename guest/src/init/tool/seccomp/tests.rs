@@ -160,7 +160,7 @@ fn what_matters_most_is_refused() {
 }
 
 #[test]
-fn what_nobody_knows_yet_is_refused() {
+fn calls_that_are_not_known_yet_are_refused() {
     for number in [460, 500, 999, 4096, X32 | libc::SYS_getpid, X32 | 0x208] {
         assert_eq!(call(number, 0), libc::EPERM, "call {number}");
     }
