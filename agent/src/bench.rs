@@ -1,4 +1,4 @@
-//! What an operator measures on his own host: how long a reset takes, where the time goes, and
+//! What an operator measures on the host at hand: how long a reset takes, where the time goes, and
 //! what the guest pays for it afterwards.
 
 mod calls;

@@ -69,7 +69,7 @@ fn meddle(
     }));
 }
 
-/// The machine is gone, and everybody is told why.
+/// The machine is gone, and every caller gets the reason.
 fn assert_ended(sandbox: &KvmSandbox, why: &str) {
     let SandboxState::Failed { reason } = sandbox.state() else { panic!("{:?}", sandbox.state()) };
     assert!(reason.contains(why), "{reason}");
@@ -242,7 +242,7 @@ fn a_deadline_does_not_wipe_what_was_changed() {
     let late = ToolCall { deadline_ms: 8000, ..shell("echo x > /work/x; sleep 1000") };
     assert_eq!(sandbox.execute_tool(late).unwrap_err().code(), "SANDBOX_TOOL_TIMEOUT");
     meddling.join().unwrap();
-    // It was found when the host took the machine away, and is told to the one who asks.
+    // It was found when the host took the machine away, and the next verified reset returns it.
     assert_eq!(told.only().dump.blocks.len(), 1);
     let verification = sandbox.reset_and_verify().unwrap().verification;
     assert_eq!(verification.verdict(), Verdict::Diverged, "{verification:?}");

@@ -198,7 +198,8 @@ fn table(rows: &[(&str, PartOutcome, Duration)]) -> String {
         };
         let _ = writeln!(text, "{name:<12} {:>7.1} s  {result}", took.as_secs_f64());
     }
-    let count = |wanted: fn(&PartOutcome) -> bool| rows.iter().filter(|(_, o, _)| wanted(o)).count();
+    let count =
+        |wanted: fn(&PartOutcome) -> bool| rows.iter().filter(|(_, o, _)| wanted(o)).count();
     let _ = writeln!(
         text,
         "{} passed, {} failed, {} not run",

@@ -205,7 +205,7 @@ impl Channel {
         }
     }
 
-    /// Reads for everybody: until the request `id` is done, nothing more came by `until`, or
+    /// Reads for every caller: until the request `id` is done, nothing more came by `until`, or
     /// `limit` is over while more and more comes.
     fn read_as_leader(
         &self,

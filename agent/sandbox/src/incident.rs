@@ -1,4 +1,4 @@
-//! A machine that could not be shown to be golden, and who is told before it is ended.
+//! A machine that could not be shown to be golden, and the handler that is called before it is ended.
 
 use std::time::SystemTime;
 

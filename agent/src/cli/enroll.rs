@@ -229,7 +229,7 @@ fn token(
     BootstrapToken::parse(&text).map_err(EnrollFailure::usage)
 }
 
-/// Enrolls with a key that is on disk before the relay hears of it.
+/// Enrolls with a key that is on disk before the relay receives it.
 fn become_endpoint(
     arguments: &Arguments,
     url: RelayUrl,

@@ -176,7 +176,7 @@ fn bundle(state_dir: &Path, command_id: &str) -> Result<Vec<u8>, ExportError> {
     Bundle::gather(state_dir, command_id, holder.public(), Timestamp::now())?.sign(&holder)
 }
 
-/// Outputs of tools are not for everybody.
+/// Only the owner may read outputs of tools.
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;

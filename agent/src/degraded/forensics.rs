@@ -1,4 +1,4 @@
-//! What is left of a machine, kept for those who have to find out what happened: a directory
+//! What is left of a machine, kept for an operator to find out what happened: a directory
 //! `forensics/TIME-COMMAND` in the state directory with
 //!
 //! - `report.json`: what was found (a [`IncidentRecord`]);

@@ -42,7 +42,7 @@ pub(crate) enum Order {
     Reset,
 }
 
-/// The way to a connection for everybody else.
+/// The way to a connection for other tasks of the relay.
 #[derive(Debug, Clone)]
 pub(crate) struct Line {
     outgoing: mpsc::Sender<Outgoing>,

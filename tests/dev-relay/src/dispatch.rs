@@ -18,7 +18,7 @@ pub enum DispatchError {
     /// Nothing to follow the command by.
     #[error("the envelope has no command_id; send it raw")]
     NoCommand,
-    /// Its events go to whoever sent it first.
+    /// Its events go to the caller that sent it first.
     #[error("command {0} was sent before; send it again raw")]
     SentBefore(String),
     /// The parameters have no canonical form.

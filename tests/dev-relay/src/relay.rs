@@ -255,7 +255,7 @@ impl DevRelay {
         self.shared.changes()
     }
 
-    /// Stops: says `server shutdown` to everybody and closes both ports.
+    /// Stops: says `server shutdown` to every endpoint and closes both ports.
     pub async fn shutdown(&self) {
         self.go_down(Farewell::Goodbye).await;
     }

@@ -9,7 +9,7 @@ pub enum AttackerClass {
     A3,
     /// A substrate that lies about the machine.
     A6,
-    /// An attacker who passes data of others off as his own.
+    /// An attacker that passes data of others off as its own.
     A7,
     /// An attacker who has a signed command that is not, or no longer, for this endpoint.
     A8,

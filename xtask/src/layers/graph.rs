@@ -57,7 +57,7 @@ fn between(from: &[String], to: &[String]) -> Option<(String, String)> {
 pub fn upward(edges: &Edges, rows: &Rows) -> Vec<(String, String)> {
     let points_down = |from: &str, to: &str| match (row_of(rows, from), row_of(rows, to)) {
         (Some(from), Some(to)) => from < to,
-        // What stands in no row is told elsewhere.
+        // A module that stands in no row is reported elsewhere.
         _ => true,
     };
     edges.keys().filter(|(from, to)| !points_down(from, to)).cloned().collect()

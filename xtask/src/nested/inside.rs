@@ -59,7 +59,7 @@ pub fn run(jobs: &Path) -> Result<()> {
         }
         notify(&port, Notice::Finished { index, finished })?;
     }
-    // The host ends the machine as soon as it hears `Done`.
+    // The host ends the machine as soon as it receives `Done`.
     let _ = Command::new("sync").status().context("flushing files")?;
     notify(&port, Notice::Done)
 }

@@ -287,7 +287,7 @@ impl KvmSandbox {
         current
     }
 
-    /// Hands the result of a boot to everybody.
+    /// Makes the result of a boot known to every caller that waits for it.
     fn finish_boot(
         &self,
         epoch: u64,

@@ -110,7 +110,7 @@ impl Table {
         }
     }
 
-    /// Ends the connection: the first reason stays, and everybody learns it.
+    /// Ends the connection: the first reason stays, and every waiting call fails with it.
     pub fn fail(&mut self, error: &ChannelError) {
         let failure = self.failure.get_or_insert_with(|| error.clone()).clone();
         for pending in self.pending.values_mut() {

@@ -54,7 +54,7 @@ impl Queue {
         self.waiting.retain(|waiter| waiter.id != id);
     }
 
-    /// Wakes everybody; they find out for themselves why.
+    /// Wakes every waiting call; each looks for itself at what has changed.
     pub fn wake_all(&self) {
         for waiter in &self.waiting {
             waiter.wake.notify_all();

@@ -385,7 +385,7 @@ impl Shared {
         true
     }
 
-    /// Ends every machine and wakes everybody who waits for anything.
+    /// Ends every machine and wakes every waiting call and worker.
     pub fn close(&self) {
         let machines = self.lock().close();
         self.dirty.notify_all();

@@ -141,7 +141,7 @@ impl Baseline {
         let (descriptors, silent, of_guest) = self.verify_descriptors(descriptors);
         findings.extend(of_guest);
         let (of_account, odd) = inventory.compare(&self.inventory);
-        // The count alone is told to others: it must not agree when its source does not.
+        // The relay is told the count alone: it must not agree when its source does not.
         let descriptors = descriptors.filter(|_| of_account.is_empty());
         findings.extend(of_account);
         if !matches!(run_state, RunState::Running | RunState::Held) {

@@ -1,4 +1,4 @@
-//! The result of `exec` for programs, and its timings for everybody.
+//! The result of `exec` for programs, and its timings for people and programs.
 
 use std::time::Duration;
 

@@ -14,7 +14,7 @@ const QUEUE_FRAMES: usize = 1024;
 const QUEUE_UNITS: usize = 2 * guard::MAX_FRAME_BYTES / UNIT;
 /// Bytes are counted in these.
 const UNIT: usize = 1024;
-/// A frame from here on is looked at off the threads that serve everybody, in bytes.
+/// From this many bytes on, a frame is parsed off the threads that serve the whole agent.
 const LONG_FRAME: usize = 128 << 10;
 
 /// Distinguishes the sessions of this process, so that no receipt counts in another.

@@ -18,7 +18,7 @@ pub struct Port(Arc<Mutex<Inner>>);
 
 struct Inner {
     port: Box<dyn Write + Send>,
-    /// The job that runs, and when it was last heard.
+    /// The job that runs, and when it last wrote output.
     job: Option<(usize, Instant)>,
 }
 
@@ -36,8 +36,8 @@ impl Port {
             }
             Message::Notice(Notice::Finished { .. }) => inner.job = None,
             Message::Output(..) => {
-                if let Some((_, heard)) = &mut inner.job {
-                    *heard = Instant::now();
+                if let Some((_, last_output)) = &mut inner.job {
+                    *last_output = Instant::now();
                 }
             }
             Message::Notice(_) => {}
@@ -48,7 +48,7 @@ impl Port {
     /// The job that has been silent for at least `limit`.
     fn silent(&self, limit: Duration) -> Option<usize> {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.job.filter(|(_, heard)| heard.elapsed() >= limit).map(|(index, _)| index)
+        inner.job.filter(|(_, last_output)| last_output.elapsed() >= limit).map(|(index, _)| index)
     }
 
     /// One sign of life, or the news that a job is stuck. False when the host has closed the port.

@@ -1,4 +1,4 @@
-//! A machine in the hands of the one who puts it back.
+//! A machine that one caller has for itself, to reset it.
 
 use std::sync::{Arc, RwLockWriteGuard};
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::{Cause, ForensicDump};
 /// Looks at a machine that has been put back and has not run yet.
 pub type Inspection<'a> = dyn FnMut(&Machine) -> Result<(), MachineError> + 'a;
 
-/// The only one to use a machine, until [`ExclusiveMachine::end`] says what has become of it. Everybody else
+/// The only one to use a machine, until [`ExclusiveMachine::end`] says what has become of it. Every other caller
 /// waits, and calls that were under way have failed.
 pub struct ExclusiveMachine<'a> {
     sandbox: &'a KvmSandbox,
@@ -28,7 +28,7 @@ pub struct ExclusiveMachine<'a> {
 }
 
 impl<'a> ExclusiveMachine<'a> {
-    /// Takes the machine from everybody else.
+    /// Takes the machine from all other callers.
     pub fn take(
         sandbox: &'a KvmSandbox,
         connected: &'a Arc<Connected>,
@@ -72,12 +72,12 @@ impl<'a> ExclusiveMachine<'a> {
         matches!(&inner.phase, Phase::Resetting(current) if Arc::ptr_eq(current, self.connected))
     }
 
-    /// Gives the machine back to everybody, or ends it for the reason given.
+    /// Gives the machine back to all callers, or ends it for the reason given.
     pub fn end(mut self, result: Result<(), &str>) {
         self.decide(result);
     }
 
-    /// Gives everybody another machine in place of this one, which is over.
+    /// Gives all callers another machine in place of this one, which has ended.
     pub fn replace_with(mut self, successor: Connected) {
         let Some(excluded) = self.excluded.take() else { return };
         let mut inner = self.sandbox.lock();

@@ -142,7 +142,7 @@ impl KvmSandbox {
         }
     }
 
-    /// Ends a machine as it was found. Who asks next for a verified reset is told why: the machine
+    /// Ends a machine as it was found. The next caller of a verified reset gets the reason: the machine
     /// is gone by then.
     fn halt_as_found(
         &self,
