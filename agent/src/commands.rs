@@ -21,6 +21,7 @@
 
 mod admission;
 pub mod answers;
+mod cut;
 pub mod deadline;
 mod delivery;
 pub mod executor;

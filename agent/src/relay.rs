@@ -18,7 +18,7 @@ pub use backoff::Backoff;
 pub use connect::{ConnectError, Connection, Connector, ConnectorConfig, ProxyError, ProxyRules};
 pub use enroll::{BootstrapToken, EnrollError, EnrollRequest, Enrolled, enroll};
 pub use link::{
-    Handler, LinkConfig, LinkEnd, LinkStatus, SendError, Sent, Session, SessionOver, Traffic,
-    run_link,
+    FrameBound, FrameFault, Handler, LinkConfig, LinkEnd, LinkStatus, SendError, Sent, Session,
+    SessionOver, Traffic, run_link,
 };
 pub use url::{Purpose, RelayUrl, UrlError};

@@ -28,8 +28,8 @@ use crate::degraded::DegradedMode;
 use crate::evidence::{EvidenceStore, Retention};
 use crate::keyholder::{KeyHolder, KeyHolderError};
 use crate::relay::{
-    ConnectError, Connector, ConnectorConfig, LinkConfig, LinkEnd, LinkStatus, ProxyError, Purpose,
-    RelayAdapter, RelayUrl, UrlError, run_link,
+    ConnectError, Connector, ConnectorConfig, FrameBound, LinkConfig, LinkEnd, LinkStatus,
+    ProxyError, Purpose, RelayAdapter, RelayUrl, UrlError, run_link,
 };
 use crate::store::{AuditLog, Journal, NonceStore, StateDir, StateDirError, StoreError};
 use metrics::Metrics;
@@ -116,7 +116,8 @@ impl Prerequisites {
         let url = RelayUrl::parse(relay, config.allow_plain_relay)?;
         let state_dir = StateDir::open(&config.state_dir)?;
         let key_holder = Arc::new(KeyHolder::spawn(&state_dir.identity(), None)?);
-        let link = LinkConfig::new(url, env!("CARGO_PKG_VERSION"));
+        let mut link = LinkConfig::new(url, env!("CARGO_PKG_VERSION"));
+        link.frame_bound = FrameBound::new(config.frame_bytes);
         let degraded = Arc::new(DegradedMode::open(state_dir.path()));
         let clock: Clock = Arc::new(Timestamp::now);
         let confinement = None;
@@ -248,6 +249,7 @@ impl Prerequisites {
             audit: AuditLog::open(&self.state_dir.audit())?,
             evidence: EvidenceStore::new(self.state_dir.evidence()?, retention, executor.image()),
             executor,
+            frame_bytes: config.frame_bytes,
             observer: Box::new(Both { metrics: Arc::clone(metrics), other: observer }),
             clock: Arc::clone(&self.clock),
         };

@@ -2,33 +2,17 @@
 //! interface of `commands`, with no relay, no socket and no machine.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod commands_rig;
+
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use brainstorm_agent::commands::executor::{Executor, ToolFacts};
-use brainstorm_agent::commands::milestone::NoObserver;
-use brainstorm_agent::commands::policy::Policy;
-use brainstorm_agent::commands::watched::Watched;
-use brainstorm_agent::commands::{Answer, Caller, Commands, Endpoint, Owed, Parts, Undelivered};
-use brainstorm_agent::degraded::DegradedMode;
-use brainstorm_agent::evidence::{EvidenceStore, Retention};
-use brainstorm_agent::store::{AuditLog, Journal, NonceStore};
-use ed25519_dalek::SigningKey;
+use brainstorm_agent::commands::{Answer, Caller, Commands, Owed, Undelivered};
 use futures_util::future::BoxFuture;
-use guest::registry::{CallError, Track};
-use protocol::message::WireState;
-use protocol::signing::{self, Domain};
-use protocol::{Json, KeyRing, SigningKeyEntry, Timestamp};
-use sandbox::{Executed, Failure, PartialOutput, ToolCall};
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-const ENDPOINT: &str = "22222222-2222-4222-8222-222222222222";
-const SESSION: &str = "11111111-1111-4111-8111-111111111111";
-const TENANT: &str = "local";
-const KEY_ID: &str = "local/key";
+use commands_rig::{NoMachines, SESSION, commands, envelope};
 
 /// The adapter: it keeps what it is told, and reads every result it can.
 #[derive(Default)]
@@ -74,106 +58,6 @@ impl Caller for Letterbox {
             }
         })
     }
-}
-
-/// Runs nothing: every command fails in the same way.
-#[derive(Default)]
-struct NoMachines {
-    ran: AtomicUsize,
-}
-
-impl Executor for NoMachines {
-    fn check(&self, tool: &str, _params: &Map<String, Value>) -> Result<ToolFacts, CallError> {
-        if tool != "echo" {
-            return Err(CallError::Unknown(tool.to_owned()));
-        }
-        let track = Track::DataProvider;
-        Ok(ToolFacts { track, deadline_ms: 30_000, estimated_duration_ms: 1 })
-    }
-
-    fn capacity(&self) -> usize {
-        4
-    }
-
-    fn execute(&self, _: &str, _: ToolCall, started: Box<dyn FnOnce() + Send>) -> Executed {
-        self.ran.fetch_add(1, Ordering::SeqCst);
-        started();
-        let partial = PartialOutput::default();
-        let message = "there is no machine".to_owned();
-        Executed {
-            result: Err(Failure { code: "SANDBOX_VSOCK_CLOSED", message, partial }),
-            reset: None,
-            execute: Duration::ZERO,
-            reset_took: Duration::ZERO,
-        }
-    }
-
-    fn state(&self) -> WireState {
-        WireState::Ready
-    }
-
-    fn abort(&self) {}
-
-    fn shut_down(&self) {}
-}
-
-fn key() -> SigningKey {
-    SigningKey::from_bytes(&[7; 32])
-}
-
-async fn commands(dir: &std::path::Path, executor: &Arc<NoMachines>) -> Arc<Commands> {
-    let (id, key) = (KEY_ID.to_owned(), key().verifying_key());
-    let entry = SigningKeyEntry { id, key, not_before: None, not_after: None };
-    std::fs::write(dir.join("keys.toml"), KeyRing::new(vec![entry], []).unwrap().to_toml())
-        .unwrap();
-    let evidence = dir.join("evidence");
-    std::fs::create_dir_all(&evidence).unwrap();
-    let parts = Parts {
-        endpoint: Endpoint { endpoint_id: ENDPOINT.to_owned(), tenant_id: TENANT.to_owned() },
-        keys: Watched::required(dir.join("keys.toml"), |text| {
-            KeyRing::from_toml(text).map_err(|error| error.to_string())
-        }),
-        policy: Watched::optional(dir.join("policy.toml"), Policy::allow_all(), |text| {
-            Policy::parse(text).map_err(|error| error.to_string())
-        }),
-        kill_switch: dir.join("kill"),
-        nonces: NonceStore::open_anywhere(&dir.join("nonces.db"), 1024).unwrap(),
-        journal: Journal::open(&dir.join("journal.db")).unwrap(),
-        degraded: Arc::new(DegradedMode::open(dir)),
-        audit: AuditLog::open(&dir.join("audit.db")).unwrap(),
-        evidence: EvidenceStore::new(evidence, Retention::default(), None),
-        executor: Arc::clone(executor) as Arc<dyn Executor>,
-        observer: Box::new(NoObserver),
-        clock: Arc::new(Timestamp::now),
-    };
-    Commands::start(parts).await.unwrap()
-}
-
-fn envelope(tool: &str) -> String {
-    let now = Timestamp::now();
-    let nonce = [*uuid::Uuid::new_v4().as_bytes(), *uuid::Uuid::new_v4().as_bytes()].concat();
-    let mut envelope = json!({
-        "type": "CommandEnvelope",
-        "command_id": uuid::Uuid::new_v4().to_string(),
-        "tenant_id": TENANT,
-        "target_endpoint_id": ENDPOINT,
-        "correlation_id": "second-adapter",
-        "session_id": SESSION,
-        "tool": tool,
-        "params": {},
-        "operator": {"kind": "human", "id": "alice", "originating_human_id": "alice"},
-        "lifecycle_state": "dispatched",
-        "issued_at": now,
-        "expires_at": now.plus_millis(300_000),
-        "nonce": URL_SAFE_NO_PAD.encode(nonce),
-        "signing_key_id": KEY_ID,
-        "signature_algo": signing::ALGORITHM,
-        "signature": "",
-    });
-    let canonical = Json::from_value(&envelope).unwrap().canonical();
-    let signature = signing::sign(&key(), Domain::CommandEnvelope, &canonical);
-    envelope["signature"] = STANDARD.encode(signature).into();
-    envelope.to_string()
 }
 
 /// Submits an envelope and waits until the command has ended.

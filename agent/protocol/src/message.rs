@@ -7,8 +7,9 @@ mod result;
 pub use guest::registry::Track;
 pub use inbound::{EndpointHelloAck, Inbound, RelayError, RelayPing, RelayPong, classify};
 pub use outbound::{
-    AgentHealth, CommandAck, ConnectionProof, EndpointHello, ErrorEvent, Frame, HealthPing,
-    HealthPong, NO_COMMAND, Progress, ProgressEvent, ProgressState, WireState,
+    AgentHealth, CommandAck, ConnectionProof, DEFAULT_FRAME_BYTES, EndpointHello, ErrorEvent,
+    Frame, HealthPing, HealthPong, MAX_FRAME_BYTES, NO_COMMAND, Progress, ProgressEvent,
+    ProgressState, WireState,
 };
 pub use result::{
     CommandResult, ErrorBody, IllegalResult, Lifecycle, ResultHead, SandboxResetState,

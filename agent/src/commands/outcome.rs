@@ -19,15 +19,14 @@
 use crate::reset_report::reset_report;
 use std::fmt::Write;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use guest::evidence::Chain;
 use guest::wire::ResultReason;
 use serde_json::{Map, Value, json};
 
+use super::cut::{self, Stream, cut_middle, put_streams};
 use crate::store::AuditHead;
 use protocol::code::ErrorCode;
-use protocol::message::SandboxResetState;
+use protocol::message::{CommandResult, Frame, ResultHead, SandboxResetState};
 use sandbox::{Executed, Failure};
 use sandbox::{SandboxError, ToolOutcome, Verdict, Verification};
 
@@ -82,8 +81,9 @@ pub struct Problem {
 
 impl Outcome {
     /// Judges a command. Only a tool that ended with 0 on a machine that was verified afterwards
-    /// has completed.
-    pub fn judge(command_id: &str, executed: &Executed) -> Self {
+    /// has completed. Output and message are cut so that the result fits into a frame of `bound` bytes.
+    pub fn judge(command_id: &str, executed: &Executed, bound: usize) -> Self {
+        let room = bound.saturating_sub(cut::OVERHEAD);
         let reset = match &executed.reset {
             Some(Ok(verification)) => Some(reset_report(verification)),
             _ => None,
@@ -95,7 +95,7 @@ impl Outcome {
             }
         };
         let of_tool = match &executed.result {
-            Ok(outcome) => of_tool(outcome),
+            Ok(outcome) => of_tool(outcome, room),
             Err(failure) => Err(of_failure(failure)),
         };
         // A command that reached no machine needs no verification.
@@ -110,6 +110,8 @@ impl Outcome {
             }
             _ => of_tool,
         };
+        let verdict = verdict
+            .map_err(|problem| Problem { message: cut_middle(problem.message, room), ..problem });
         Self { verdict, evidence_hash, reset }
     }
 
@@ -124,6 +126,30 @@ impl Outcome {
             Err(problem) => problem.message.push_str(&chains.line()),
         }
     }
+
+    /// The result, whose frame has at most `bound` bytes. One that is longer although output and message
+    /// were cut is replaced by a failed one that says so.
+    pub fn into_result(self, head: ResultHead, bound: usize) -> CommandResult {
+        let (code, message, reset) = match (self.verdict, self.reset) {
+            (Err(problem), reset) => (problem.code, problem.message, reset),
+            (Ok(payload), Some(reset)) => {
+                match CommandResult::completed(head.clone(), payload, reset.clone()) {
+                    Ok(result) if result.to_text().len() <= bound => return result,
+                    Ok(_) => (ErrorCode::Internal, cut::message_of_too_long(bound), Some(reset)),
+                    Err(error) => (ErrorCode::Internal, error.to_string(), Some(reset)),
+                }
+            }
+            (Ok(_), None) => {
+                let message = "it was not verified that the machine was reset".to_owned();
+                (ErrorCode::ResetVerificationTimeout, message, None)
+            }
+        };
+        let result = CommandResult::failed(head.clone(), code, message, reset);
+        if result.to_text().len() <= bound {
+            return result;
+        }
+        CommandResult::failed(head, code, cut::message_of_too_long(bound), None)
+    }
 }
 
 /// Evidence of no output: a chain of one empty chunk.
@@ -133,9 +159,9 @@ pub fn empty_evidence(command_id: &str) -> String {
     chain.hash()
 }
 
-fn of_tool(outcome: &ToolOutcome) -> Result<Value, Problem> {
+fn of_tool(outcome: &ToolOutcome, room: usize) -> Result<Value, Problem> {
     if outcome.exit_code == 0 && outcome.reason.is_none() {
-        return Ok(payload(outcome));
+        return Ok(payload(outcome, room));
     }
     let code = match outcome.reason {
         Some(ResultReason::DeadlineExceeded) => ErrorCode::SandboxToolTimeout,
@@ -179,24 +205,16 @@ fn of_reset(reset: Option<&Result<Verification, SandboxError>>) -> Option<Proble
     Some(Problem { code, message })
 }
 
-/// Text as far as the output is text; exact bytes beside it where it is not.
-fn payload(outcome: &ToolOutcome) -> Value {
+/// The streams take at most `room` bytes of it.
+fn payload(outcome: &ToolOutcome, room: usize) -> Value {
     let mut payload = Map::new();
     payload.insert("exit_code".into(), json!(outcome.exit_code));
     let streams = [
-        ("stdout", &outcome.stdout, outcome.stdout_truncated, outcome.stdout_total),
-        ("stderr", &outcome.stderr, outcome.stderr_truncated, outcome.stderr_total),
+        (&outcome.stdout, outcome.stdout_truncated, outcome.stdout_total),
+        (&outcome.stderr, outcome.stderr_truncated, outcome.stderr_total),
     ];
-    for (name, bytes, truncated, total) in streams {
-        payload.insert(name.into(), String::from_utf8_lossy(bytes).into());
-        if std::str::from_utf8(bytes).is_err() {
-            payload.insert(format!("{name}_base64"), STANDARD.encode(bytes).into());
-        }
-        if truncated {
-            payload.insert(format!("{name}_truncated"), true.into());
-            payload.insert(format!("{name}_total_bytes"), json!(total));
-        }
-    }
+    let streams = streams.map(|(bytes, is_cut, total)| Stream::new(bytes, is_cut, total, room));
+    put_streams(&mut payload, streams, room);
     Value::Object(payload)
 }
 

@@ -1,7 +1,11 @@
 //! The last answer of a command, which is owed until the caller has shown that it read it.
 
+use tracing::warn;
+
 use super::Commands;
+use super::cut::cut_frame;
 use super::milestone::{Milestone, Trace};
+use crate::store::{AuditEntry, Channel};
 
 /// The last answer of a command: its result, or the error in place of one.
 pub struct Owed<'a> {
@@ -35,6 +39,25 @@ impl<'a> Owed<'a> {
     /// The answer as JSON. It names the session that the command came from, or none.
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Cuts the answer so that its frame has at most `bound` bytes, because the caller takes no longer
+    /// ones: in the journal as well, so that the longer one is not tried again after a restart.
+    pub async fn cut(&mut self, bound: usize) {
+        let Some(cut) = cut_frame(&self.text, bound).filter(|cut| *cut != self.text) else {
+            return;
+        };
+        let parts = &self.commands.parts;
+        warn!(command = self.command_id, from = self.text.len(), to = cut.len(), "a result is cut");
+        parts.audit.append(AuditEntry {
+            command_id: Some(self.command_id.clone()),
+            payload: cut.clone().into_bytes(),
+            ..parts.audit_entry(Channel::Endpoint, "CommandResultCut")
+        });
+        if let Err(error) = parts.journal.result_cut(&self.command_id, cut.clone()).await {
+            warn!(command = self.command_id, %error, "the journal keeps the longer result");
+        }
+        self.text = cut;
     }
 
     /// The caller reports that the answer was written to it.

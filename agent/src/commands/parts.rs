@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::cut::cut_middle;
 use super::executor::Executor;
 use super::milestone::Observer;
 use super::policy::Policy;
@@ -14,6 +15,9 @@ use protocol::code::ErrorCode;
 use protocol::keyring::KeyRing;
 use protocol::message::{ErrorEvent, NO_COMMAND};
 use protocol::timestamp::Timestamp;
+
+/// Longest message of an error event, in bytes of its JSON. It repeats text from elsewhere.
+const MAX_MESSAGE: usize = 4 << 10;
 
 /// Tells the time. Outside of tests it is the host's clock.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -49,6 +53,8 @@ pub struct Parts {
     pub evidence: EvidenceStore,
     /// Runs the commands.
     pub executor: Arc<dyn Executor>,
+    /// Longest frame that a caller takes, in bytes of its JSON. Results are cut to it.
+    pub frame_bytes: usize,
     /// Watches the commands.
     pub observer: Box<dyn Observer>,
     /// Tells the time.
@@ -87,7 +93,7 @@ impl Parts {
             endpoint_id: self.endpoint.endpoint_id.clone(),
             session_id: session_id.to_owned(),
             code,
-            message: message.to_owned(),
+            message: cut_middle(message.to_owned(), MAX_MESSAGE),
             ts: (self.clock)(),
         }
     }

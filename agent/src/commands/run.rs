@@ -9,7 +9,7 @@ use super::Commands;
 use super::admission::Admitted;
 use super::answers::{Answer, Caller};
 use super::milestone::{Milestone, Trace};
-use super::outcome::{Outcome, Problem};
+use super::outcome::Outcome;
 use crate::evidence::EvidenceRecord;
 use crate::store::{AuditEntry, AuditHead, Channel, CommandState};
 use protocol::canonical::canonical_bytes;
@@ -184,10 +184,10 @@ impl Commands {
     ) {
         let id = &envelope.command_id;
         self.halt_if_needed(id, &executed).await;
-        let mut outcome = Outcome::judge(id, &executed);
+        let mut outcome = Outcome::judge(id, &executed, self.parts.frame_bytes);
         outcome.anchor(self.audit_head().await);
-        trace.completed = outcome.verdict.is_ok();
         let result = self.result(id, caller.session_id(), outcome);
+        trace.completed = result.error().is_none();
         self.keep_evidence(envelope, &executed, &result).await;
         let code = result.error().map(|error| error.code.clone());
         info!(
@@ -226,23 +226,10 @@ impl Commands {
             command_id: command_id.to_owned(),
             endpoint_id: self.parts.endpoint.endpoint_id.clone(),
             session_id: session_id.to_owned(),
-            evidence_hash: outcome.evidence_hash,
+            evidence_hash: outcome.evidence_hash.clone(),
             ts: self.now(),
         };
-        let problem = match (outcome.verdict, outcome.reset.clone()) {
-            (Err(problem), _) => problem,
-            (Ok(payload), Some(reset)) => {
-                match CommandResult::completed(head.clone(), payload, reset) {
-                    Ok(result) => return result,
-                    Err(error) => Problem { code: ErrorCode::Internal, message: error.to_string() },
-                }
-            }
-            (Ok(_), None) => Problem {
-                code: ErrorCode::ResetVerificationTimeout,
-                message: "it was not verified that the machine was reset".to_owned(),
-            },
-        };
-        CommandResult::failed(head, problem.code, problem.message, outcome.reset)
+        outcome.into_result(head, self.parts.frame_bytes)
     }
 
     /// The last row of the audit log that is on disk, once all that was queued is, if it can be.

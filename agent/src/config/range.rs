@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use protocol::message::MAX_FRAME_BYTES;
 use vmm::MachineConfig;
 
 /// Inclusive range of a number.
@@ -52,6 +53,8 @@ pub const NONCE_CAPACITY: Limits = Limits { min: 100_000, max: u32::MAX as i64 }
 pub const EVIDENCE_MIB: Limits = Limits { min: 0, max: u32::MAX as i64 };
 /// Greatest age of kept outputs, in days.
 pub const EVIDENCE_DAYS: Limits = Limits { min: 0, max: u16::MAX as i64 };
+/// Longest frame to the relay, in KiB. The shortest bound holds all of a result but its output.
+pub const FRAME_KIB: Limits = Limits { min: 8, max: MAX_FRAME_BYTES as i64 >> 10 };
 
 impl Limits {
     /// Whether the range holds `value`.

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::range::{self, Allowed, Limits};
 use super::{ConfigError, Origin};
+use protocol::message::DEFAULT_FRAME_BYTES;
 
 /// How the agent serves a relay. Paths that are not set lie in the state directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub struct RunConfig {
     pub metrics_listen: Option<SocketAddr>,
     /// How long commands in flight may go on when the agent is told to stop.
     pub stop_patience: Duration,
+    /// Longest frame to the relay, in bytes.
+    pub frame_bytes: usize,
     /// How many nonces can be live at once.
     pub nonce_capacity: usize,
     /// Most bytes of kept outputs.
@@ -59,6 +62,7 @@ pub(super) struct RunForm {
     allow_volatile_state: bool,
     metrics_listen: Option<SocketAddr>,
     stop_patience_s: Option<i64>,
+    frame_kib: Option<i64>,
     nonce_capacity: Option<i64>,
     evidence_mib: Option<i64>,
     evidence_days: Option<i64>,
@@ -109,6 +113,12 @@ impl RunConfig {
         }
         let stop_patience_s =
             form.number("stop_patience_s", form.stop_patience_s, 20, range::STOP_PATIENCE_S)?;
+        let frame_kib = form.number(
+            "frame_kib",
+            form.frame_kib,
+            DEFAULT_FRAME_BYTES as u64 >> 10,
+            range::FRAME_KIB,
+        )?;
         let nonces = form.number(
             "nonce_capacity",
             form.nonce_capacity,
@@ -132,6 +142,8 @@ impl RunConfig {
             allow_volatile_state: form.allow_volatile_state,
             metrics_listen: form.metrics_listen,
             stop_patience: Duration::from_secs(stop_patience_s),
+            // At most 1024 KiB.
+            frame_bytes: (frame_kib << 10) as usize,
             // At most 32 bits.
             nonce_capacity: nonces as usize,
             evidence_bytes: evidence_mib << 20,

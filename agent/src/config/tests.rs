@@ -253,3 +253,20 @@ fn a_number_of_the_table_out_of_its_range_is_refused_with_the_range() {
         }
     }
 }
+
+#[test]
+fn the_longest_frame_has_a_default_and_a_range() {
+    let frame = |text: &str| {
+        let (flags, environment) = (Overrides::default(), Environment::default());
+        let config = Config::resolve(flags, environment, Some(file(text)), "/image".into());
+        config.map(|config| config.run.frame_bytes).map_err(|error| error.to_string())
+    };
+    assert_eq!(frame(""), Ok(60 << 10));
+    assert_eq!(frame("[run]\nframe_kib = 8"), Ok(8 << 10));
+    assert_eq!(frame("[run]\nframe_kib = 1024"), Ok(1 << 20));
+    for value in ["7", "1025", "-1", "9223372036854775807"] {
+        let text = format!("[run]\nframe_kib = {value}");
+        let refused = frame(&text).unwrap_err();
+        assert!(refused.contains("frame_kib") && refused.contains("8 to 1024"), "{refused}");
+    }
+}

@@ -13,9 +13,12 @@ use tracing::{debug, warn};
 
 use self::deliveries::Deliveries;
 use self::restamp::restamp_session;
-use super::link::{Handler, Session};
+use super::link::{FrameFault, Handler, SendError, Session};
 use crate::commands::answers::{Alarm, AlarmListener};
 use crate::commands::{Answer, Caller, Commands, Owed, Undelivered};
+
+/// Bytes by which the stamp of a session may lengthen a frame.
+const STAMP: usize = 64;
 
 /// Results read from the journal at a time.
 const BATCH: usize = 64;
@@ -103,7 +106,15 @@ async fn send_in(session: &Session, owed: &mut Owed<'_>) -> bool {
         warn!(command = owed.command_id(), "the journal holds no result for it that can be sent");
         return false;
     };
-    let Ok(sent) = session.send(text).await else { return false };
+    let sent = match session.send(text).await {
+        Err(SendError::Refused(FrameFault::TooLong { bound, .. })) => {
+            owed.cut(bound.saturating_sub(STAMP)).await;
+            let Some(text) = restamp_session(owed.text(), &session.id) else { return false };
+            session.send(text).await
+        }
+        sent => sent,
+    };
+    let Ok(sent) = sent else { return false };
     owed.written();
     session.confirmed(sent).await.is_ok()
 }

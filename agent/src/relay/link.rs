@@ -5,6 +5,7 @@
 //! itself: none is met with silence, none ends the agent.
 
 mod activity;
+mod bound;
 mod end;
 mod guard;
 mod handshake;
@@ -15,8 +16,9 @@ mod refusal;
 mod session;
 mod status;
 
+pub use bound::FrameBound;
 pub use end::{Pause, SessionEnd};
-pub use guard::{FrameFault, MAX_FRAME_BYTES};
+pub use guard::FrameFault;
 pub use session::{SendError, Sent, Session, SessionOver};
 pub use status::{LinkStatus, Traffic};
 
@@ -110,6 +112,8 @@ pub struct LinkConfig {
     pub replaced_most: Duration,
     /// Longest time to write what is queued when the agent stops.
     pub drain: Duration,
+    /// The longest frame that the relay is sent.
+    pub frame_bound: FrameBound,
     /// Counts what passes.
     pub traffic: Arc<Traffic>,
 }
@@ -130,6 +134,7 @@ impl LinkConfig {
             replaced_pause: Duration::from_secs(60),
             replaced_most: Duration::from_secs(15 * 60),
             drain: Duration::from_secs(5),
+            frame_bound: FrameBound::default(),
             traffic: Arc::default(),
         }
     }
@@ -217,7 +222,8 @@ impl<H: Handler> Link<H> {
     }
 
     async fn serve(&self, opened: Opened, stop: watch::Receiver<bool>) -> SessionEnd {
-        let (session, outbox, confirmations) = session::open(&opened.session_id);
+        let (session, outbox, confirmations) =
+            session::open(&opened.session_id, self.config.frame_bound.clone());
         self.config.traffic.sessions.fetch_add(1, Relaxed);
         tracing::info!(session = %session.id, relay = %self.config.url, "connected");
         self.status.send_replace(LinkStatus::Connected {
@@ -234,6 +240,11 @@ impl<H: Handler> Link<H> {
             slots: &self.slots,
         };
         let (socket, end) = pump.run(opened.socket, outbox, confirmations, stop).await;
+        if let (SessionEnd::TooLong, Some(refused)) = (&end, session.refused()) {
+            self.config.frame_bound.lower(&refused);
+            let bound = self.config.frame_bound.bytes();
+            tracing::warn!(bound, "frames are cut to this length from now on");
+        }
         if let Some(socket) = socket {
             hang_up(socket, &end).await;
         }

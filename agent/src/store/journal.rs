@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rusqlite::Connection;
 use thiserror::Error;
 
 use super::StoreError;
@@ -222,6 +223,26 @@ impl Journal {
             Some(_) => Err(self.refused(format!("the command {command_id} has a result already"))),
             None => Err(self.refused(format!("there is no command {command_id}"))),
         }
+    }
+
+    /// Replaces a result that is not sent by a shorter one. When this returns `Ok` that is on disk.
+    ///
+    /// # Errors
+    ///
+    /// The journal fails, or has no such result.
+    pub async fn result_cut(
+        &self,
+        command_id: &str,
+        result_json: String,
+    ) -> Result<(), StoreError> {
+        let id = command_id.to_owned();
+        let cut = move |commands: &mut CommandLedger, database: &Connection| {
+            commands.cut(database, &id, &result_json)
+        };
+        if self.writer.call(cut).await? {
+            return Ok(());
+        }
+        Err(self.refused(format!("there is no longer result of {command_id} that is not sent")))
     }
 
     /// Notes that the relay has these results, or that they are given up. When this returns `Ok`

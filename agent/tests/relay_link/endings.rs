@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brainstorm_agent::relay::{LinkEnd, LinkStatus, SendError};
+use brainstorm_agent::relay::{FrameFault, LinkEnd, LinkStatus, SendError, Session};
 use futures_util::SinkExt;
 use protocol::Timestamp;
 use tokio::time::timeout;
@@ -126,7 +126,7 @@ async fn stopping_writes_what_is_queued_says_goodbye_and_hangs_up() {
     let mut agent = Agent::start(&relay, |_| {});
     let mut connection = relay.accept_session().await;
     let session = agent.session().await;
-    let padding = "x".repeat(64 << 10);
+    let padding = "x".repeat(32 << 10);
     let senders: Vec<_> = (0..100)
         .map(|_| {
             let (session, text) = (session.clone(), frame(&session, &padding));
@@ -191,4 +191,25 @@ async fn stopping_works_while_there_is_no_session() {
     agent.stop.send_replace(true);
     assert!(matches!(soon(agent.link).await.unwrap(), LinkEnd::Stopped));
     never_acknowledged.until_hung_up().await;
+}
+
+#[tokio::test]
+async fn what_a_relay_found_too_long_is_never_sent_again() {
+    let relay = TestRelay::start().await;
+    let mut agent = Agent::start(&relay, |_| {});
+    let mut connection = relay.accept_session().await;
+    let session = agent.session().await;
+    let length = |session: &Session, bytes| frame(session, &"x".repeat(bytes));
+    soon(session.send(length(&session, 10))).await.unwrap();
+    soon(session.send(length(&session, 9000))).await.unwrap();
+    connection.receive().await;
+    connection.close(1009, "").await;
+    soon(agent.ended.recv()).await.unwrap();
+
+    let mut connection = relay.accept_session().await;
+    let session = agent.session().await;
+    let refused = soon(session.send(length(&session, 9000))).await;
+    assert!(matches!(refused, Err(SendError::Refused(FrameFault::TooLong { .. }))), "{refused:?}");
+    soon(session.send(length(&session, 500))).await.unwrap();
+    assert_eq!(connection.receive().await["payload"].as_str().unwrap().len(), 500);
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use brainstorm_agent::relay::{LinkEnd, LinkStatus, SendError, SessionOver};
+use brainstorm_agent::relay::{FrameBound, LinkEnd, LinkStatus, SendError, SessionOver};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_tungstenite::accept_async;
 
@@ -41,7 +41,10 @@ async fn a_relay_that_answers_pings_lives_without_a_frame() {
 #[tokio::test]
 async fn a_relay_that_talks_but_takes_nothing_is_left_and_no_task_hangs() {
     let relay = TestRelay::start().await;
-    let mut agent = Agent::start(&relay, |config| config.dead_after = Duration::from_millis(400));
+    let mut agent = Agent::start(&relay, |config| {
+        config.dead_after = Duration::from_millis(400);
+        config.frame_bound = FrameBound::new(LONG + 1024);
+    });
     let mut connection = relay.accept_session().await;
     let session = agent.session().await;
     // A single thread's worth of unsolicited pongs, so that it is never silent.
@@ -74,7 +77,10 @@ async fn a_relay_that_talks_but_takes_nothing_is_left_and_no_task_hangs() {
 #[tokio::test]
 async fn a_long_upload_to_a_slow_relay_is_no_death() {
     let relay = TestRelay::start().await;
-    let mut agent = Agent::start(&relay, |config| config.dead_after = Duration::from_millis(800));
+    let mut agent = Agent::start(&relay, |config| {
+        config.dead_after = Duration::from_millis(800);
+        config.frame_bound = FrameBound::new(LONG + 1024);
+    });
     let mut connection = relay.accept_session().await;
     let session = agent.session().await;
     let text = frame(&session, &"x".repeat(LONG));

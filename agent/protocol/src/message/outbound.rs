@@ -7,6 +7,12 @@ use super::CommandResult;
 use crate::code::ErrorCode;
 use crate::timestamp::Timestamp;
 
+/// Longest frame that relays are sent unless something else is configured, in bytes: they take 64 KiB.
+pub const DEFAULT_FRAME_BYTES: usize = 60 << 10;
+
+/// Longest frame that can be configured, in bytes.
+pub const MAX_FRAME_BYTES: usize = 1 << 20;
+
 /// A frame that can be sent.
 pub trait Frame: Serialize {
     /// The frame as JSON, field `type` first.

@@ -1,7 +1,14 @@
 use std::time::Duration;
 use std::time::SystemTime;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use guest::registry::MAX_OUTPUT_BYTES;
+use proptest::prelude::*;
+
 use super::*;
+use protocol::Timestamp;
+use protocol::message::{DEFAULT_FRAME_BYTES, MAX_FRAME_BYTES};
 use sandbox::verify::{Finding, Location, RunState, Source};
 use sandbox::{PartialOutput, StoppedBy};
 
@@ -30,7 +37,7 @@ fn judge(
     reset: Option<Result<Verification, SandboxError>>,
 ) -> Outcome {
     let (execute, reset_took) = (Duration::ZERO, Duration::ZERO);
-    Outcome::judge(ID, &Executed { result, reset, execute, reset_took })
+    Outcome::judge(ID, &Executed { result, reset, execute, reset_took }, DEFAULT_FRAME_BYTES)
 }
 
 fn problem(outcome: &Outcome) -> (&'static str, &str) {
@@ -55,7 +62,7 @@ fn bytes_that_are_no_text_and_cuts_are_told() {
     let mut tool = ran(0, b"\xff\0x", b"");
     (tool.stdout_truncated, tool.stdout_total) = (true, 99);
     let payload = judge(Ok(tool), Some(Ok(verified()))).verdict.unwrap();
-    assert_eq!(payload["stdout"], "\u{fffd}\0x");
+    assert_eq!(payload["stdout"], "");
     assert_eq!(payload["stdout_base64"], STANDARD.encode(b"\xff\0x"));
     assert_eq!(payload["stdout_truncated"], true);
     assert_eq!(payload["stdout_total_bytes"], 99);
@@ -171,4 +178,79 @@ fn heads_of_the_chains_are_in_the_payload_or_the_last_line() {
     assert_eq!(serde_json::from_str::<Value>(last).unwrap(), chains);
     let canonical = protocol::canonical_bytes(&chains).unwrap();
     assert_eq!(last.as_bytes(), canonical);
+}
+
+fn head() -> ResultHead {
+    ResultHead {
+        command_id: ID.into(),
+        endpoint_id: ID.into(),
+        session_id: ID.into(),
+        evidence_hash: format!("sha256:{}", "a".repeat(64)),
+        ts: Timestamp::from_millis(0),
+    }
+}
+
+/// The frame of a command's result, as it is sent.
+fn frame(result: Result<ToolOutcome, Failure>, bound: usize) -> String {
+    let (execute, reset_took) = (Duration::ZERO, Duration::ZERO);
+    let hash = format!("sha256:{}", "b".repeat(64));
+    let reset = Verification::agreeing(SystemTime::now(), hash.clone(), hash.clone(), 6);
+    let executed = Executed { result, reset: Some(Ok(reset)), execute, reset_took };
+    let mut outcome = Outcome::judge(ID, &executed, bound);
+    outcome.evidence_hash.clone_from(&hash);
+    outcome.anchor(AuditHead { seq: u64::MAX, hash });
+    outcome.into_result(head(), bound).to_text()
+}
+
+/// A stream of any length up to the longest that a tool may keep: a pattern, again and again.
+fn output() -> impl Strategy<Value = Vec<u8>> {
+    let pattern = prop_oneof![
+        prop::collection::vec(any::<u8>(), 1..40),
+        any::<String>().prop_map(|text| [text.as_bytes(), b"\0"].concat()),
+    ];
+    let lengths = prop_oneof![Just(MAX_OUTPUT_BYTES as usize), 0..200_usize, 0..200_000_usize];
+    (pattern, lengths)
+        .prop_map(|(pattern, length)| pattern.into_iter().cycle().take(length).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn no_output_makes_a_frame_beyond_the_bound(
+        stdout in output(),
+        stderr in output(),
+        exit_code in prop_oneof![Just(0), Just(1)],
+        bound in prop_oneof![Just(8 << 10), Just(DEFAULT_FRAME_BYTES), Just(MAX_FRAME_BYTES)],
+    ) {
+        let text = frame(Ok(ran(exit_code, &stdout, &stderr)), bound);
+        prop_assert!(text.len() <= bound, "{} bytes", text.len());
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let wanted = if exit_code == 0 { "completed" } else { "failed" };
+        prop_assert_eq!(&value["lifecycle_state"], wanted);
+        let cut = stdout.len() + stderr.len() > bound;
+        if exit_code == 0 && cut {
+            prop_assert!(text.len() + cut::OVERHEAD >= bound / 2, "{} bytes of {bound}", text.len());
+        }
+    }
+}
+
+#[test]
+fn a_message_of_any_length_is_cut_and_keeps_the_heads_of_the_chains() {
+    let message = "\0".repeat(1 << 20);
+    let failure = Failure { code: "X", message, partial: PartialOutput::default() };
+    let text = frame(Err(failure), DEFAULT_FRAME_BYTES);
+    assert!(text.len() <= DEFAULT_FRAME_BYTES, "{}", text.len());
+    let value: Value = serde_json::from_str(&text).unwrap();
+    let last = value["error"]["message"].as_str().unwrap().lines().last().unwrap();
+    assert!(last.starts_with("chains: {"), "{last}");
+}
+
+#[test]
+fn a_result_whose_other_parts_are_too_long_fails_and_says_so() {
+    let mut outcome = judge(Ok(ran(0, b"x", b"")), Some(Ok(verified())));
+    outcome.reset.as_mut().unwrap().golden_hash = "x".repeat(DEFAULT_FRAME_BYTES);
+    let result = outcome.into_result(head(), DEFAULT_FRAME_BYTES);
+    assert!(result.to_text().len() <= DEFAULT_FRAME_BYTES);
+    assert!(result.error().unwrap().message.contains("does not fit"));
 }

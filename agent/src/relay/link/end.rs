@@ -58,6 +58,12 @@ pub enum SessionEnd {
     /// The relay stops.
     #[error("the relay shuts down")]
     Shutdown,
+    /// The relay takes no frames as long as one that it was sent.
+    #[error(
+        "the relay closed the session because a frame was too long for it; set `frame_kib` to what it \
+         takes"
+    )]
+    TooLong,
     /// The relay closed the session.
     #[error("the relay closed the session with code {code} and reason {reason:?}")]
     Closed {
@@ -164,6 +170,7 @@ impl SessionEnd {
         match (frame.code, frame.reason.as_str()) {
             (CloseCode::Normal, "replaced by reconnect") => Self::Replaced,
             (CloseCode::Away, _) => Self::Shutdown,
+            (CloseCode::Size, _) => Self::TooLong,
             (code, reason) => Self::Closed { code: code.into(), reason: start_of(reason) },
         }
     }
@@ -245,6 +252,7 @@ mod tests {
         assert_eq!(end(1001, "server shutdown").pause(), Pause::Usual);
         assert_eq!(end(1000, "").pause(), Pause::Usual);
         assert_eq!(end(1003, "invalid JSON").pause(), Pause::Usual);
+        assert_eq!(end(1009, "").pause(), Pause::Usual);
         assert_eq!(SessionEnd::of_close(None).pause(), Pause::Usual);
     }
 

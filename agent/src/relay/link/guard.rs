@@ -6,19 +6,16 @@
 
 use protocol::{CanonicalError, Json};
 
-/// Longest frame that is sent, in bytes.
-pub const MAX_FRAME_BYTES: usize = 16 << 20;
-
 /// Why a frame must not be sent. Every one is a fault of this agent.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameFault {
-    /// It is longer than any relay needs to take.
-    #[error(
-        "a frame of {bytes} bytes is not sent, the limit is {MAX_FRAME_BYTES}; cut its payload"
-    )]
+    /// The relay would close the session because of its length.
+    #[error("a frame of {bytes} bytes is not sent, the limit is {bound}; cut its payload")]
     TooLong {
         /// Length of the frame in bytes.
         bytes: usize,
+        /// The longest frame that is sent.
+        bound: usize,
     },
     /// A relay could not bring it into canonical form: overflowing numbers, keys that are the same.
     #[error("a frame without a canonical form is not sent: {0}; report this as a fault")]
@@ -37,10 +34,10 @@ pub enum FrameFault {
     NoError,
 }
 
-/// Whether `text` can be sent in the session `session_id`.
-pub fn check(text: &str, session_id: &str) -> Result<(), FrameFault> {
-    if text.len() > MAX_FRAME_BYTES {
-        return Err(FrameFault::TooLong { bytes: text.len() });
+/// Whether `text` can be sent in the session `session_id`, where frames have at most `bound` bytes.
+pub fn check(text: &str, session_id: &str, bound: usize) -> Result<(), FrameFault> {
+    if text.len() > bound {
+        return Err(FrameFault::TooLong { bytes: text.len(), bound });
     }
     let frame = Json::parse(text).map_err(FrameFault::NotCanonical)?;
     let Json::Object(_) = frame else {
@@ -69,8 +66,10 @@ pub fn check(text: &str, session_id: &str) -> Result<(), FrameFault> {
 mod tests {
     use super::*;
 
+    const BOUND: usize = 1024;
+
     fn fault(text: &str) -> FrameFault {
-        check(text, "s").unwrap_err()
+        check(text, "s", BOUND).unwrap_err()
     }
 
     #[test]
@@ -80,7 +79,7 @@ mod tests {
             r#"{"type":"CommandResult","session_id":"s","lifecycle_state":"completed","error":null}"#,
             r#"{"type":"CommandResult","session_id":"s","lifecycle_state":"failed","error":{"code":"X","message":"m"}}"#,
         ] {
-            assert_eq!(check(text, "s"), Ok(()), "{text}");
+            assert_eq!(check(text, "s", BOUND), Ok(()), "{text}");
         }
     }
 
@@ -106,7 +105,9 @@ mod tests {
     fn a_stale_stamp_and_a_frame_beyond_all_measure_are_held_back() {
         assert_eq!(fault(r#"{"type":"CommandAck","session_id":"t"}"#), FrameFault::OtherSession);
         assert_eq!(fault(r#"{"type":"CommandAck"}"#), FrameFault::OtherSession);
-        let long = " ".repeat(MAX_FRAME_BYTES + 1);
-        assert_eq!(fault(&long), FrameFault::TooLong { bytes: long.len() });
+        let long = r#"{"type":"CommandAck","session_id":"s"}"#;
+        assert_eq!(check(long, "s", long.len()), Ok(()));
+        let (bytes, bound) = (long.len(), long.len() - 1);
+        assert_eq!(check(long, "s", bound), Err(FrameFault::TooLong { bytes, bound }));
     }
 }

@@ -15,7 +15,6 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
 use super::activity::{Activity, Observed};
 use super::end::SessionEnd;
-use super::guard;
 use super::{LinkConfig, hang_up};
 use crate::keyholder::{KeyHolder, KeyHolderError};
 use crate::relay::connect::{Connection, Connector};
@@ -92,7 +91,7 @@ async fn upgrade(config: &LinkConfig, stream: Observed<Connection>) -> Result<So
     let limits = WebSocketConfig::default()
         .read_buffer_size(16 << 10)
         .write_buffer_size(WRITE_BUFFER)
-        .max_write_buffer_size(guard::MAX_FRAME_BYTES + 2 * WRITE_BUFFER)
+        .max_write_buffer_size(config.frame_bound.bytes() + 2 * WRITE_BUFFER)
         .max_message_size(Some(MAX_INBOUND))
         .max_frame_size(Some(MAX_INBOUND));
     let (socket, _response) = client_async_with_config(request, stream, Some(limits))

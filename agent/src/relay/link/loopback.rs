@@ -4,13 +4,13 @@
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::bound::FrameBound;
 use super::session::{self, Session};
 
 /// Most frames that wait to be read.
 const UNREAD: usize = 1024;
 
-/// The other end of a session. It reads every frame and confirms it at once; the session is over
-/// when this is dropped.
+/// The other end of a session. It reads every frame; the session is over when this is dropped.
 #[derive(Debug)]
 pub struct LoopbackSession {
     session: Session,
@@ -21,7 +21,13 @@ pub struct LoopbackSession {
 impl LoopbackSession {
     /// Opens a session of that id. Needs a runtime.
     pub fn open(id: &str) -> Self {
-        let (session, mut outbox, confirmations) = session::open(id);
+        Self::with(id, FrameBound::default(), true)
+    }
+
+    /// Opens a session of that id, whose frames have at most that length. `confirms` says whether the
+    /// other end confirms what it reads. Needs a runtime.
+    pub fn with(id: &str, bound: FrameBound, confirms: bool) -> Self {
+        let (session, mut outbox, confirmations) = session::open(id, bound);
         let (heard, frames) = mpsc::channel(UNREAD);
         let reader = tokio::spawn(async move {
             let demand = outbox.demand();
@@ -30,6 +36,7 @@ impl LoopbackSession {
                     outgoing = outbox.queue.recv() => {
                         let Some(outgoing) = outgoing else { return };
                         let (text, receipt) = outgoing.into_parts();
+                        outbox.begins(text.len());
                         if heard.send(text).await.is_err() {
                             return;
                         }
@@ -37,7 +44,7 @@ impl LoopbackSession {
                     }
                     () = demand.grows() => {}
                 }
-                if outbox.wants_ping() {
+                if confirms && outbox.wants_ping() {
                     confirmations.pong(&outbox.ping());
                 }
             }

@@ -235,6 +235,7 @@ impl<H: Handler> Pump<'_, H> {
         while let Some(outgoing) = next {
             let (text, receipt) = outgoing.into_parts();
             bytes += text.len();
+            outbox.begins(text.len());
             sink.feed(Message::text(text)).await?;
             receipts.push(receipt);
             let more = bytes < BATCH_BYTES && receipts.len() < BATCH_FRAMES;

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
+use super::bound::{FrameBound, Lengths, Refused};
 use super::guard::{self, FrameFault};
+use protocol::message::MAX_FRAME_BYTES;
 
 /// Most frames that wait to be written.
 const QUEUE_FRAMES: usize = 1024;
-/// Most bytes that wait to be written, in units of [`UNIT`]: two of the longest frames.
-const QUEUE_UNITS: usize = 2 * guard::MAX_FRAME_BYTES / UNIT;
+/// Most bytes that wait to be written, in units of [`UNIT`]: some of the longest frames.
+const QUEUE_UNITS: usize = 4 * MAX_FRAME_BYTES / UNIT;
 /// Bytes are counted in these.
 const UNIT: usize = 1024;
 /// From this many bytes on, a frame is parsed off the threads that serve the whole agent.
@@ -55,6 +57,7 @@ pub struct Session {
 #[derive(Debug)]
 struct SessionCore {
     number: u64,
+    bound: FrameBound,
     queue: mpsc::Sender<Outgoing>,
     room: Arc<Semaphore>,
     marks: Arc<Marks>,
@@ -70,6 +73,8 @@ struct Marks {
     wake: Notify,
     /// The last ping covers up to here.
     pinged: AtomicU64,
+    /// Of frames that were written.
+    lengths: Lengths,
 }
 
 /// A frame on its way to the socket.
@@ -113,14 +118,19 @@ impl Session {
         Ok(())
     }
 
+    /// The frame that a relay refuses which closes the session now because of its length.
+    pub(super) fn refused(&self) -> Option<Refused> {
+        self.shared.marks.lengths.refused()
+    }
+
     /// Whether nothing can be sent any more.
     pub fn is_over(&self) -> bool {
         self.shared.queue.is_closed()
     }
 
     async fn checked(&self, text: String) -> Result<String, SendError> {
-        let id = self.id.clone();
-        let check = move |text: String| guard::check(&text, &id).map(|()| text);
+        let (id, bound) = (self.id.clone(), self.shared.bound.bytes());
+        let check = move |text: String| guard::check(&text, &id, bound).map(|()| text);
         let checked = if text.len() < LONG_FRAME {
             check(text)
         } else {
@@ -153,6 +163,7 @@ pub struct Outbox {
     pub queue: mpsc::Receiver<Outgoing>,
     room: Arc<Semaphore>,
     marks: Arc<Marks>,
+    begun: u64,
     written: u64,
 }
 
@@ -164,7 +175,7 @@ pub struct Confirmations {
 }
 
 /// A session and the two ends that serve it.
-pub fn open(id: &str) -> (Session, Outbox, Confirmations) {
+pub fn open(id: &str, bound: FrameBound) -> (Session, Outbox, Confirmations) {
     let number = SESSIONS.fetch_add(1, Ordering::Relaxed);
     let (queue, queued) = mpsc::channel(QUEUE_FRAMES);
     let (confirmed, confirmations) = watch::channel(0);
@@ -172,17 +183,24 @@ pub fn open(id: &str) -> (Session, Outbox, Confirmations) {
     let marks = Arc::new(Marks::default());
     let shared = SessionCore {
         number,
+        bound,
         queue,
         room: room.clone(),
         marks: marks.clone(),
         confirmed: confirmations,
     };
     let session = Session { id: id.into(), shared: Arc::new(shared) };
-    let outbox = Outbox { number, queue: queued, room, marks: marks.clone(), written: 0 };
+    let outbox = Outbox { number, queue: queued, room, marks: marks.clone(), begun: 0, written: 0 };
     (session, outbox, Confirmations { marks, confirmed })
 }
 
 impl Outbox {
+    /// Notes that a frame of this length goes to the socket now.
+    pub fn begins(&mut self, bytes: usize) {
+        self.begun += 1;
+        self.marks.lengths.wrote(self.begun, bytes);
+    }
+
     /// Notes that this frame, and all before it, are in the socket.
     pub fn wrote(&mut self, receipts: impl IntoIterator<Item = Receipt>) {
         for receipt in receipts {
@@ -250,6 +268,7 @@ impl Confirmations {
             return;
         };
         if count <= self.marks.pinged.load(SeqCst) {
+            self.marks.lengths.confirmed(count);
             self.confirmed.send_if_modified(|confirmed| {
                 let more = count > *confirmed;
                 *confirmed = count.max(*confirmed);

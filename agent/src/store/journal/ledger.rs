@@ -103,6 +103,22 @@ impl CommandLedger {
         Ok(before)
     }
 
+    /// Replaces a result that is not sent by a shorter one. Gives whether there was such a result.
+    pub fn cut(
+        &mut self,
+        database: &Connection,
+        command_id: &str,
+        result_json: &str,
+    ) -> rusqlite::Result<bool> {
+        let changed = database
+            .prepare_cached(
+                "UPDATE command SET result_json = ?2
+                 WHERE command_id = ?1 AND state = 3 AND octet_length(result_json) > octet_length(?2)",
+            )?
+            .execute((command_id, result_json))?;
+        Ok(changed > 0)
+    }
+
     /// Marks a result as sent.
     pub fn retire(&mut self, database: &Connection, command_id: &str) -> rusqlite::Result<()> {
         let changed = database

@@ -20,6 +20,7 @@ use brainstorm_agent::evidence::{EvidenceStore, Retention};
 use brainstorm_agent::relay::link::loopback::LoopbackSession;
 use brainstorm_agent::relay::{Handler, RelayAdapter};
 use brainstorm_agent::store::{AuditLog, Journal, NonceStore};
+use protocol::message::DEFAULT_FRAME_BYTES;
 use protocol::{KeyRing, Timestamp};
 
 /// File with the journal, in the directory of an agent's stores.
@@ -55,6 +56,7 @@ impl Served {
             audit: AuditLog::open(&directory.join("audit.db")).map_err(failed)?,
             evidence: EvidenceStore::new(evidence, Retention::default(), None),
             executor: Arc::new(machines),
+            frame_bytes: DEFAULT_FRAME_BYTES,
             observer: Box::new(NoObserver),
             clock: Arc::new(Timestamp::now),
         };

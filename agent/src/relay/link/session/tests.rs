@@ -29,7 +29,7 @@ async fn sent(session: &Session, outbox: &mut Outbox, number: usize) -> Sent {
 
 #[tokio::test]
 async fn a_pong_confirms_what_was_written_before_its_ping_and_nothing_later() {
-    let (session, mut outbox, confirmations) = open("s");
+    let (session, mut outbox, confirmations) = open("s", FrameBound::default());
     let first = sent(&session, &mut outbox, 1).await;
     let ping = outbox.ping();
     let second = sent(&session, &mut outbox, 2).await;
@@ -45,7 +45,7 @@ async fn a_pong_confirms_what_was_written_before_its_ping_and_nothing_later() {
 
 #[tokio::test]
 async fn a_pong_that_answers_no_ping_confirms_nothing() {
-    let (session, mut outbox, confirmations) = open("s");
+    let (session, mut outbox, confirmations) = open("s", FrameBound::default());
     let first = sent(&session, &mut outbox, 1).await;
     for payload in [&9_u64.to_be_bytes()[..], &[0xff; 8], &1_u64.to_be_bytes(), b"", b"123456789"] {
         confirmations.pong(payload);
@@ -57,10 +57,10 @@ async fn a_pong_that_answers_no_ping_confirms_nothing() {
 
 #[tokio::test]
 async fn a_receipt_is_good_in_its_session_only() {
-    let (old, mut outbox, confirmations) = open("s");
+    let (old, mut outbox, confirmations) = open("s", FrameBound::default());
     let receipt = sent(&old, &mut outbox, 1).await;
     confirmations.pong(&outbox.ping());
-    let (new, mut outbox, confirmations) = open("s");
+    let (new, mut outbox, confirmations) = open("s", FrameBound::default());
     sent(&new, &mut outbox, 1).await;
     confirmations.pong(&outbox.ping());
     assert_eq!(new.confirmed(receipt).await, Err(SessionOver));
@@ -79,12 +79,12 @@ async fn filled(session: &Session, frame: impl Fn() -> String) -> usize {
 
 #[tokio::test]
 async fn the_queue_is_bounded_in_frames_and_bytes_and_its_end_frees_all_who_wait() {
-    let (session, outbox, _confirmations) = open("s");
+    let (session, outbox, _confirmations) = open("s", FrameBound::default());
     let full = filled(&session, || frame(1)).await;
     assert_eq!((full, outbox.queue.len()), (QUEUE_FRAMES, QUEUE_FRAMES));
-    let (long, outbox_of_long, _confirmations) = open("s");
-    let text = format!(r#"{{"type":"X","session_id":"s","x":"{}"}}"#, "x".repeat(1 << 20));
-    assert_eq!(filled(&long, || text.clone()).await, 31);
+    let (long, outbox_of_long, _confirmations) = open("s", FrameBound::new(MAX_FRAME_BYTES));
+    let text = format!(r#"{{"type":"X","session_id":"s","x":"{}"}}"#, "x".repeat((1 << 20) - 64));
+    assert_eq!(filled(&long, || text.clone()).await, 4);
 
     let waiting = [session.clone(), long.clone()]
         .map(|session| tokio::spawn(async move { session.send(frame(1)).await }));
@@ -98,7 +98,7 @@ async fn the_queue_is_bounded_in_frames_and_bytes_and_its_end_frees_all_who_wait
 
 #[tokio::test]
 async fn what_would_harm_a_relay_is_not_queued() {
-    let (session, outbox, _confirmations) = open("s");
+    let (session, outbox, _confirmations) = open("s", FrameBound::new(MAX_FRAME_BYTES));
     let long = format!("[{}]", "1,".repeat(LONG_FRAME));
     for text in ["null".to_owned(), long] {
         assert!(matches!(session.send(text).await, Err(SendError::Refused(_))));
