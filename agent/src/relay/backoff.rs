@@ -2,37 +2,44 @@
 
 use std::time::Duration;
 
-/// Waits between attempts: doubling from `first` to `most`, each moved by up to `jitter` of itself
-/// to either side, so that a relay that comes back is not met by all its endpoints at once.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Waits between attempts: each is drawn evenly from the whole of an interval, so that a relay that
+/// comes back is not met by all its endpoints at once. The intervals double from `first` to `most`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// The wait after the first failure.
+    /// The interval after the first failure.
     pub first: Duration,
-    /// The longest wait, before jitter.
+    /// The longest interval.
     pub most: Duration,
-    /// Part of the wait, 0 to 1.
-    pub jitter: f64,
+    /// The shortest wait.
+    pub floor: Duration,
+    /// The shortest interval after a session: a relay that stops ends those of all its endpoints at the
+    /// same time.
+    pub spread: Duration,
 }
 
 impl Default for Backoff {
-    /// 1, 2, 4, 8, 16, 32, 60 s, moved by a fifth.
+    /// 1, 2, 4, 8, 16, 32, 60 s, from 0.2 s on; 10 s after a session.
     fn default() -> Self {
-        Self { first: Duration::from_secs(1), most: Duration::from_secs(60), jitter: 0.2 }
+        Self {
+            first: Duration::from_secs(1),
+            most: Duration::from_secs(60),
+            floor: Duration::from_millis(200),
+            spread: Duration::from_secs(10),
+        }
     }
 }
 
 impl Backoff {
-    /// The wait after `failures` failures in a row, moved by `chance`, which is in 0..1.
-    pub fn wait(&self, failures: u32, chance: f64) -> Duration {
+    /// The interval after `failures` failures in a row.
+    pub fn interval(&self, failures: u32) -> Duration {
         let doublings = failures.saturating_sub(1).min(31);
-        let wait = self.first.saturating_mul(1 << doublings).min(self.most);
-        self.moved(wait, chance)
+        self.first.saturating_mul(1 << doublings).min(self.most)
     }
 
-    /// `wait`, moved by `chance`, which is in 0..1.
-    pub fn moved(&self, wait: Duration, chance: f64) -> Duration {
-        let jitter = self.jitter.clamp(0.0, 1.0);
-        wait.mul_f64(1.0 + jitter * (2.0 * chance.clamp(0.0, 1.0) - 1.0))
+    /// A wait within the interval, at `chance`, which is in 0..1.
+    pub fn within(&self, interval: Duration, chance: f64) -> Duration {
+        let floor = self.floor.min(interval);
+        floor + (interval - floor).mul_f64(chance.clamp(0.0, 1.0))
     }
 }
 
@@ -50,19 +57,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_the_longest() {
+    fn intervals_double_up_to_the_longest() {
         let backoff = Backoff::default();
-        let waits: Vec<u64> = (1..=8).map(|n| backoff.wait(n, 0.5).as_secs()).collect();
-        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(backoff.wait(0, 0.5).as_secs(), 1);
-        assert_eq!(backoff.wait(u32::MAX, 0.5).as_secs(), 60);
+        let intervals: Vec<u64> = (1..=8).map(|n| backoff.interval(n).as_secs()).collect();
+        assert_eq!(intervals, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(backoff.interval(0).as_secs(), 1);
+        assert_eq!(backoff.interval(u32::MAX).as_secs(), 60);
     }
 
     #[test]
-    fn jitter_moves_a_wait_by_its_part_to_either_side() {
+    fn a_wait_is_anywhere_in_its_interval() {
         let backoff = Backoff::default();
-        assert_eq!(backoff.wait(7, 0.0), Duration::from_secs(48));
-        assert_eq!(backoff.wait(7, 1.0), Duration::from_secs(72));
+        let minute = Duration::from_secs(60);
+        assert_eq!(backoff.within(minute, 0.0), Duration::from_millis(200));
+        assert_eq!(backoff.within(minute, 0.5), Duration::from_millis(30_100));
+        assert_eq!(backoff.within(minute, 1.0), minute);
+        let short = Duration::from_millis(50);
+        assert_eq!(backoff.within(short, 0.5), short, "not longer than the interval");
         let drawn: Vec<f64> = (0..64).map(|_| chance()).collect();
         assert!(drawn.iter().all(|chance| (0.0..1.0).contains(chance)));
         assert!(drawn.iter().any(|chance| (chance - drawn[0]).abs() > f64::EPSILON));

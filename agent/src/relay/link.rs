@@ -108,7 +108,7 @@ pub struct LinkConfig {
     pub steady_after: Duration,
     /// The wait after another agent took the session over; doubles each time.
     pub replaced_pause: Duration,
-    /// The longest of these waits.
+    /// The longest of these waits, and of those for a relay that has too many connections.
     pub replaced_most: Duration,
     /// Longest time to write what is queued when the agent stops.
     pub drain: Duration,
@@ -177,7 +177,7 @@ pub async fn run_link<H: Handler>(
             link.status.send_replace(LinkStatus::Stopped);
             return LinkEnd::Stopped;
         }
-        let wait = patience.after(&end, lived, &link.config);
+        let wait = patience.after(&end, lived, &link.config, chance());
         link.tell(&end, wait, patience.failures);
         tokio::select! {
             () = stopped(stop.clone()) => {
@@ -199,24 +199,25 @@ struct Link<H> {
 }
 
 impl<H: Handler> Link<H> {
-    /// One attempt, and the session that comes of it: how it ended and how long it lived.
+    /// One attempt, and the session that comes of it: how it ended and how long it lived, if there was
+    /// one.
     async fn attempt(
         &self,
         stop: &watch::Receiver<bool>,
-    ) -> Result<(SessionEnd, Duration), KeyHolderError> {
+    ) -> Result<(SessionEnd, Option<Duration>), KeyHolderError> {
         self.status.send_replace(LinkStatus::Connecting);
         let opened = tokio::select! {
             biased;
-            () = stopped(stop.clone()) => return Ok((SessionEnd::Stopped, Duration::ZERO)),
+            () = stopped(stop.clone()) => return Ok((SessionEnd::Stopped, None)),
             opened = handshake::open(&self.config, &self.connector, &self.key_holder) => opened,
         };
         match opened {
             Ok(opened) => {
                 let begun = Instant::now();
                 let end = self.serve(opened, stop.clone()).await;
-                Ok((end, begun.elapsed()))
+                Ok((end, Some(begun.elapsed())))
             }
-            Err(NotOpened::Ended(end)) => Ok((end, Duration::ZERO)),
+            Err(NotOpened::Ended(end)) => Ok((end, None)),
             Err(NotOpened::KeyHolder(error)) => Err(error),
         }
     }
@@ -260,7 +261,7 @@ impl<H: Handler> Link<H> {
         let reason: Arc<str> = end.to_string().into();
         self.status.send_replace(match end.pause() {
             Pause::Replaced => LinkStatus::Replaced { until, reason },
-            Pause::Usual | Pause::Longest => LinkStatus::Waiting { until, reason, failures },
+            _ => LinkStatus::Waiting { until, reason, failures },
         });
     }
 }
@@ -270,32 +271,57 @@ impl<H: Handler> Link<H> {
 struct Patience {
     failures: u32,
     replaced: u32,
+    busy: u32,
 }
 
 impl Patience {
-    fn after(&mut self, end: &SessionEnd, lived: Duration, config: &LinkConfig) -> Duration {
+    /// The wait after an attempt that ended so, at `chance` of its interval. `lived` is how long its
+    /// session was there.
+    fn after(
+        &mut self,
+        end: &SessionEnd,
+        lived: Option<Duration>,
+        config: &LinkConfig,
+        chance: f64,
+    ) -> Duration {
+        let was_there = lived.is_some();
+        let lived = lived.unwrap_or_default();
         if lived >= config.steady_after {
             self.failures = 0;
+            self.busy = 0;
         }
         // Two agents that evict each other both live for the other's pause.
         if lived >= config.replaced_most.saturating_mul(4) {
             self.replaced = 0;
         }
+        let backoff = &config.backoff;
+        let doubled = |pause: Duration, times: u32| {
+            let factor = 1_u32.checked_shl(times).unwrap_or(u32::MAX);
+            pause.saturating_mul(factor).min(config.replaced_most)
+        };
         match end.pause() {
-            Pause::Usual => {
+            Pause::Usual | Pause::Restart => {
                 self.failures = self.failures.saturating_add(1);
-                config.backoff.wait(self.failures, chance())
+                let interval = backoff.interval(self.failures);
+                let spread = was_there || end.pause() == Pause::Restart;
+                let interval = if spread { interval.max(backoff.spread) } else { interval };
+                backoff.within(interval, chance)
             }
             Pause::Longest => {
                 self.failures = self.failures.saturating_add(1);
-                config.backoff.moved(config.backoff.most, chance())
+                backoff.within(backoff.most, chance)
+            }
+            Pause::Busy => {
+                self.busy = self.busy.saturating_add(1);
+                let interval = doubled(backoff.most, self.busy);
+                // Long, however small the chance.
+                backoff.spread + backoff.within(interval, chance)
             }
             Pause::Replaced => {
                 self.replaced = self.replaced.saturating_add(1);
-                let doubled = 1_u32.checked_shl(self.replaced - 1).unwrap_or(u32::MAX);
-                let pause = config.replaced_pause.saturating_mul(doubled).min(config.replaced_most);
+                let pause = doubled(config.replaced_pause, self.replaced - 1);
                 // Never shorter, or both agents would meet again at once.
-                config.backoff.moved(pause, 0.5 + chance() / 2.0)
+                pause + pause.mul_f64(chance)
             }
         }
     }

@@ -178,7 +178,11 @@ async fn stopping_does_not_wait_for_a_relay_that_takes_nothing() {
 async fn stopping_works_while_there_is_no_session() {
     let relay = TestRelay::start().await;
     let address = relay.address;
-    let mut agent = Agent::start(&relay, |config| config.backoff.first = Duration::from_secs(3600));
+    let mut agent = Agent::start(&relay, |config| {
+        config.backoff.first = Duration::from_secs(3600);
+        config.backoff.most = Duration::from_secs(3600);
+        config.backoff.floor = Duration::from_secs(3600);
+    });
     let connection = relay.accept_session().await;
     drop((relay, connection));
     agent.status(|status| matches!(status, LinkStatus::Waiting { .. })).await;

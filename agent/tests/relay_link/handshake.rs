@@ -48,7 +48,10 @@ async fn the_hello_comes_first_and_nothing_before_the_ack() {
 /// wait.
 async fn refused(code: u16, reason: &'static str) -> (i64, String) {
     let relay = TestRelay::start().await;
-    let mut agent = Agent::start(&relay, |config| config.backoff.most = Duration::from_secs(3600));
+    let mut agent = Agent::start(&relay, |config| {
+        config.backoff.most = Duration::from_secs(3600);
+        config.backoff.floor = Duration::from_secs(3600);
+    });
     let mut connection = relay.accept().await;
     connection.close(code, reason).await;
     connection.until_hung_up().await;

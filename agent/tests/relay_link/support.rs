@@ -205,6 +205,7 @@ pub fn quick(relay: &str) -> LinkConfig {
     config.dead_after = Duration::from_secs(20);
     config.backoff.first = Duration::from_millis(20);
     config.backoff.most = Duration::from_millis(100);
+    config.backoff.spread = Duration::from_millis(100);
     config.drain = Duration::from_secs(10);
     config
 }

@@ -48,6 +48,7 @@ fn main() {
     prerequisites.link.hello_timeout = Duration::from_secs(2);
     prerequisites.link.backoff.first = Duration::from_millis(100);
     prerequisites.link.backoff.most = Duration::from_millis(500);
+    prerequisites.link.backoff.spread = Duration::from_millis(500);
     let executor = Arc::new(Tools { dir: dir.clone(), ended: AtomicBool::new(false) });
     let fuse = Box::new(Fuse(dir.join("kill_at")));
     prerequisites.serve(executor, Some(fuse)).unwrap_or_else(|error| give_up(&error));

@@ -58,6 +58,18 @@ pub enum SessionEnd {
     /// The relay stops.
     #[error("the relay shuts down")]
     Shutdown,
+    /// The relay starts anew.
+    #[error("the relay restarts")]
+    Restart,
+    /// The relay has too many connections.
+    #[error(
+        "the relay has no room for another connection ({reason:?}); if many agents share this host's \
+         address, ask whoever runs the relay to raise its limit"
+    )]
+    Busy {
+        /// The relay's reason.
+        reason: String,
+    },
     /// The relay takes no frames as long as one that it was sent.
     #[error(
         "the relay closed the session because a frame was too long for it; set `frame_kib` to what it \
@@ -146,8 +158,12 @@ fn refusal_advice(reason: &str) -> &'static str {
 pub enum Pause {
     /// Doubling from the shortest.
     Usual,
+    /// The same, after an end that all endpoints of the relay see.
+    Restart,
     /// The longest at once: trying sooner changes nothing.
     Longest,
+    /// Longer than that, and growing: each attempt adds to what there is too much of.
+    Busy,
     /// Longer than that, and growing: the other agent would only be evicted in turn.
     Replaced,
 }
@@ -157,6 +173,10 @@ impl SessionEnd {
     pub fn pause(&self) -> Pause {
         match self {
             Self::Replaced => Pause::Replaced,
+            Self::Restart | Self::Shutdown => Pause::Restart,
+            Self::Busy { .. } | Self::NoWebSocket { status: StatusCode::TOO_MANY_REQUESTS } => {
+                Pause::Busy
+            }
             Self::Refused { .. } | Self::OtherVersion { .. } => Pause::Longest,
             _ => Pause::Usual,
         }
@@ -171,6 +191,8 @@ impl SessionEnd {
             (CloseCode::Normal, "replaced by reconnect") => Self::Replaced,
             (CloseCode::Away, _) => Self::Shutdown,
             (CloseCode::Size, _) => Self::TooLong,
+            (CloseCode::Restart, _) => Self::Restart,
+            (CloseCode::Again, reason) => Self::Busy { reason: start_of(reason) },
             (code, reason) => Self::Closed { code: code.into(), reason: start_of(reason) },
         }
     }
@@ -249,7 +271,12 @@ mod tests {
     fn a_relays_close_says_when_to_come_back() {
         let end = |code, reason| SessionEnd::of_close(Some(&close(code, reason)));
         assert_eq!(end(1000, "replaced by reconnect").pause(), Pause::Replaced);
-        assert_eq!(end(1001, "server shutdown").pause(), Pause::Usual);
+        assert_eq!(end(1001, "server shutdown").pause(), Pause::Restart);
+        assert_eq!(end(1012, "").pause(), Pause::Restart);
+        assert_eq!(end(1013, "too many connections").pause(), Pause::Busy);
+        let before_ack =
+            SessionEnd::of_close_before_ack(Some(&close(1013, "too many connections")));
+        assert_eq!(before_ack.pause(), Pause::Busy);
         assert_eq!(end(1000, "").pause(), Pause::Usual);
         assert_eq!(end(1003, "invalid JSON").pause(), Pause::Usual);
         assert_eq!(end(1009, "").pause(), Pause::Usual);
