@@ -19,6 +19,7 @@ mod journal;
 mod nonces;
 pub mod note;
 pub(crate) mod private_file;
+mod reserve;
 mod writer;
 
 pub use audit::{
@@ -29,7 +30,8 @@ pub use directory::{StateDir, StateDirError};
 pub use error::StoreError;
 pub(crate) use file::{directory_of, remove_durably, replace_durably};
 pub use journal::{
-    CommandState, Journal, JournalCounts, JournalEntry, JournalError, MAX_RESULT_BYTES, NewCommand,
+    CommandState, Journal, JournalCounts, JournalEntry, JournalError, JournalRoom,
+    MAX_RESULT_BYTES, NewCommand,
 };
 pub use nonces::{NonceError, NonceStore};
 

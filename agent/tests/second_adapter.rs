@@ -84,7 +84,7 @@ async fn a_signed_envelope_is_acknowledged_run_and_answered() {
     let result = caller.told.lock().unwrap().pop().unwrap();
     assert_eq!(result["error"]["code"], "SANDBOX_VSOCK_CLOSED");
     assert_eq!(result["session_id"], SESSION);
-    assert_eq!(commands.owed(10).await.unwrap().len(), 0, "it was read");
+    assert_eq!(commands.owed(None, 10).await.unwrap().len(), 0, "it was read");
 
     // Its nonce is spent.
     let again = submit(&commands, Letterbox::default(), text).await;
@@ -103,7 +103,7 @@ async fn a_command_whose_acknowledgement_is_not_written_does_not_run() {
 
     assert!(caller.types().is_empty());
     assert_eq!(executor.ran.load(Ordering::SeqCst), 0);
-    let owed = commands.owed(10).await.unwrap();
+    let owed = commands.owed(None, 10).await.unwrap();
     assert_eq!(owed.len(), 1);
     assert!(owed[0].text().contains("it was not run"), "{}", owed[0].text());
 }
@@ -120,12 +120,12 @@ async fn a_result_that_was_written_but_not_read_stays_owed_in_the_next_process()
     drop(first);
 
     let second = commands(dir.path(), &executor).await;
-    let mut owed = second.owed(10).await.unwrap();
+    let mut owed = second.owed(None, 10).await.unwrap();
     assert_eq!(owed.len(), 1);
     let result: Value = serde_json::from_str(owed[0].text()).unwrap();
     assert_eq!(result["type"], "CommandResult");
     assert!(owed[0].read().await);
-    assert_eq!(second.owed(10).await.unwrap().len(), 0);
+    assert_eq!(second.owed(None, 10).await.unwrap().len(), 0);
     assert_eq!(executor.ran.load(Ordering::SeqCst), 1, "it is reported, and not run again");
 }
 

@@ -13,7 +13,7 @@ use super::executor::ToolFacts;
 use super::milestone::{Milestone, Trace};
 use super::policy::Request;
 use super::{Commands, deadline};
-use crate::store::{AuditEntry, Channel, JournalError, NewCommand, NonceError};
+use crate::store::{AuditEntry, Channel, JournalError, JournalRoom, NewCommand, NonceError};
 use guest::registry::CallError;
 use protocol::code::ErrorCode;
 use protocol::envelope::CommandEnvelope;
@@ -25,6 +25,7 @@ pub(super) struct Admitted {
     pub tool: ToolFacts,
     pub deadline_ms: i64,
     pub permit: OwnedSemaphorePermit,
+    pub room: JournalRoom,
     pub trace: Trace,
 }
 
@@ -83,6 +84,15 @@ impl Commands {
         };
         let deadline_ms = deadline::deadline_ms(tool.deadline_ms, envelope.expires_at, now);
 
+        let room = self.parts.journal.reserve().await;
+        self.note_store(room.is_ok());
+        let room = match room {
+            Ok(room) => room,
+            Err(error) => {
+                let message = format!("its result could not be kept: {error}");
+                return Err(Refused::of(envelope, ErrorCode::Internal, message));
+            }
+        };
         let accepted = self.parts.journal.accept(NewCommand {
             command_id: envelope.command_id.clone(),
             tenant_id: envelope.tenant_id.clone(),
@@ -101,7 +111,7 @@ impl Commands {
             return Err(Refused::of(envelope, code, error.to_string()));
         }
         self.reach(&mut trace, Milestone::Accepted);
-        Ok(Admitted { envelope, tool, deadline_ms, permit, trace })
+        Ok(Admitted { envelope, tool, deadline_ms, permit, room, trace })
     }
 
     fn verify(

@@ -1,52 +1,81 @@
-//! Delivers last answers of commands: each is journalled before the caller has it.
+//! Delivers last answers of commands: each is journalled as soon as the disk takes it, and delivered
+//! whatever the disk does.
 
-use tracing::warn;
+use std::time::Duration;
+
+use tracing::{error, warn};
 
 use super::Commands;
 use super::answers::Caller;
 use super::milestone::{Milestone, Trace};
 use super::owed::Owed;
-use crate::store::StoreError;
+use crate::store::{JournalRoom, StoreError};
+
+/// Wait before a result is offered to the journal again; it doubles up to [`RETRY_MOST`].
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MOST: Duration = Duration::from_secs(5);
 
 impl Commands {
-    /// Last answers that were not read yet, at most so many. Those of commands that an earlier process
-    /// took are among them.
+    /// Last answers that were not read yet, at most so many, from the oldest on or from after the one
+    /// with that number. Those of commands that an earlier process took are among them.
     ///
     /// # Errors
     ///
     /// The journal cannot be read.
-    pub async fn owed(&self, limit: usize) -> Result<Vec<Owed<'_>>, StoreError> {
-        let entries = self.parts.journal.unsent(limit).await?;
-        let owed = entries.into_iter().filter_map(|entry| {
+    pub async fn owed(
+        &self,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<Owed<'_>>, StoreError> {
+        let entries = self.parts.journal.unsent(after, limit).await?;
+        let owed = entries.into_iter().filter_map(|(number, entry)| {
             let (command_id, text) = (entry.command.command_id, entry.result_json?);
-            Some(Owed::new(self, command_id, text, None))
+            Some(Owed::journalled(self, number, command_id, text))
         });
         Ok(owed.collect())
     }
 
-    /// Makes the last answer of a command durable and hands it to the caller.
-    pub(super) async fn persist_and_send(
+    /// Makes the last answer of a command durable and hands it to the caller. While the journal does
+    /// not take it, it is kept here, delivered from here, and offered to the journal again. `held` is
+    /// given up when the journal has it.
+    pub(super) async fn persist_and_send<Held: Send>(
         &self,
         caller: &dyn Caller,
         command_id: &str,
         text: String,
-        mut trace: Option<Trace>,
+        trace: Option<Trace>,
+        mut room: JournalRoom,
+        held: Held,
     ) {
-        // Before the journal has it: nothing else may deliver it too.
-        caller.expect_last_answer(command_id);
-        let kept = self.parts.journal.result_ready(command_id, text.clone()).await;
-        self.note_store(kept.is_ok());
-        match kept {
-            Ok(()) => {
-                if let Some(trace) = &mut trace {
-                    self.reach(trace, Milestone::ResultReady);
-                }
-            }
-            // The caller still learns of it now. After a crash it learns that the result is unknown.
-            Err(error) => warn!(command = command_id, %error, "a result could not be journalled"),
-        }
         let mut owed = Owed::new(self, command_id.to_owned(), text, trace);
-        caller.deliver(&mut owed).await;
+        let mut wait = RETRY_FIRST;
+        loop {
+            if !owed.is_read() {
+                // Before the journal has it: nothing else may deliver it too.
+                caller.expect_last_answer(command_id);
+            }
+            let kept = self.parts.journal.result_ready(command_id, owed.text().to_owned()).await;
+            self.note_store(kept.is_ok());
+            match kept {
+                Ok(()) => break,
+                Err(StoreError::Full { .. }) if room.release() => continue,
+                Err(refused @ StoreError::Refused { .. }) => {
+                    error!(command = command_id, %refused, "the journal has no place for a result");
+                    break;
+                }
+                Err(error) => warn!(command = command_id, %error, "a result is not journalled yet"),
+            }
+            if !owed.is_read() {
+                caller.deliver(&mut owed).await;
+            }
+            tokio::time::sleep(wait).await;
+            wait = wait.saturating_mul(2).min(RETRY_MOST);
+        }
+        drop((room, held));
+        owed.reach(Milestone::ResultReady);
+        if owed.journal_has_it().await {
+            caller.deliver(&mut owed).await;
+        }
         // The answer was not written in this process's first attempt.
         if let Some(trace) = owed.into_unwritten() {
             self.parts.observer.finished(&trace);

@@ -12,6 +12,10 @@ pub struct Owed<'a> {
     commands: &'a Commands,
     command_id: String,
     text: String,
+    /// The answer's number in the journal; none while this process alone has it.
+    number: Option<i64>,
+    is_journalled: bool,
+    is_read: bool,
     /// Present until the answer was written for the first time.
     trace: Option<Trace>,
 }
@@ -23,7 +27,45 @@ impl<'a> Owed<'a> {
         text: String,
         trace: Option<Trace>,
     ) -> Self {
-        Self { commands, command_id, text, trace }
+        let (number, is_journalled, is_read) = (None, false, false);
+        Self { commands, command_id, text, number, is_journalled, is_read, trace }
+    }
+
+    /// One that the journal has under that number.
+    pub(super) fn journalled(
+        commands: &'a Commands,
+        number: i64,
+        command_id: String,
+        text: String,
+    ) -> Self {
+        let (number, is_journalled, is_read, trace) = (Some(number), true, false, None);
+        Self { commands, command_id, text, number, is_journalled, is_read, trace }
+    }
+
+    /// Whether the caller has read it.
+    pub(super) fn is_read(&self) -> bool {
+        self.is_read
+    }
+
+    /// Notes that its command has come this far.
+    pub(super) fn reach(&mut self, milestone: Milestone) {
+        if let Some(trace) = &mut self.trace {
+            self.commands.reach(trace, milestone);
+        }
+    }
+
+    /// The journal has the answer from now on. Returns whether the caller still has to be given it.
+    pub(super) async fn journal_has_it(&mut self) -> bool {
+        self.is_journalled = true;
+        if self.is_read {
+            self.note_read().await;
+        }
+        !self.is_read
+    }
+
+    /// The answer's number in the journal. Later answers may have smaller ones.
+    pub fn number(&self) -> Option<i64> {
+        self.number
     }
 
     /// The trace of an answer that was not written.
@@ -54,7 +96,9 @@ impl<'a> Owed<'a> {
             payload: cut.clone().into_bytes(),
             ..parts.audit_entry(Channel::Endpoint, "CommandResultCut")
         });
-        if let Err(error) = parts.journal.result_cut(&self.command_id, cut.clone()).await {
+        if self.is_journalled
+            && let Err(error) = parts.journal.result_cut(&self.command_id, cut.clone()).await
+        {
             warn!(command = self.command_id, %error, "the journal keeps the longer result");
         }
         self.text = cut;
@@ -71,8 +115,14 @@ impl<'a> Owed<'a> {
     /// The caller reports that the answer was read. Returns whether the journal has noted it: if not,
     /// the answer stays owed and is delivered again later.
     pub async fn read(&mut self) -> bool {
+        self.is_read = true;
+        self.commands.parts.observer.reached(&self.command_id, Milestone::Confirmed);
+        // What the journal does not have yet cannot be noted there, and is when it has it.
+        !self.is_journalled || self.note_read().await
+    }
+
+    async fn note_read(&self) -> bool {
         let Self { commands, command_id, .. } = self;
-        commands.parts.observer.reached(command_id, Milestone::Confirmed);
         let noted = commands.parts.journal.sent(vec![command_id.clone()]).await;
         commands.note_store(noted.is_ok());
         // Evidence that was kept because its result was owed may have to go now.

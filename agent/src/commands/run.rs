@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::{debug, info, warn};
 
 use super::Commands;
@@ -11,7 +12,7 @@ use super::answers::{Answer, Caller};
 use super::milestone::{Milestone, Trace};
 use super::outcome::Outcome;
 use crate::evidence::EvidenceRecord;
-use crate::store::{AuditEntry, AuditHead, Channel, CommandState};
+use crate::store::{AuditEntry, AuditHead, Channel, CommandState, JournalRoom};
 use protocol::canonical::canonical_bytes;
 use protocol::code::ErrorCode;
 use protocol::envelope::CommandEnvelope;
@@ -53,7 +54,7 @@ impl Commands {
         admitted: Admitted,
         acked: tokio::sync::oneshot::Sender<()>,
     ) {
-        let Admitted { envelope, tool, deadline_ms, permit, mut trace } = admitted;
+        let Admitted { envelope, tool, deadline_ms, permit, room, mut trace } = admitted;
         self.audit_command(caller, &envelope, "CommandEnvelope", None, envelope.canonical.clone());
         let ack = CommandAck {
             command_id: envelope.command_id.clone(),
@@ -69,8 +70,7 @@ impl Commands {
         if sent.is_err() {
             let message = "the connection was lost before the command could be acknowledged, so \
                            it was not run";
-            self.fail_unacked(caller, &envelope, message).await;
-            drop(permit);
+            self.fail_unacked(caller, &envelope, message, room, permit).await;
             return;
         }
         self.parts.journal.note(&envelope.command_id, CommandState::Acked);
@@ -80,9 +80,7 @@ impl Commands {
         trace.execute = executed.execute;
         trace.reset = executed.reset_took;
         self.reach(&mut trace, Milestone::Executed);
-        // What is left needs no machine.
-        drop(permit);
-        self.conclude(caller, &envelope, executed, trace).await;
+        self.conclude(caller, &envelope, executed, trace, room, permit).await;
     }
 
     /// Runs the tool on a thread where it may block, and tells the caller how it goes.
@@ -174,13 +172,16 @@ impl Commands {
         let _ = caller.answer(Answer::Progress(event)).await;
     }
 
-    /// Makes the result durable and delivers it.
+    /// Makes the result durable and delivers it. The command is in flight until it is durable, so that
+    /// results for which there is no disk stay as few as commands in flight may be.
     async fn conclude(
         &self,
         caller: &dyn Caller,
         envelope: &CommandEnvelope,
         executed: Executed,
         mut trace: Trace,
+        room: JournalRoom,
+        permit: OwnedSemaphorePermit,
     ) {
         let id = &envelope.command_id;
         self.halt_if_needed(id, &executed).await;
@@ -201,7 +202,9 @@ impl Commands {
         let frame = result.to_text();
         let canonical = canonical_bytes(&result).unwrap_or_else(|_| frame.clone().into_bytes());
         self.audit_command(caller, envelope, "CommandResult", code, canonical);
-        self.persist_and_send(caller, id, frame, Some(trace)).await;
+        // The chunks would wait in memory for the caller.
+        drop(executed);
+        self.persist_and_send(caller, id, frame, Some(trace), room, permit).await;
     }
 
     async fn keep_evidence(
@@ -245,11 +248,18 @@ impl Commands {
 
     /// Ends a command that was not acknowledged. A result is no answer to such a command, an error
     /// event is.
-    async fn fail_unacked(&self, caller: &dyn Caller, envelope: &CommandEnvelope, message: &str) {
+    async fn fail_unacked(
+        &self,
+        caller: &dyn Caller,
+        envelope: &CommandEnvelope,
+        message: &str,
+        room: JournalRoom,
+        permit: OwnedSemaphorePermit,
+    ) {
         let id = &envelope.command_id;
         debug!(command = id, message);
         let event = self.parts.error_event(Some(id), "", ErrorCode::Internal, message);
-        self.persist_and_send(caller, id, event.to_text(), None).await;
+        self.persist_and_send(caller, id, event.to_text(), None, room, permit).await;
     }
 
     fn audit_command(

@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,6 +22,9 @@ use super::EvidenceRecord;
 use protocol::canonical_bytes;
 use protocol::shape::is_uuid;
 use protocol::signing::sha256_text;
+
+/// Longest record that is read, in bytes: more than what two of the longest streams make.
+const LONGEST: u64 = 64 << 20;
 
 const SUFFIX: &str = ".json";
 const IMAGE_PREFIX: &str = "image-";
@@ -94,6 +97,30 @@ impl EvidenceStore {
         });
         if let Ok(Err(error)) = written.await {
             warn!(command = id, %error, "the evidence could not be kept");
+        }
+    }
+
+    /// What is kept of a command; nothing when there is nothing that can be read.
+    pub async fn find(&self, command_id: &str) -> Option<EvidenceRecord> {
+        let path = record_path(&self.dir, command_id)?;
+        let id = command_id.to_owned();
+        let read = move || {
+            let mut text = Vec::new();
+            match File::open(&path) {
+                Ok(file) => file.take(LONGEST).read_to_end(&mut text)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let record: EvidenceRecord = serde_json::from_slice(&text)?;
+            Ok(Some(record).filter(|record| record.command_id == id))
+        };
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                warn!(command = command_id, %error, "the evidence cannot be read");
+                None
+            }
+            Err(_) => None,
         }
     }
 

@@ -57,23 +57,22 @@ impl RelayAdapter {
 
     /// Sends what earlier sessions left.
     async fn redeliver(&self, session: &Session) {
+        let mut after = None;
         loop {
-            let owed = match self.commands.owed(BATCH).await {
+            let owed = match self.commands.owed(after, BATCH).await {
                 Ok(owed) => owed,
                 Err(error) => return warn!(%error, "results cannot be read from the journal"),
             };
-            let mut noted_any = false;
+            let Some(last) = owed.last() else { return };
+            after = last.number();
             for mut owed in owed {
                 if self.session().is_none_or(|current| current.id != session.id) {
                     return;
                 }
                 if self.deliveries.begin(owed.command_id()) {
                     debug!(command = owed.command_id(), "a result goes out again");
-                    noted_any |= self.deliver(&mut owed).await;
+                    self.deliver(&mut owed).await;
                 }
-            }
-            if !noted_any {
-                return;
             }
         }
     }

@@ -14,6 +14,8 @@ use thiserror::Error;
 
 use super::StoreError;
 use super::database::{self, DamageCheck, Kind};
+use super::reserve::Reserve;
+pub use super::reserve::Room as JournalRoom;
 use super::writer::Writer;
 use ledger::CommandLedger;
 use protocol::timestamp::Timestamp;
@@ -26,6 +28,10 @@ const MAX_UNSENT_BYTES: usize = 16 << 20;
 
 /// Jobs that may wait. More than two for each command that can be in flight.
 const QUEUE: usize = 8192;
+
+/// Disk space that is kept for a result: as much as one of the usual bound takes twice. Longer ones share
+/// what is kept for all.
+const RESERVED_BYTES: u64 = 128 << 10;
 
 /// Entries that are removed in one transaction.
 const PRUNE_AT_ONCE: usize = 1000;
@@ -158,6 +164,7 @@ pub struct Journal {
     writer: Writer<CommandLedger>,
     counts: Arc<Mutex<JournalCounts>>,
     unfinished: Vec<JournalEntry>,
+    reserve: Arc<Reserve>,
 }
 
 impl Journal {
@@ -168,8 +175,40 @@ impl Journal {
             ledger::unfinished(&database).map_err(|error| StoreError::of_sqlite(&path, &error))?;
         let counts = Arc::default();
         let commands = CommandLedger::new(Arc::clone(&counts));
+        let reserve = Reserve::open(&path.with_extension("reserve"), RESERVED_BYTES)?;
         let writer = Writer::start("journal", path, database, commands, QUEUE)?;
-        Ok(Self { writer, counts, unfinished })
+        Ok(Self { writer, counts, unfinished, reserve })
+    }
+
+    /// Keeps space on the disk for the result of a command that is about to be accepted.
+    ///
+    /// # Errors
+    ///
+    /// The disk has no room for it.
+    pub async fn reserve(&self) -> Result<JournalRoom, StoreError> {
+        if let Some(room) = self.reserve.take_kept() {
+            return Ok(room);
+        }
+        let reserve = Arc::clone(&self.reserve);
+        let taken = tokio::task::spawn_blocking(move || reserve.take()).await;
+        taken.map_err(|_| StoreError::Closed { path: self.path().to_path_buf() })?
+    }
+
+    /// Gives all space back that was kept for results, so that they can be written.
+    pub fn release_reserve(&self) {
+        self.reserve.release_all();
+    }
+
+    /// Lets the file grow no further, or again: as on a full disk.
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn set_full(&self, is_full: bool) -> Result<(), StoreError> {
+        let most = if is_full { 1_i64 } else { i64::from(u32::MAX) - 1 };
+        self.writer
+            .call(move |_, database| {
+                // A limit below the present size is that size.
+                database.pragma_update_and_check(None, "max_page_count", most, |_| Ok(()))
+            })
+            .await
     }
 
     /// Accepts a command, once. When this returns `Ok` that is on disk. A command id that was
@@ -261,10 +300,18 @@ impl Journal {
         &self.unfinished
     }
 
-    /// Results that are not marked as sent, oldest first: at most `limit`, and fewer when they
-    /// are long.
-    pub async fn unsent(&self, limit: usize) -> Result<Vec<JournalEntry>, StoreError> {
-        self.writer.call(move |_, database| ledger::unsent(database, limit, MAX_UNSENT_BYTES)).await
+    /// Results that are not marked as sent, in the order in which their commands were accepted, each
+    /// with its number: those after the number that is given, at most `limit`, and fewer when they are
+    /// long.
+    pub async fn unsent(
+        &self,
+        after: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<(i64, JournalEntry)>, StoreError> {
+        let after = after.unwrap_or(i64::MIN);
+        self.writer
+            .call(move |_, database| ledger::unsent(database, after, limit, MAX_UNSENT_BYTES))
+            .await
     }
 
     /// Commands that have no result yet, or whose result is not marked as sent.

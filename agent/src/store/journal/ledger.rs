@@ -16,7 +16,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT command_id, tenant_id, tool, correlation_id, operator_id, accepted_at, state, \
-             result_json FROM command ",
+             result_json, seq FROM command ",
             $rest
         )
     };
@@ -193,22 +193,23 @@ pub(super) fn unfinished(database: &Connection) -> rusqlite::Result<Vec<JournalE
 /// Results that are not sent, oldest first, until one of the limits is reached.
 pub(super) fn unsent(
     database: &Connection,
+    after: i64,
     limit: usize,
     bytes: usize,
-) -> rusqlite::Result<Vec<JournalEntry>> {
+) -> rusqlite::Result<Vec<(i64, JournalEntry)>> {
     let mut statement =
-        database.prepare_cached(select!("WHERE state = 3 ORDER BY seq LIMIT ?1"))?;
+        database.prepare_cached(select!("WHERE state = 3 AND seq > ?1 ORDER BY seq LIMIT ?2"))?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut rows = statement.query([limit])?;
+    let mut rows = statement.query([after, limit])?;
     let mut found = Vec::new();
     let mut total = 0_usize;
     while let Some(row) = rows.next()? {
-        let entry = entry(row)?;
+        let (number, entry) = (row.get(8)?, entry(row)?);
         total = total.saturating_add(entry.result_json.as_ref().map_or(0, String::len));
         if total > bytes && !found.is_empty() {
             break;
         }
-        found.push(entry);
+        found.push((number, entry));
     }
     Ok(found)
 }

@@ -30,8 +30,8 @@ fn reopen(directory: &TempDir, journal: Journal) -> Journal {
     Journal::open(&directory.path().join("journal.db")).unwrap()
 }
 
-fn ids(entries: &[JournalEntry]) -> Vec<&str> {
-    entries.iter().map(|entry| entry.command.command_id.as_str()).collect()
+fn ids(entries: &[(i64, JournalEntry)]) -> Vec<&str> {
+    entries.iter().map(|(_, entry)| entry.command.command_id.as_str()).collect()
 }
 
 #[test]
@@ -52,16 +52,16 @@ fn a_command_goes_through_its_states_and_survives_restarts() {
         journal.result_ready("a", "{\"a\":1}".to_owned()).await.unwrap();
         journal = reopen(&directory, journal);
         assert!(journal.unfinished().is_empty());
-        let unsent = journal.unsent(10).await.unwrap();
+        let unsent = journal.unsent(None, 10).await.unwrap();
         let entry = JournalEntry {
             command: command("a", 5),
             state: CommandState::ResultReady,
             result_json: Some("{\"a\":1}".to_owned()),
         };
-        assert_eq!(unsent, [entry]);
+        assert_eq!(unsent, [(1, entry)]);
         journal.sent(vec!["a".to_owned()]).await.unwrap();
         journal = reopen(&directory, journal);
-        assert_eq!(journal.unsent(10).await.unwrap(), []);
+        assert_eq!(journal.unsent(None, 10).await.unwrap(), []);
         assert_eq!(journal.counts(), JournalCounts { sent: 1, ..JournalCounts::default() });
         assert_eq!(journal.find("a").await.unwrap().unwrap().state, CommandState::Sent);
         assert_eq!(journal.find("b").await.unwrap(), None);
@@ -126,7 +126,8 @@ fn what_is_unfinished_is_of_an_earlier_process_and_oldest_first() {
         journal.result_ready("second", "{}".to_owned()).await.unwrap();
         let journal = reopen(&directory, journal);
         journal.accept(command("of this process", 10)).await.unwrap();
-        assert_eq!(ids(journal.unfinished()), ["first", "third"]);
+        let left = journal.unfinished().iter().map(|entry| entry.command.command_id.as_str());
+        assert_eq!(left.collect::<Vec<_>>(), ["first", "third"]);
     });
 }
 
@@ -139,13 +140,15 @@ fn unsent_results_come_oldest_first_and_not_too_many_at_once() {
             journal.accept(command(id, 0)).await.unwrap();
             journal.result_ready(id, long.clone()).await.unwrap();
         }
-        assert_eq!(ids(&journal.unsent(2).await.unwrap()), ["a", "b"]);
-        assert_eq!(ids(&journal.unsent(100).await.unwrap()), ["a", "b", "c", "d"]);
+        assert_eq!(ids(&journal.unsent(None, 2).await.unwrap()), ["a", "b"]);
+        assert_eq!(ids(&journal.unsent(None, 100).await.unwrap()), ["a", "b", "c", "d"]);
+        let (second, _) = journal.unsent(None, 2).await.unwrap()[1];
+        assert_eq!(ids(&journal.unsent(Some(second), 2).await.unwrap()), ["c", "d"]);
         journal.sent(vec!["a".to_owned(), "c".to_owned()]).await.unwrap();
-        assert_eq!(ids(&journal.unsent(100).await.unwrap()), ["b", "d", "e", "f"]);
+        assert_eq!(ids(&journal.unsent(None, 100).await.unwrap()), ["b", "d", "e", "f"]);
         let one = journal
             .writer
-            .call(|_, database| ledger::unsent(database, 100, MAX_RESULT_BYTES - 1))
+            .call(|_, database| ledger::unsent(database, i64::MIN, 100, MAX_RESULT_BYTES - 1))
             .await
             .unwrap();
         assert_eq!(ids(&one), ["b"]);
@@ -293,4 +296,19 @@ fn run_commands_until_killed(directory: &Path) -> ! {
         }
         std::future::pending().await
     })
+}
+
+#[test]
+fn a_result_is_cut_until_it_is_sent_and_only_to_a_shorter_one() {
+    let (_directory, journal) = journal();
+    single().block_on(async {
+        journal.accept(command("a", 0)).await.unwrap();
+        assert!(journal.result_cut("a", "x".into()).await.is_err(), "it has no result");
+        journal.result_ready("a", "long".into()).await.unwrap();
+        assert!(journal.result_cut("a", "longer".into()).await.is_err());
+        journal.result_cut("a", "cut".into()).await.unwrap();
+        assert_eq!(journal.find("a").await.unwrap().unwrap().result_json.unwrap(), "cut");
+        journal.sent(vec!["a".to_owned()]).await.unwrap();
+        assert!(journal.result_cut("a", "c".into()).await.is_err(), "it is sent");
+    });
 }

@@ -111,7 +111,7 @@ fn use_store(name: &str, path: &Path) -> bool {
                 let first = journal.accept(command.clone()).await;
                 assert!(first.is_err() || journal.accept(command).await.is_err());
                 let _ = journal.result_ready("c0", "{}".into()).await;
-                let _ = journal.unsent(10).await;
+                let _ = journal.unsent(None, 10).await;
                 let _ = journal.owed().await;
                 let _ = journal.find(&command_id).await;
                 let _ = journal.sent(vec!["c0".into()]).await;
