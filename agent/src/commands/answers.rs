@@ -1,6 +1,8 @@
 //! Where the answers to a command go. Each way into the agent implements [`Caller`]; commands know
 //! nothing else of it.
 
+use std::time::Instant;
+
 use futures_util::future::BoxFuture;
 use protocol::code::ErrorCode;
 use protocol::message::{CommandAck, ErrorEvent, Frame, ProgressEvent};
@@ -20,6 +22,21 @@ pub trait Caller: Send + Sync + 'static {
     /// The caller is gone, or the answer cannot be written. A command whose acknowledgement is not
     /// written does not run. Any other answer may get lost.
     fn answer(&self, answer: Answer) -> BoxFuture<'_, Result<(), Undelivered>>;
+
+    /// Passes the acknowledgement of a command on. Returns once it is written to the caller; a caller that
+    /// can call it back does so at `before`, when it is worth nothing any more.
+    ///
+    /// # Errors
+    ///
+    /// The caller is gone, or the acknowledgement could not be written in time.
+    fn acknowledge(
+        &self,
+        ack: CommandAck,
+        before: Instant,
+    ) -> BoxFuture<'_, Result<(), Undelivered>> {
+        let _ = before;
+        self.answer(Answer::Acknowledged(ack))
+    }
 
     /// Announces that the last answer of a command is about to become durable. It is among what
     /// [`Commands::owed`](super::Commands::owed) gives from then on. A caller that delivers such

@@ -35,6 +35,28 @@ impl Commands {
         Ok(owed.collect())
     }
 
+    /// The caller reports that it has read these answers, which the journal has. What cannot be noted there
+    /// stays owed and is delivered again later.
+    pub async fn read(&self, owed: &mut [Owed<'_>]) {
+        let mut command_ids = Vec::with_capacity(owed.len());
+        for owed in owed {
+            owed.is_read_by_caller();
+            command_ids.push(owed.command_id().to_owned());
+        }
+        if command_ids.is_empty() {
+            return;
+        }
+        let noted = self.parts.journal.sent(command_ids).await;
+        self.note_store(noted.is_ok());
+        if let Err(error) = noted {
+            warn!(%error, "results that were delivered stay owed");
+        }
+        // Evidence that was kept because its result was owed may have to go now.
+        if self.parts.evidence.is_full() {
+            self.sweep_evidence().await;
+        }
+    }
+
     /// Makes the last answer of a command durable and hands it to the caller. While the journal does
     /// not take it, it is kept here, delivered from here, and offered to the journal again. `held` is
     /// given up when the journal has it.

@@ -106,6 +106,11 @@ impl Trace {
         }
     }
 
+    /// When its envelope had been read.
+    pub fn received(&self) -> Instant {
+        self.received
+    }
+
     /// Notes that it came this far now.
     pub fn mark(&mut self, milestone: Milestone) {
         self.reached[milestone as usize] = Some(self.received.elapsed());

@@ -115,10 +115,14 @@ impl<'a> Owed<'a> {
     /// The caller reports that the answer was read. Returns whether the journal has noted it: if not,
     /// the answer stays owed and is delivered again later.
     pub async fn read(&mut self) -> bool {
-        self.is_read = true;
-        self.commands.parts.observer.reached(&self.command_id, Milestone::Confirmed);
+        self.is_read_by_caller();
         // What the journal does not have yet cannot be noted there, and is when it has it.
         !self.is_journalled || self.note_read().await
+    }
+
+    pub(super) fn is_read_by_caller(&mut self) {
+        self.is_read = true;
+        self.commands.parts.observer.reached(&self.command_id, Milestone::Confirmed);
     }
 
     async fn note_read(&self) -> bool {

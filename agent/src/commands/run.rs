@@ -22,6 +22,12 @@ use protocol::message::{
 use sandbox::{Executed, Failure};
 use sandbox::{PartialOutput, ToolCall};
 
+/// A relay waits so long for an acknowledgement (protocol 5.1.5). Then it drops all that comes of the
+/// command.
+const RELAY_WAITS: Duration = Duration::from_secs(5);
+/// An acknowledgement that is not written so long after the envelope came is not sent: it has to travel.
+const ACK_WITHIN: Duration = Duration::from_secs(4);
+
 /// How often a command that runs says so.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
@@ -65,11 +71,18 @@ impl Commands {
             estimated_duration_ms: Some(tool.estimated_duration_ms),
             ts: self.now(),
         };
-        let sent = caller.answer(Answer::Acknowledged(ack)).await;
+        let received = trace.received();
+        let sent = caller.acknowledge(ack, received + ACK_WITHIN).await;
         drop(acked);
-        if sent.is_err() {
-            let message = "the connection was lost before the command could be acknowledged, so \
-                           it was not run";
+        let message = if received.elapsed() >= RELAY_WAITS {
+            // The relay has told its operator already that nothing came of the command.
+            Some("the acknowledgement came too late for the relay, so the command was not run")
+        } else if sent.is_err() {
+            Some("the command could not be acknowledged in time, so it was not run")
+        } else {
+            None
+        };
+        if let Some(message) = message {
             self.fail_unacked(caller, &envelope, message, room, permit).await;
             return;
         }

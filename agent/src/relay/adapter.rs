@@ -7,21 +7,25 @@ mod restamp;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use futures_util::future::BoxFuture;
-use protocol::message::{AgentHealth, Frame, WireState};
+use futures_util::StreamExt;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::FuturesUnordered;
+use protocol::message::{AgentHealth, CommandAck, Frame, WireState};
 use tracing::{debug, warn};
 
 use self::deliveries::Deliveries;
 use self::restamp::restamp_session;
-use super::link::{FrameFault, Handler, SendError, Session};
+use super::link::{FrameFault, Handler, SendError, Sent, Session};
 use crate::commands::answers::{Alarm, AlarmListener};
 use crate::commands::{Answer, Caller, Commands, Owed, Undelivered};
 
 /// Bytes by which the stamp of a session may lengthen a frame.
 const STAMP: usize = 64;
 
-/// Results read from the journal at a time.
-const BATCH: usize = 64;
+/// Results that are read from the journal, confirmed and noted at a time.
+const PAGE: usize = 256;
+/// Such pages under way at a time.
+const PAGES: usize = 4;
 
 /// Hands frames of sessions to the commands, and their answers to the current session.
 pub struct RelayAdapter {
@@ -55,67 +59,91 @@ impl RelayAdapter {
         let _ = session.send(self.commands.alarm_event(alarm, &session.id).to_text()).await;
     }
 
-    /// Sends what earlier sessions left.
+    /// Sends what earlier sessions left: some pages of it at a time, each confirmed and noted as a whole.
     async fn redeliver(&self, session: &Session) {
         let mut after = None;
-        loop {
-            let owed = match self.commands.owed(after, BATCH).await {
-                Ok(owed) => owed,
-                Err(error) => return warn!(%error, "results cannot be read from the journal"),
+        let mut under_way = FuturesUnordered::new();
+        while !session.is_over() {
+            let page = match self.commands.owed(after, PAGE).await {
+                Ok(page) => page,
+                Err(error) => {
+                    warn!(%error, "results cannot be read from the journal");
+                    break;
+                }
             };
-            let Some(last) = owed.last() else { return };
+            let Some(last) = page.last() else { break };
             after = last.number();
-            for mut owed in owed {
-                if self.session().is_none_or(|current| current.id != session.id) {
-                    return;
-                }
-                if self.deliveries.begin(owed.command_id()) {
-                    debug!(command = owed.command_id(), "a result goes out again");
-                    self.deliver(&mut owed).await;
-                }
+            under_way.push(self.deliver_page(session, page));
+            if under_way.len() >= PAGES {
+                under_way.next().await;
             }
         }
+        while under_way.next().await.is_some() {}
     }
 
-    /// Sends a result in the current session, and in the next ones if that fails. Returns whether the
-    /// relay has read it and the journal says so. The command has to be in `deliveries`; it is not any
-    /// more when this returns.
-    async fn deliver(&self, owed: &mut Owed<'_>) -> bool {
-        let mut failed_in = None;
+    /// Sends results in a session, all but those that another task is sending, and notes them together
+    /// when the relay has read the last of them.
+    async fn deliver_page(&self, session: &Session, mut page: Vec<Owed<'_>>) {
+        page.retain(|owed| self.deliveries.begin(owed.command_id()));
+        debug!(results = page.len(), "results go out again");
+        let receipts = join_all(page.iter_mut().map(|owed| write_in(session, owed))).await;
+        let last = receipts.iter().flatten().max_by_key(|sent| sent.count());
+        let is_confirmed = match last {
+            Some(last) => session.confirmed(*last).await.is_ok(),
+            None => false,
+        };
+        let (mut read, mut left): (Vec<_>, Vec<_>) = (Vec::new(), Vec::new());
+        for (owed, receipt) in page.into_iter().zip(receipts) {
+            let is_read = is_confirmed && receipt.is_some();
+            if is_read { read.push(owed) } else { left.push(owed) }
+        }
+        self.commands.read(&mut read).await;
+        for owed in &read {
+            self.deliveries.end_unless(owed.command_id(), || false);
+        }
+        // There may be another session, which has left these to this task.
+        let failed_in = &session.id;
+        join_all(left.iter_mut().map(|owed| self.deliver(owed, Some(Arc::clone(failed_in))))).await;
+    }
+
+    /// Sends a result in the current session, and in the next ones if that fails, but not in
+    /// `failed_in`. The command has to be in `deliveries`; it is not any more when this returns.
+    async fn deliver(&self, owed: &mut Owed<'_>, mut failed_in: Option<Arc<str>>) {
         loop {
             let mut next = None;
             let ends = self.deliveries.end_unless(owed.command_id(), || {
                 next = self.session().filter(|session| Some(&session.id) != failed_in.as_ref());
                 next.is_some()
             });
-            let (false, Some(session)) = (ends, next) else { return false };
-            if send_in(&session, owed).await {
-                let noted = owed.read().await;
+            let (false, Some(session)) = (ends, next) else { return };
+            if let Some(sent) = write_in(&session, owed).await
+                && session.confirmed(sent).await.is_ok()
+            {
+                owed.read().await;
                 self.deliveries.end_unless(owed.command_id(), || false);
-                return noted;
+                return;
             }
-            failed_in = Some(session.id.clone());
+            failed_in = Some(Arc::clone(&session.id));
         }
     }
 }
 
-/// Sends a result in a session. Returns whether the relay has read it.
-async fn send_in(session: &Session, owed: &mut Owed<'_>) -> bool {
+/// Writes a result in a session. Returns the receipt, if it was written.
+async fn write_in(session: &Session, owed: &mut Owed<'_>) -> Option<Sent> {
     let Some(text) = restamp_session(owed.text(), &session.id) else {
         warn!(command = owed.command_id(), "the journal holds no result for it that can be sent");
-        return false;
+        return None;
     };
-    let sent = match session.send(text).await {
+    let sent = match session.send_result(text).await {
         Err(SendError::Refused(FrameFault::TooLong { bound, .. })) => {
             owed.cut(bound.saturating_sub(STAMP)).await;
-            let Some(text) = restamp_session(owed.text(), &session.id) else { return false };
-            session.send(text).await
+            session.send_result(restamp_session(owed.text(), &session.id)?).await
         }
         sent => sent,
     };
-    let Ok(sent) = sent else { return false };
+    let sent = sent.ok()?;
     owed.written();
-    session.confirmed(sent).await.is_ok()
+    Some(sent)
 }
 
 impl Handler for RelayAdapter {
@@ -175,13 +203,24 @@ impl Caller for RelayCaller {
         })
     }
 
+    fn acknowledge(
+        &self,
+        ack: CommandAck,
+        before: Instant,
+    ) -> BoxFuture<'_, Result<(), Undelivered>> {
+        Box::pin(async move {
+            let sent = self.session.send_before(ack.to_text(), before).await;
+            sent.map(drop).map_err(|error| Undelivered { reason: error.to_string() })
+        })
+    }
+
     fn expect_last_answer(&self, command_id: &str) {
         self.adapter.deliveries.begin(command_id);
     }
 
     fn deliver<'a>(&'a self, owed: &'a mut Owed<'_>) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            self.adapter.deliver(owed).await;
+            self.adapter.deliver(owed, None).await;
         })
     }
 }

@@ -102,6 +102,8 @@ pub struct LinkConfig {
     pub dead_after: Duration,
     /// Longest time until a ping is sent for a sender that waits for a confirmation.
     pub confirm_after: Duration,
+    /// Longest time without any confirmation while a sender waits for one; then the session is over.
+    pub receipt_within: Duration,
     /// Waits between attempts.
     pub backoff: Backoff,
     /// A session that lived so long was a success: the waits begin anew.
@@ -129,6 +131,7 @@ impl LinkConfig {
             ping_every: Duration::from_secs(10),
             dead_after: Duration::from_secs(25),
             confirm_after: Duration::from_millis(20),
+            receipt_within: Duration::from_secs(30),
             backoff: Backoff::default(),
             steady_after: Duration::from_secs(30),
             replaced_pause: Duration::from_secs(60),

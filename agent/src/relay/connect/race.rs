@@ -11,6 +11,9 @@ use tokio::time::{sleep, timeout};
 /// Head start of an address before the next one is tried beside it (RFC 8305 5).
 const HEAD_START: Duration = Duration::from_millis(250);
 
+/// Bytes that the kernel takes for the peer before it asks to wait; it counts its own overhead on top.
+const SEND_BUFFER: usize = 256 << 10;
+
 /// An address that did not answer.
 #[derive(Debug)]
 pub struct Attempt {
@@ -49,9 +52,15 @@ async fn attempt(address: SocketAddr, limit: Duration) -> Result<TcpStream, Atte
         Ok(connected) => connected,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
-    // Frames are small, and the peer waits for each.
-    let ready = connected.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+    let ready = connected.and_then(|stream| prepare(&stream).map(|()| stream));
     ready.map_err(|error| Attempt { address, error })
+}
+
+/// Frames are small, and the peer waits for each. What the network has not taken yet is kept short, so that
+/// an acknowledgement does not wait behind it.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    Ok(rustix::net::sockopt::set_socket_send_buffer_size(stream, SEND_BUFFER)?)
 }
 
 /// The families by turns, the first address's family first.

@@ -96,6 +96,15 @@ pub enum SessionEnd {
         /// The limit.
         limit: Duration,
     },
+    /// The relay answers no pings, though other things come from it.
+    #[error(
+        "the relay answered no ping for {} s; something between it and this endpoint swallows them",
+        limit.as_secs_f32()
+    )]
+    Unconfirmed {
+        /// The limit.
+        limit: Duration,
+    },
     /// The connection broke.
     #[error("the connection to the relay broke: {detail}")]
     Broken {

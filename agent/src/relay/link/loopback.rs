@@ -33,7 +33,7 @@ impl LoopbackSession {
             let demand = outbox.demand();
             loop {
                 tokio::select! {
-                    outgoing = outbox.queue.recv() => {
+                    outgoing = outbox.next() => {
                         let Some(outgoing) = outgoing else { return };
                         let (text, receipt) = outgoing.into_parts();
                         outbox.begins(text.len());

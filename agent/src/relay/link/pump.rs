@@ -20,8 +20,8 @@ use protocol::message::{Frame, HealthPong, Inbound, RelayPing, classify};
 
 /// Most frames that are written before those who wait for them are told.
 const BATCH_FRAMES: usize = 256;
-/// Most bytes of such a batch, but for its last frame.
-const BATCH_BYTES: usize = 256 << 10;
+/// Most bytes of such a batch, but for its last frame. An acknowledgement waits for one at most.
+const BATCH_BYTES: usize = 64 << 10;
 
 /// What the writing end does next.
 enum Next {
@@ -62,6 +62,9 @@ impl<H: Handler> Pump<'_, H> {
                 Lost::Silent => SessionEnd::Silent { limit },
                 Lost::Stalled => SessionEnd::Stalled { limit },
             },
+            () = self.session.unconfirmed_for(self.config.receipt_within) => {
+                SessionEnd::Unconfirmed { limit: self.config.receipt_within }
+            }
         };
         (sink.reunite(stream).ok(), end)
     }
@@ -198,7 +201,7 @@ impl<H: Handler> Pump<'_, H> {
         loop {
             let next = tokio::select! {
                 () = &mut stop => Next::Stop,
-                Some(first) = outbox.queue.recv() => Next::Write(first),
+                Some(first) = outbox.next() => Next::Write(first),
                 () = demand.grows() => Next::Confirm,
                 () = sleep_until(soon.unwrap_or_else(Moment::now)), if soon.is_some() => Next::Ping,
                 _ = heartbeat.tick() => Next::Ping,
@@ -215,8 +218,8 @@ impl<H: Handler> Pump<'_, H> {
                 planned => planned,
             };
         }
-        outbox.queue.close();
-        while let Some(first) = outbox.queue.recv().await {
+        outbox.close();
+        while let Some(first) = outbox.next().await {
             self.write_batch(sink, &mut outbox, first).await?;
         }
         Ok(())
@@ -239,7 +242,7 @@ impl<H: Handler> Pump<'_, H> {
             sink.feed(Message::text(text)).await?;
             receipts.push(receipt);
             let more = bytes < BATCH_BYTES && receipts.len() < BATCH_FRAMES;
-            next = if more { outbox.queue.try_recv().ok() } else { None };
+            next = if more { outbox.next_waiting() } else { None };
         }
         sink.flush().await?;
         self.config.traffic.frames_out.fetch_add(receipts.len() as u64, Relaxed);

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
 
 use super::bound::{FrameBound, Lengths, Refused};
 use super::guard::{self, FrameFault};
 use protocol::message::MAX_FRAME_BYTES;
 
-/// Most frames that wait to be written.
+/// Most frames of a lane that wait to be written.
 const QUEUE_FRAMES: usize = 1024;
-/// Most bytes that wait to be written, in units of [`UNIT`]: some of the longest frames.
+/// Most bytes of a lane that wait to be written, in units of [`UNIT`]: some of the longest frames.
 const QUEUE_UNITS: usize = 4 * MAX_FRAME_BYTES / UNIT;
 /// Bytes are counted in these.
 const UNIT: usize = 1024;
@@ -33,9 +35,19 @@ pub enum SendError {
     /// The session is over.
     #[error(transparent)]
     Over(#[from] SessionOver),
+    /// Its time was over before it could be written, and it was not.
+    #[error("the frame could not be written in time")]
+    Late,
     /// The frame would harm the relay, and would in every session.
     #[error(transparent)]
     Refused(#[from] FrameFault),
+}
+
+impl Sent {
+    /// Frames of the session up to and with this one.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
 }
 
 /// Receipt of a frame that was written to the socket, good in its session only.
@@ -58,11 +70,43 @@ pub struct Session {
 struct SessionCore {
     number: u64,
     bound: FrameBound,
-    queue: mpsc::Sender<Outgoing>,
-    room: Arc<Semaphore>,
+    /// Acknowledgements, errors, progress and health: they go before results.
+    urgent: Lane,
+    results: Lane,
     marks: Arc<Marks>,
     confirmed: watch::Receiver<u64>,
 }
+
+/// Frames that are written in their order.
+#[derive(Debug)]
+struct Lane {
+    queue: mpsc::Sender<Outgoing>,
+    room: Arc<Semaphore>,
+}
+
+impl Lane {
+    fn new() -> (Self, mpsc::Receiver<Outgoing>) {
+        let (queue, queued) = mpsc::channel(QUEUE_FRAMES);
+        (Self { queue, room: Arc::new(Semaphore::new(QUEUE_UNITS)) }, queued)
+    }
+
+    async fn push(
+        &self,
+        text: String,
+        before: Option<Instant>,
+        written: Option<oneshot::Sender<Result<Sent, Late>>>,
+    ) -> Result<(), SessionOver> {
+        let units = text.len().div_ceil(UNIT).clamp(1, QUEUE_UNITS) as u32;
+        let room = self.room.clone().acquire_many_owned(units).await;
+        let room = room.map_err(|_| SessionOver)?;
+        let outgoing = Outgoing { text, before, written, room };
+        self.queue.send(outgoing).await.map_err(|_| SessionOver)
+    }
+}
+
+/// A frame was not written because its time was over.
+#[derive(Debug)]
+struct Late;
 
 /// How far the writing end is, in frames of the session.
 #[derive(Debug, Default)]
@@ -81,25 +125,63 @@ struct Marks {
 #[derive(Debug)]
 pub struct Outgoing {
     pub text: String,
-    written: Option<oneshot::Sender<Sent>>,
+    /// From then on it is not written any more.
+    before: Option<Instant>,
+    written: Option<oneshot::Sender<Result<Sent, Late>>>,
     room: OwnedSemaphorePermit,
 }
 
 impl Session {
-    /// Queues a text frame; returns when it has been written to the socket. Nothing is sent twice
-    /// or out of order; whether the relay has it, [`Self::confirmed`] says. Once it is queued,
-    /// giving up waiting does not call it back.
+    /// Queues a text frame; returns when it has been written to the socket. Nothing is sent twice;
+    /// whether the relay has it, [`Self::confirmed`] says. Once it is queued, giving up waiting does not
+    /// call it back. Frames keep their order, but go before all results that wait.
+    ///
+    /// # Errors
+    ///
+    /// The session is over, or the frame would harm the relay.
     pub async fn send(&self, text: String) -> Result<Sent, SendError> {
+        self.write(&self.shared.urgent, text, None).await
+    }
+
+    /// Like [`send`](Self::send), for a frame that is worth nothing later.
+    ///
+    /// # Errors
+    ///
+    /// The session is over, the frame would harm the relay, or it could not be written before that
+    /// moment.
+    pub async fn send_before(&self, text: String, before: Instant) -> Result<Sent, SendError> {
+        self.write(&self.shared.urgent, text, Some(before)).await
+    }
+
+    /// Like [`send`](Self::send), for a result: it lets all other frames go first.
+    ///
+    /// # Errors
+    ///
+    /// The session is over, or the frame would harm the relay.
+    pub async fn send_result(&self, text: String) -> Result<Sent, SendError> {
+        self.write(&self.shared.results, text, None).await
+    }
+
+    async fn write(
+        &self,
+        lane: &Lane,
+        text: String,
+        before: Option<Instant>,
+    ) -> Result<Sent, SendError> {
         let text = self.checked(text).await?;
         let (written, receipt) = oneshot::channel();
-        self.queue(text, Some(written)).await?;
-        Ok(receipt.await.map_err(|_| SessionOver)?)
+        lane.push(text, before, Some(written)).await?;
+        match receipt.await {
+            Ok(Ok(sent)) => Ok(sent),
+            Ok(Err(Late)) => Err(SendError::Late),
+            Err(_) => Err(SessionOver.into()),
+        }
     }
 
     /// Queues a text frame, and returns as soon as there is room for it.
     pub(super) async fn post(&self, text: String) -> Result<(), SendError> {
         let text = self.checked(text).await?;
-        Ok(self.queue(text, None).await?)
+        Ok(self.shared.urgent.push(text, None, None).await?)
     }
 
     /// Returns once the relay has answered a ping sent after that frame: it has read everything up
@@ -125,7 +207,22 @@ impl Session {
 
     /// Whether nothing can be sent any more.
     pub fn is_over(&self) -> bool {
-        self.shared.queue.is_closed()
+        self.shared.urgent.queue.is_closed()
+    }
+
+    /// Returns when the relay has confirmed nothing for so long although a sender waits for it.
+    pub(super) async fn unconfirmed_for(&self, limit: Duration) {
+        let mut confirmed = self.shared.confirmed.clone();
+        loop {
+            let is_wanted = self.shared.marks.wanted.load(SeqCst) > *confirmed.borrow_and_update();
+            match timeout(limit, confirmed.changed()).await {
+                Ok(Ok(())) => {}
+                // The session is over already.
+                Ok(Err(_)) => std::future::pending().await,
+                Err(_) if is_wanted => return,
+                Err(_) => {}
+            }
+        }
     }
 
     async fn checked(&self, text: String) -> Result<String, SendError> {
@@ -142,26 +239,15 @@ impl Session {
             fault.into()
         })
     }
-
-    async fn queue(
-        &self,
-        text: String,
-        written: Option<oneshot::Sender<Sent>>,
-    ) -> Result<(), SessionOver> {
-        let units = text.len().div_ceil(UNIT).clamp(1, QUEUE_UNITS) as u32;
-        let room = self.shared.room.clone().acquire_many_owned(units).await;
-        let room = room.map_err(|_| SessionOver)?;
-        let outgoing = Outgoing { text, written, room };
-        self.shared.queue.send(outgoing).await.map_err(|_| SessionOver)
-    }
 }
 
 /// The end of a session that writes to the socket. The session is over when this is gone.
 #[derive(Debug)]
 pub struct Outbox {
     number: u64,
-    pub queue: mpsc::Receiver<Outgoing>,
-    room: Arc<Semaphore>,
+    urgent: mpsc::Receiver<Outgoing>,
+    results: mpsc::Receiver<Outgoing>,
+    rooms: [Arc<Semaphore>; 2],
     marks: Arc<Marks>,
     begun: u64,
     written: u64,
@@ -177,24 +263,63 @@ pub struct Confirmations {
 /// A session and the two ends that serve it.
 pub fn open(id: &str, bound: FrameBound) -> (Session, Outbox, Confirmations) {
     let number = SESSIONS.fetch_add(1, Ordering::Relaxed);
-    let (queue, queued) = mpsc::channel(QUEUE_FRAMES);
+    let ((urgent, urgent_queued), (results, results_queued)) = (Lane::new(), Lane::new());
+    let rooms = [Arc::clone(&urgent.room), Arc::clone(&results.room)];
     let (confirmed, confirmations) = watch::channel(0);
-    let room = Arc::new(Semaphore::new(QUEUE_UNITS));
     let marks = Arc::new(Marks::default());
     let shared = SessionCore {
         number,
         bound,
-        queue,
-        room: room.clone(),
+        urgent,
+        results,
         marks: marks.clone(),
         confirmed: confirmations,
     };
     let session = Session { id: id.into(), shared: Arc::new(shared) };
-    let outbox = Outbox { number, queue: queued, room, marks: marks.clone(), begun: 0, written: 0 };
+    let outbox = Outbox {
+        number,
+        urgent: urgent_queued,
+        results: results_queued,
+        rooms,
+        marks: marks.clone(),
+        begun: 0,
+        written: 0,
+    };
     (session, outbox, Confirmations { marks, confirmed })
 }
 
 impl Outbox {
+    /// The next frame to write; `None` when there will be no more.
+    pub async fn next(&mut self) -> Option<Outgoing> {
+        loop {
+            let outgoing = tokio::select! {
+                biased;
+                Some(urgent) = self.urgent.recv() => urgent,
+                Some(result) = self.results.recv() => result,
+                else => return None,
+            };
+            if let Some(outgoing) = outgoing.in_time() {
+                return Some(outgoing);
+            }
+        }
+    }
+
+    /// The next frame to write, if one waits.
+    pub fn next_waiting(&mut self) -> Option<Outgoing> {
+        loop {
+            let outgoing = self.urgent.try_recv().or_else(|_| self.results.try_recv()).ok()?;
+            if let Some(outgoing) = outgoing.in_time() {
+                return Some(outgoing);
+            }
+        }
+    }
+
+    /// Takes no more frames; those that wait can still be written.
+    pub fn close(&mut self) {
+        self.urgent.close();
+        self.results.close();
+    }
+
     /// Notes that a frame of this length goes to the socket now.
     pub fn begins(&mut self, bytes: usize) {
         self.begun += 1;
@@ -207,7 +332,7 @@ impl Outbox {
             self.written += 1;
             if let Some(written) = receipt.written {
                 // The sender may have stopped waiting for the receipt.
-                let _ = written.send(Sent { session: self.number, count: self.written });
+                let _ = written.send(Ok(Sent { session: self.number, count: self.written }));
             }
         }
     }
@@ -244,18 +369,30 @@ impl Demand {
 
 impl Drop for Outbox {
     fn drop(&mut self) {
-        self.room.close();
+        self.rooms.iter().for_each(|room| room.close());
     }
 }
 
 /// What is left of a frame while it is being written.
 #[derive(Debug)]
 pub struct Receipt {
-    written: Option<oneshot::Sender<Sent>>,
+    written: Option<oneshot::Sender<Result<Sent, Late>>>,
     _room: OwnedSemaphorePermit,
 }
 
 impl Outgoing {
+    /// The frame, unless its time is over; then its sender is told.
+    fn in_time(self) -> Option<Self> {
+        if self.before.is_none_or(|before| Instant::now() < before) {
+            return Some(self);
+        }
+        if let Some(written) = self.written {
+            // The sender may have stopped waiting.
+            let _ = written.send(Err(Late));
+        }
+        None
+    }
+
     pub fn into_parts(self) -> (String, Receipt) {
         (self.text, Receipt { written: self.written, _room: self.room })
     }

@@ -11,7 +11,7 @@ fn frame(number: usize) -> String {
 /// Writes what is queued, as the writing end does.
 fn write_all(outbox: &mut Outbox) -> Vec<String> {
     let mut texts = Vec::new();
-    while let Ok(outgoing) = outbox.queue.try_recv() {
+    while let Some(outgoing) = outbox.next_waiting() {
         let (text, receipt) = outgoing.into_parts();
         texts.push(text);
         outbox.wrote([receipt]);
@@ -81,7 +81,7 @@ async fn filled(session: &Session, frame: impl Fn() -> String) -> usize {
 async fn the_queue_is_bounded_in_frames_and_bytes_and_its_end_frees_all_who_wait() {
     let (session, outbox, _confirmations) = open("s", FrameBound::default());
     let full = filled(&session, || frame(1)).await;
-    assert_eq!((full, outbox.queue.len()), (QUEUE_FRAMES, QUEUE_FRAMES));
+    assert_eq!((full, outbox.urgent.len()), (QUEUE_FRAMES, QUEUE_FRAMES));
     let (long, outbox_of_long, _confirmations) = open("s", FrameBound::new(MAX_FRAME_BYTES));
     let text = format!(r#"{{"type":"X","session_id":"s","x":"{}"}}"#, "x".repeat((1 << 20) - 64));
     assert_eq!(filled(&long, || text.clone()).await, 4);
@@ -103,5 +103,76 @@ async fn what_would_harm_a_relay_is_not_queued() {
     for text in ["null".to_owned(), long] {
         assert!(matches!(session.send(text).await, Err(SendError::Refused(_))));
     }
-    assert!(outbox.queue.is_empty());
+    assert!(outbox.urgent.is_empty());
+}
+
+#[tokio::test]
+async fn results_let_all_other_frames_go_first() {
+    let (session, mut outbox, _confirmations) = open("s", FrameBound::default());
+    let results = [1, 2].map(|number| {
+        let session = session.clone();
+        tokio::spawn(async move { session.send_result(frame(number)).await })
+    });
+    while outbox.results.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    session.post(frame(3)).await.unwrap();
+    session.post(frame(4)).await.unwrap();
+    let first = outbox.next().await.unwrap();
+    assert_eq!(first.text, frame(3));
+    assert_eq!(write_all(&mut outbox), [frame(4), frame(1), frame(2)]);
+    for result in results {
+        result.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_full_lane_of_results_stops_no_acknowledgement() {
+    let (session, mut outbox, _confirmations) = open("s", FrameBound::default());
+    for number in 0..QUEUE_FRAMES + 1 {
+        let session = session.clone();
+        tokio::spawn(async move { session.send_result(frame(number)).await });
+    }
+    while outbox.results.len() < QUEUE_FRAMES {
+        tokio::task::yield_now().await;
+    }
+    timeout(Duration::from_secs(30), session.post(frame(0))).await.unwrap().unwrap();
+    assert_eq!(outbox.next().await.unwrap().text, frame(0));
+}
+
+#[tokio::test]
+async fn a_frame_whose_time_is_over_is_not_written() {
+    let (session, mut outbox, _confirmations) = open("s", FrameBound::default());
+    let (late, in_time) = (Instant::now(), Instant::now() + Duration::from_secs(3600));
+    let sending = [late, in_time].map(|before| {
+        let session = session.clone();
+        tokio::spawn(async move { session.send_before(frame(1), before).await })
+    });
+    while outbox.urgent.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(write_all(&mut outbox), [frame(1)]);
+    let [late, in_time] = sending;
+    assert_eq!(late.await.unwrap(), Err(SendError::Late));
+    in_time.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_receipt_that_never_comes_has_an_end() {
+    let (session, mut outbox, confirmations) = open("s", FrameBound::default());
+    let limit = Duration::from_millis(20);
+    let overdue = || timeout(limit * 5, session.unconfirmed_for(limit));
+    assert!(overdue().await.is_err(), "nobody waits for one");
+    let first = sent(&session, &mut outbox, 1).await;
+    let waiting = tokio::spawn({
+        let session = session.clone();
+        async move { session.confirmed(first).await }
+    });
+    while !outbox.wants_ping() {
+        tokio::task::yield_now().await;
+    }
+    timeout(Duration::from_secs(30), session.unconfirmed_for(limit)).await.unwrap();
+    confirmations.pong(&outbox.ping());
+    waiting.await.unwrap().unwrap();
+    assert!(overdue().await.is_err(), "it has come");
 }
