@@ -53,6 +53,9 @@ pub enum CanonicalError {
     /// Two keys of one object are the same, or become the same by NFC. Holds the start of the key.
     #[error("the key {0:?} occurs twice in one object (keys are compared after Unicode form NFC)")]
     DuplicateKey(String),
+    /// A number beyond 2^53, where doubles leave integers out: what was meant may be another one.
+    #[error("the number {0} is beyond 2^53, where numbers are not exact: send it as text")]
+    Inexact(String),
     /// A value of this program that has no JSON form.
     #[error("the value has no JSON form: {0}")]
     NoJsonForm(String),
@@ -61,7 +64,16 @@ pub enum CanonicalError {
 impl Json {
     /// Reads exactly one JSON value; whitespace may surround it.
     pub fn parse(text: &str) -> Result<Self, CanonicalError> {
-        parse::parse(text)
+        parse::parse(text, false)
+    }
+
+    /// [`Self::parse`] for what is acted upon: refuses numbers beyond ±2^53 as well.
+    ///
+    /// # Errors
+    ///
+    /// The text is not JSON in one reading, or has a number that a double does not hold exactly.
+    pub fn parse_exact(text: &str) -> Result<Self, CanonicalError> {
+        parse::parse(text, true)
     }
 
     /// Normalises a value. Its numbers become doubles.

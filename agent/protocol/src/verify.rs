@@ -204,8 +204,8 @@ fn read(text: &str) -> Result<Unverified, (Check, String)> {
             format!("the envelope has {length} bytes; this endpoint takes {MAX_ENVELOPE_BYTES}");
         return Err((Check::Size, message));
     }
-    let json =
-        Json::parse(text).map_err(|error: CanonicalError| (Check::Json, error.to_string()))?;
+    let json = Json::parse_exact(text)
+        .map_err(|error: CanonicalError| (Check::Json, error.to_string()))?;
     Unverified::read(json).map_err(|problem| (Check::Schema, problem.0))
 }
 

@@ -9,13 +9,17 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use super::normal::{nfc, number, object};
 use super::{CanonicalError, Json, MAX_BYTES, MAX_DEPTH};
 
-pub fn parse(text: &str) -> Result<Json, CanonicalError> {
+/// Up to here every whole number is a double of its own.
+const MAX_EXACT: u64 = 1 << 53;
+
+/// `exact` refuses numbers beyond 2^53.
+pub fn parse(text: &str, exact: bool) -> Result<Json, CanonicalError> {
     if text.len() > MAX_BYTES {
         return Err(CanonicalError::TooLarge(text.len()));
     }
     let refused = Cell::new(None);
     let mut parser = serde_json::Deserializer::from_str(text);
-    Reader { depth: 0, refused: &refused }
+    Reader { depth: 0, exact, refused: &refused }
         .deserialize(&mut parser)
         .and_then(|json| parser.end().map(|()| json))
         .map_err(|error| {
@@ -28,6 +32,7 @@ pub fn parse(text: &str) -> Result<Json, CanonicalError> {
 #[derive(Clone, Copy)]
 struct Reader<'r> {
     depth: usize,
+    exact: bool,
     refused: &'r Cell<Option<CanonicalError>>,
 }
 
@@ -36,6 +41,13 @@ impl Reader<'_> {
         let error = E::custom(&why);
         self.refused.set(Some(why));
         error
+    }
+
+    fn require_exact<E: Error>(self, is_exact: bool, value: &dyn fmt::Display) -> Result<(), E> {
+        if self.exact && !is_exact {
+            return Err(self.refuse(CanonicalError::Inexact(value.to_string())));
+        }
+        Ok(())
     }
 
     /// The reader of what is inside a container.
@@ -73,11 +85,13 @@ impl<'de> Visitor<'de> for Reader<'_> {
     // Numbers of the protocol are doubles: an integer beyond 2^53 is rounded, as its signer did.
     #[allow(clippy::cast_precision_loss)]
     fn visit_u64<E: Error>(self, value: u64) -> Result<Json, E> {
+        self.require_exact(value <= MAX_EXACT, &value)?;
         Ok(number(value as f64))
     }
 
     #[allow(clippy::cast_precision_loss)]
     fn visit_i64<E: Error>(self, value: i64) -> Result<Json, E> {
+        self.require_exact(value.unsigned_abs() <= MAX_EXACT, &value)?;
         Ok(number(value as f64))
     }
 
@@ -85,6 +99,10 @@ impl<'de> Visitor<'de> for Reader<'_> {
         if !value.is_finite() {
             return Err(E::custom("number out of range"));
         }
+        // An integer of more than 64 bits comes here as well.
+        #[allow(clippy::cast_precision_loss)]
+        let is_exact = value.abs() <= MAX_EXACT as f64;
+        self.require_exact(is_exact, &value)?;
         Ok(number(value))
     }
 

@@ -67,22 +67,45 @@ fn the_order_of_fields_and_white_space_mean_nothing() {
 
 #[test]
 fn text_signed_as_nfc_and_sent_as_nfd_arrives_as_nfc() {
-    let nfc = serde_json::json!({"caf\u{e9}": "\u{c5}", "n": [1.0, 1e21, 0.5, -0.0]});
+    let nfc = serde_json::json!({"caf\u{e9}": "\u{c5}", "n": [1.0, 1e-7, 0.5, -0.0]});
     let signed = Sample::new().with("params", nfc).signed();
     let nfd = signed.replace('\u{e9}', "e\u{301}").replace('\u{c5}', "\u{212b}");
     assert_ne!(nfd, signed);
     let envelope = check(&nfd).unwrap();
     let delivered = serde_json::to_string(&envelope.params).unwrap();
-    assert_eq!(delivered, "{\"caf\u{e9}\":\"\u{c5}\",\"n\":[1,1e+21,0.5,0]}");
+    assert_eq!(delivered, "{\"caf\u{e9}\":\"\u{c5}\",\"n\":[1,1e-7,0.5,0]}");
     assert_eq!(envelope, check(&signed).unwrap());
 }
 
 #[test]
-fn numbers_arrive_as_the_doubles_that_were_signed() {
+fn a_number_that_a_double_does_not_hold_exactly_is_refused() {
     let sample = Sample::new().with("params", serde_json::json!({"n": 9_007_199_254_740_992_i64}));
-    let other = sample.signed().replace("9007199254740992", "9007199254740993");
-    let envelope = check(&other).unwrap();
-    assert_eq!(envelope.params["n"], 9_007_199_254_740_992_i64);
+    let signed = sample.signed();
+    assert_eq!(check(&signed).unwrap().params["n"], 9_007_199_254_740_992_i64);
+    // All of these have a signature that holds, because they round to the double that was signed or are it.
+    for (double, text) in [
+        (9_007_199_254_740_992.0, "9007199254740993"),
+        (-9_007_199_254_740_992.0, "-9007199254740993"),
+        (1e20, "100000000000000000000"),
+        (1e21, "1e21"),
+        (-1e300, "-1e300"),
+    ] {
+        let sample = Sample::new().with("params", serde_json::json!({"n": [double]}));
+        let canonical = protocol_number(double);
+        let other = sample.signed().replace(&format!("[{canonical}]"), &format!("[{text}]"));
+        let refusal = check(&other).unwrap_err();
+        assert_eq!(
+            (refusal.check, refusal.code),
+            (Check::Json, ErrorCode::SchemaInvalid),
+            "{text}"
+        );
+        assert!(refusal.message.contains("2^53"), "{}", refusal.message);
+    }
+}
+
+/// A number as `serde_json` writes it.
+fn protocol_number(number: f64) -> String {
+    serde_json::to_string(&number).unwrap()
 }
 
 #[test]
