@@ -1,4 +1,4 @@
-//! Frames from the relay.
+//! Frames from the relay. What is not signed may have more fields than these: later relays add some.
 
 use std::borrow::Cow;
 
@@ -41,7 +41,6 @@ pub enum Inbound {
 
 /// Answers an [`EndpointHello`](super::EndpointHello).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct EndpointHelloAck {
     #[serde(rename = "type")]
     _kind: String,
@@ -55,7 +54,6 @@ pub struct EndpointHelloAck {
 
 /// The relay asks how the agent is.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RelayPing {
     #[serde(rename = "type")]
     _kind: String,
@@ -71,7 +69,6 @@ pub struct RelayPing {
 
 /// The relay's answer to a ping.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RelayPong {
     #[serde(rename = "type")]
     _kind: String,
@@ -89,7 +86,7 @@ pub struct RelayPong {
     pub ts: Option<Timestamp>,
 }
 
-/// The relay tells of an error. Unknown fields are let through: it is only ever logged.
+/// The relay tells of an error. It is only ever logged.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct RelayError {
     /// The kind of error.
