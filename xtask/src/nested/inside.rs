@@ -1,5 +1,6 @@
 //! The side inside the nested machine: runs the jobs that the host orders and reports.
 
+mod idle;
 mod in_use;
 mod processes;
 mod watch;

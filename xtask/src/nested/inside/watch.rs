@@ -4,13 +4,23 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::idle::IdleTime;
 use super::processes;
 use crate::nested::wire::{self, Message, Notice};
 
 /// Between two signs of life.
 const BEAT: Duration = Duration::from_secs(2);
-/// No test takes this long, even on a busy host.
-const JOB_SILENCE: Duration = Duration::from_secs(300);
+/// How long a job may say nothing.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// While the processors are mostly idle: a test that waits prints its result long before.
+    idle: Duration,
+    /// While they work: a thousand resets take minutes on a host that is busy with other things.
+    busy: Duration,
+}
+
+const PATIENCE: Patience =
+    Patience { idle: Duration::from_secs(300), busy: Duration::from_secs(1200) };
 
 /// The way to the host, for several threads.
 #[derive(Clone)]
@@ -18,8 +28,30 @@ pub struct Port(Arc<Mutex<Inner>>);
 
 struct Inner {
     port: Box<dyn Write + Send>,
-    /// The job that runs, and when it last wrote output.
-    job: Option<(usize, Instant)>,
+    job: Option<Running>,
+}
+
+/// The job that runs.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    index: usize,
+    /// When it printed something for the last time.
+    printed: Instant,
+    /// The processors' idle time at that moment.
+    idle: IdleTime,
+}
+
+impl Running {
+    fn now(index: usize) -> Self {
+        Self { index, printed: Instant::now(), idle: IdleTime::read() }
+    }
+
+    /// Whether it has been silent for longer than `patience` allows.
+    fn is_stuck(&self, patience: Patience) -> bool {
+        let silence = self.printed.elapsed();
+        silence >= patience.busy
+            || (silence >= patience.idle && IdleTime::read().mostly_idle_since(self.idle))
+    }
 }
 
 impl Port {
@@ -31,29 +63,25 @@ impl Port {
     pub fn send(&self, message: &Message) -> io::Result<()> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match message {
-            Message::Notice(Notice::Started { index }) => {
-                inner.job = Some((*index, Instant::now()));
-            }
+            Message::Notice(Notice::Started { index }) => inner.job = Some(Running::now(*index)),
             Message::Notice(Notice::Finished { .. }) => inner.job = None,
             Message::Output(..) => {
-                if let Some((_, last_output)) = &mut inner.job {
-                    *last_output = Instant::now();
-                }
+                inner.job = inner.job.map(|job| Running::now(job.index));
             }
             Message::Notice(_) => {}
         }
         wire::send(&mut inner.port, message)
     }
 
-    /// The job that has been silent for at least `limit`.
-    fn silent(&self, limit: Duration) -> Option<usize> {
+    /// The job that is stuck.
+    fn stuck(&self, patience: Patience) -> Option<usize> {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.job.filter(|(_, last_output)| last_output.elapsed() >= limit).map(|(index, _)| index)
+        inner.job.filter(|job| job.is_stuck(patience)).map(|job| job.index)
     }
 
-    /// One sign of life, or the news that a job is stuck. False when the host has closed the port.
-    fn beat(&self, silence: Duration) -> bool {
-        let notice = match self.silent(silence) {
+    /// One sign of life, or the news that a job is stuck. False once the host has gone.
+    fn beat(&self, patience: Patience) -> bool {
+        let notice = match self.stuck(patience) {
             Some(index) => Notice::Stuck { index, report: processes::report() },
             None => Notice::Alive,
         };
@@ -61,11 +89,11 @@ impl Port {
     }
 }
 
-/// Watches until the host closes the port.
+/// Watches until the host has gone.
 pub fn start(port: &Port) {
     let port = port.clone();
     std::thread::spawn(move || {
-        while port.beat(JOB_SILENCE) {
+        while port.beat(PATIENCE) {
             std::thread::sleep(BEAT);
         }
     });
@@ -102,21 +130,33 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_a_silent_job_is_stuck() {
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn port_with_a_job() -> (Port, Sent) {
         let sent = Sent::default();
         let port = Port::new(sent.clone());
-        let alive = Message::Notice(Notice::Alive);
-        assert!(port.beat(Duration::ZERO));
-        assert_eq!(sent.last(), alive);
         port.send(&Message::Notice(Notice::Started { index: 4 })).unwrap();
         port.send(&Message::Output(Stream::Stdout, b"x".to_vec())).unwrap();
-        assert!(port.beat(Duration::from_secs(60)));
-        assert_eq!(sent.last(), alive);
-        assert!(port.beat(Duration::ZERO));
+        (port, sent)
+    }
+
+    #[test]
+    fn a_job_is_stuck_once_it_is_silent_for_too_long() {
+        let (port, sent) = port_with_a_job();
+        assert!(port.beat(Patience { idle: LONG, busy: LONG }));
+        assert_eq!(sent.last(), Message::Notice(Notice::Alive));
+        assert!(port.beat(Patience { idle: LONG, busy: Duration::ZERO }));
         let Message::Notice(Notice::Stuck { index: 4, report }) = sent.last() else {
             panic!("{:?}", sent.last())
         };
         assert!(report.contains(&std::process::id().to_string()), "{report}");
+    }
+
+    #[test]
+    fn without_a_job_nothing_is_stuck() {
+        let sent = Sent::default();
+        let port = Port::new(sent.clone());
+        assert!(port.beat(Patience { idle: Duration::ZERO, busy: Duration::ZERO }));
+        assert_eq!(sent.last(), Message::Notice(Notice::Alive));
     }
 }
