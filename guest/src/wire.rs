@@ -144,6 +144,7 @@ pub struct GuestReady {
 #[serde(deny_unknown_fields)]
 pub struct EvidenceChunk {
     /// The command.
+    #[serde(deserialize_with = "parse::id")]
     pub command_id: String,
     /// Position in the chain, from 1.
     pub seq: u64,
@@ -160,6 +161,7 @@ pub struct EvidenceChunk {
 #[serde(deny_unknown_fields)]
 pub struct ToolResult {
     /// The command.
+    #[serde(deserialize_with = "parse::id")]
     pub command_id: String,
     /// The tool's own, or 127 (unknown), 254 (not started), 137 (deadline), 128 + signal.
     pub exit_code: i32,
@@ -226,6 +228,7 @@ pub enum ResultReason {
 #[serde(deny_unknown_fields)]
 pub struct GuestResponse {
     /// The query.
+    #[serde(deserialize_with = "parse::id")]
     pub query_id: String,
     /// What was asked.
     #[serde(deserialize_with = "parse::name")]
@@ -241,6 +244,7 @@ pub struct GuestResponse {
 #[serde(deny_unknown_fields)]
 pub struct ResetAck {
     /// The reset.
+    #[serde(deserialize_with = "parse::id")]
     pub reset_id: String,
     /// When the last tool was gone, RFC 3339.
     pub reset_complete_at: String,
@@ -260,7 +264,11 @@ pub struct ErrorEvent {
     /// What is wrong, for people.
     pub message: String,
     /// `command_id`, `query_id` or `reset_id` of the request, when it could be read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "parse::optional_id"
+    )]
     pub request_id: Option<String>,
 }
 

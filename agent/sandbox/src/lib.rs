@@ -8,6 +8,7 @@ mod error;
 mod executed;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod guest_text;
 mod image;
 mod incident;
 pub mod pool;

@@ -65,14 +65,22 @@ where
 
 /// For ids of requests.
 pub(super) fn id<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    if text.len() <= MAX_ID_BYTES {
-        Ok(text)
+    bounded(String::deserialize(deserializer)?)
+}
+
+/// For ids of requests that may be unknown.
+pub(super) fn optional_id<'de, D>(deserializer: D) -> Result<Option<String>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+{
+    Option::<String>::deserialize(deserializer)?.map(bounded).transpose()
+}
+
+fn bounded<E: serde::de::Error>(id: String) -> Result<String, E> {
+    if id.len() <= MAX_ID_BYTES {
+        Ok(id)
     } else {
-        Err(serde::de::Error::custom(format!(
-            "an id of {} bytes; the limit is {MAX_ID_BYTES}",
-            text.len()
-        )))
+        Err(E::custom(format!("an id of {} bytes; the limit is {MAX_ID_BYTES}", id.len())))
     }
 }
 

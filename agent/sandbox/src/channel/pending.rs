@@ -11,6 +11,7 @@ use super::collector::{Collector, Output};
 use super::decode::Frame;
 use super::error::ChannelError;
 use super::frame_reader::FrameReader;
+use crate::guest_text::printable;
 
 /// What was asked.
 pub enum Request {
@@ -140,7 +141,6 @@ impl Table {
                 }
                 _ => self.drop_frame(&detail),
             },
-            Frame::Garbage(detail) => self.drop_frame(&detail),
         }
     }
 
@@ -195,6 +195,7 @@ impl Table {
 
     fn deliver_error(&mut self, event: ErrorEvent) {
         let ErrorEvent { code, message, request_id } = event;
+        let message = printable(&message);
         match request_id {
             Some(id) if self.waiting(&id).is_some() => {
                 self.finish(&id, Err(ChannelError::Refused { code, message }));

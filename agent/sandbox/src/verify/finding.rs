@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::guest_text::printable;
+
 /// Most findings that are kept one by one; of the others only how many there were.
 pub const MAX_FINDINGS: usize = 64;
-/// Most characters of a value or name: the guest has a say in some of them.
-const MAX_TEXT: usize = 300;
 
 /// Who saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -144,15 +144,6 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.line)
     }
-}
-
-/// Text that does nothing to a terminal, and not too much of it.
-fn printable(text: &str) -> String {
-    let mut printable = String::new();
-    for c in text.chars().take(MAX_TEXT) {
-        if c.is_control() { printable.extend(c.escape_default()) } else { printable.push(c) }
-    }
-    printable
 }
 
 /// Keeps the first [`MAX_FINDINGS`], and returns how many there were beyond.
