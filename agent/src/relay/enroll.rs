@@ -138,7 +138,7 @@ fn http_request(request: &EnrollRequest) -> Result<Request<Full<Bytes>>, EnrollE
     Request::builder()
         .method(Method::POST)
         .uri(request.url.path(Purpose::Enrollment))
-        .header(HOST, request.url.authority())
+        .header(HOST, request.url.host_header())
         .header(AUTHORIZATION, bearer)
         .header(CONTENT_TYPE, "application/json")
         .header(ACCEPT, "application/json")

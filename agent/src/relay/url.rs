@@ -97,6 +97,10 @@ impl Scheme {
         matches!(self, Self::Wss | Self::Https)
     }
 
+    fn default_port(self) -> u16 {
+        if self.is_secure() { 443 } else { 80 }
+    }
+
     fn secure(self) -> Self {
         match self {
             Self::Ws | Self::Wss => Self::Wss,
@@ -165,8 +169,7 @@ impl RelayUrl {
                 let detail = "the port is not in 1 to 65535".to_owned();
                 return Err(UrlError::Malformed { text: shown(), detail });
             }
-            _ if scheme.is_secure() => 443,
-            _ => 80,
+            _ => scheme.default_port(),
         };
         if !scheme.is_secure() && !allow_plain && !is_loopback(&host) {
             let host = host.to_str().into_owned();
@@ -196,9 +199,19 @@ impl RelayUrl {
         self.port
     }
 
-    /// Host and port, as in a `Host` header or a `CONNECT` request.
+    /// Host and port, as in a `CONNECT` request.
     pub fn authority(&self) -> String {
         authority(&self.host, self.port)
+    }
+
+    /// As in a `Host` header: the port only where it is not the scheme's own (RFC 9110 4.2.3). Virtual
+    /// hosts that compare whole names do not know `relay.example:443`.
+    pub fn host_header(&self) -> String {
+        if self.port == self.scheme.default_port() {
+            bracketed(&self.host)
+        } else {
+            self.authority()
+        }
     }
 
     /// The URL's path, or the one of `purpose` where it has none.
@@ -218,7 +231,7 @@ impl RelayUrl {
             (Purpose::Enrollment, true) => Scheme::Https,
             (Purpose::Enrollment, false) => Scheme::Http,
         };
-        format!("{scheme}://{}{}", self.authority(), self.path(purpose))
+        format!("{scheme}://{}{}", self.host_header(), self.path(purpose))
     }
 }
 
@@ -226,17 +239,22 @@ impl RelayUrl {
 impl fmt::Display for RelayUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.as_deref().unwrap_or_default();
-        write!(f, "{}://{}{path}", self.scheme, self.authority())
+        write!(f, "{}://{}{path}", self.scheme, self.host_header())
     }
 }
 
 /// Host and port; IPv6 addresses in brackets.
 pub(super) fn authority(host: &ServerName<'_>, port: u16) -> String {
+    format!("{}:{port}", bracketed(host))
+}
+
+/// The host as URLs have it.
+fn bracketed(host: &ServerName<'_>) -> String {
     match host {
         ServerName::IpAddress(rustls_pki_types::IpAddr::V6(address)) => {
-            format!("[{}]:{port}", Ipv6Addr::from(*address))
+            format!("[{}]", Ipv6Addr::from(*address))
         }
-        _ => format!("{}:{port}", host.to_str()),
+        _ => host.to_str().into_owned(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! Names to addresses.
 
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::time::Duration;
 
 use hickory_resolver::config::{LookupIpStrategy, ResolveHosts, ResolverConfig, ResolverOpts};
@@ -14,6 +16,9 @@ use rustls_pki_types::ServerName;
 
 /// Most addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
+/// How long the question for the other family may go on once one family has addresses. RFC 8305
+/// section 3 suggests 50 ms; name servers far away take longer.
+const OTHER_FAMILY: Duration = Duration::from_millis(500);
 
 /// Why a name has no address.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -85,26 +90,77 @@ impl Names {
             Some(servers) => servers.clone(),
             None => read_system_conf().map_err(no_answer)?,
         };
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.use_hosts_file = ResolveHosts::Never;
         options.cache_size = 0;
         options.timeout = options.timeout.min(Duration::from_secs(5));
-        let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = options;
-        let resolver = builder.build().map_err(no_answer)?;
-        match resolver.lookup_ip(asked).await {
-            Ok(found) => {
-                let found: Vec<IpAddr> = found.iter().collect();
-                if found.is_empty() {
-                    return Err(NameError::NotFound { name: name.to_owned() });
-                }
-                Ok(found)
-            }
-            Err(error) if error.is_no_records_found() => {
-                Err(NameError::NotFound { name: name.to_owned() })
-            }
-            Err(error) => Err(no_answer(error)),
+        let family = |strategy| {
+            let (config, mut options, asked) = (config.clone(), options.clone(), asked.clone());
+            options.ip_strategy = strategy;
+            addresses_of(config, options, asked)
+        };
+        let found =
+            both_families(family(LookupIpStrategy::Ipv4Only), family(LookupIpStrategy::Ipv6Only))
+                .await
+                .map_err(no_answer)?;
+        if found.is_empty() {
+            return Err(NameError::NotFound { name: name.to_owned() });
         }
+        Ok(found)
+    }
+}
+
+/// The addresses of one family; none where the name has none.
+async fn addresses_of(
+    config: ResolverConfig,
+    options: ResolverOpts,
+    asked: Name,
+) -> Result<Vec<IpAddr>, NetError> {
+    let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
+    *builder.options_mut() = options;
+    match builder.build()?.lookup_ip(asked).await {
+        Ok(found) => Ok(found.iter().collect()),
+        Err(error) if error.is_no_records_found() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The addresses of both families. Name servers that never answer for one of them are common: once
+/// one family has addresses, the other has only a moment left.
+async fn both_families(
+    ipv4: impl Future<Output = Result<Vec<IpAddr>, NetError>>,
+    ipv6: impl Future<Output = Result<Vec<IpAddr>, NetError>>,
+) -> Result<Vec<IpAddr>, NetError> {
+    let (mut ipv4, mut ipv6) = (pin!(ipv4), pin!(ipv6));
+    let (first, second) = tokio::select! {
+        first = &mut ipv4 => {
+            let second = after(&first, ipv6).await;
+            (first, second)
+        }
+        second = &mut ipv6 => {
+            let first = after(&second, ipv4).await;
+            (first, second)
+        }
+    };
+    match (first, second) {
+        (Ok(mut found), Ok(more)) => {
+            found.extend(more);
+            Ok(found)
+        }
+        (Ok(found), Err(_)) | (Err(_), Ok(found)) if !found.is_empty() => Ok(found),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
+
+/// The answer for the other family, which waits for it no longer than the first answer allows.
+async fn after(
+    answered: &Result<Vec<IpAddr>, NetError>,
+    other: impl Future<Output = Result<Vec<IpAddr>, NetError>>,
+) -> Result<Vec<IpAddr>, NetError> {
+    match answered {
+        Ok(found) if !found.is_empty() => {
+            tokio::time::timeout(OTHER_FAMILY, other).await.unwrap_or_else(|_| Ok(Vec::new()))
+        }
+        _ => other.await,
     }
 }
 

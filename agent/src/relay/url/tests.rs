@@ -9,18 +9,34 @@ fn parse(text: &str) -> Result<RelayUrl, UrlError> {
 #[test]
 fn a_bare_url_gets_port_and_path_of_its_purpose() {
     let url = parse("wss://Relay.Example").unwrap();
-    assert_eq!(url.full(Purpose::Session), "wss://relay.example:443/v1/endpoint/connect");
-    assert_eq!(url.full(Purpose::Enrollment), "https://relay.example:443/v1/endpoint/enroll");
+    assert_eq!(url.full(Purpose::Session), "wss://relay.example/v1/endpoint/connect");
+    assert_eq!(url.full(Purpose::Enrollment), "https://relay.example/v1/endpoint/enroll");
     let url = parse("http://127.0.0.1:8444/").unwrap();
     assert_eq!(url.full(Purpose::Enrollment), "http://127.0.0.1:8444/v1/endpoint/enroll");
     assert_eq!(url.to_string(), "http://127.0.0.1:8444");
 }
 
 #[test]
+fn only_a_port_of_its_own_is_named_in_the_host_header() {
+    for (text, header, authority) in [
+        ("wss://relay.example", "relay.example", "relay.example:443"),
+        ("https://relay.example:443", "relay.example", "relay.example:443"),
+        ("wss://relay.example:80", "relay.example:80", "relay.example:80"),
+        ("ws://localhost:80", "localhost", "localhost:80"),
+        ("ws://localhost:443", "localhost:443", "localhost:443"),
+        ("wss://[2001:db8::1]", "[2001:db8::1]", "[2001:db8::1]:443"),
+        ("wss://[2001:db8::1]:8443", "[2001:db8::1]:8443", "[2001:db8::1]:8443"),
+    ] {
+        let url = parse(text).unwrap();
+        assert_eq!((url.host_header(), url.authority()), (header.into(), authority.into()));
+    }
+}
+
+#[test]
 fn a_path_is_kept_to_the_letter() {
     let url = parse("https://relay.example/prefix/v1/endpoint/enroll").unwrap();
     assert_eq!(url.path(Purpose::Enrollment), "/prefix/v1/endpoint/enroll");
-    assert_eq!(url.to_string(), "https://relay.example:443/prefix/v1/endpoint/enroll");
+    assert_eq!(url.to_string(), "https://relay.example/prefix/v1/endpoint/enroll");
 }
 
 #[test]

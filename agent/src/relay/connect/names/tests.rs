@@ -15,6 +15,15 @@ struct Server {
 }
 
 async fn server(name: &'static str, addresses: &'static [&'static str]) -> Server {
+    server_silent_for(None, name, addresses).await
+}
+
+/// As [`server`], but questions of one type are never answered.
+async fn server_silent_for(
+    dropped: Option<RecordType>,
+    name: &'static str,
+    addresses: &'static [&'static str],
+) -> Server {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));
@@ -25,6 +34,9 @@ async fn server(name: &'static str, addresses: &'static [&'static str]) -> Serve
             let mut answer = Message::from_vec(&buffer[..size]).unwrap().into_response();
             let query = answer.queries[0].clone();
             noted.lock().unwrap().push(query.name().to_string());
+            if Some(query.query_type()) == dropped {
+                continue;
+            }
             if query.name().to_string() == format!("{name}.") {
                 for address in addresses {
                     let data = RData::from(address.parse::<IpAddr>().unwrap());
@@ -75,6 +87,30 @@ async fn a_name_that_does_not_exist_differs_from_a_server_that_does_not_answer()
     let error = lookup(&names_at(silent.local_addr().unwrap()), "relay.example").await.unwrap_err();
     assert!(matches!(&error, NameError::NoAnswer { .. }), "{error}");
     assert!(error.to_string().contains("resolv.conf"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_drops_one_type_of_question_costs_a_moment_and_no_connection() {
+    for (dropped, address) in
+        [(RecordType::AAAA, "192.0.2.1:443"), (RecordType::A, "[2001:db8::1]:443")]
+    {
+        let mut server =
+            server_silent_for(Some(dropped), "relay.example", &["192.0.2.1", "2001:db8::1"]).await;
+        // Three tries of five seconds are what the lost answer would cost.
+        let (_, options) = server.names.servers.as_mut().unwrap();
+        (options.timeout, options.attempts) = (Duration::from_secs(5), 2);
+        let found =
+            tokio::time::timeout(Duration::from_secs(4), lookup(&server.names, "relay.example"));
+        let found = found.await.expect("the other family is not waited for").unwrap();
+        assert_eq!(found, [address.parse().unwrap()], "{dropped}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_no_proof_that_there_is_no_address() {
+    let server = server_silent_for(Some(RecordType::AAAA), "relay.example", &[]).await;
+    let error = lookup(&server.names, "relay.example").await.unwrap_err();
+    assert!(matches!(&error, NameError::NoAnswer { .. }), "{error}");
 }
 
 #[tokio::test]
