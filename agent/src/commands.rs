@@ -138,8 +138,8 @@ impl Commands {
 
     /// Reads keys and policy again, however recently that was done.
     pub fn reload(&self) {
-        self.parts.keys.expire();
-        self.parts.policy.expire();
+        self.parts.keys.read_again();
+        self.parts.policy.read_again();
     }
 
     /// Why no command would run now, whatever it is. `None` when there is no such reason.

@@ -239,9 +239,7 @@ impl Prerequisites {
             keys: Watched::required(&config.keys_file, |text| {
                 KeyRing::from_toml(text).map_err(|error| error.to_string())
             }),
-            policy: Watched::optional(&config.policy_file, Policy::allow_all(), |text| {
-                Policy::parse(text).map_err(|error| error.to_string())
-            }),
+            policy: policy(config),
             kill_switch: config.kill_switch.clone(),
             nonces: nonces(config, &self.state_dir.nonces())?,
             journal: Journal::open(&self.state_dir.journal())?,
@@ -254,6 +252,16 @@ impl Prerequisites {
             clock: Arc::clone(&self.clock),
         };
         Ok(Commands::start(parts).await?)
+    }
+}
+
+/// A policy that the settings name has to be there: a mistyped path must not mean "all is allowed".
+fn policy(config: &RunConfig) -> Watched<Policy> {
+    let parse = |text: &str| Policy::parse(text).map_err(|error| error.to_string());
+    if config.policy_named {
+        Watched::required(&config.policy_file, parse)
+    } else {
+        Watched::optional(&config.policy_file, Policy::allow_all(), parse)
     }
 }
 

@@ -53,7 +53,12 @@ async fn the_owner_of_the_machine_has_the_last_word() {
     let denied = run(&relay, &agent, "sleep", json!({})).await;
     assert_eq!(denied.code(), Some("ENDPOINT_POLICY_DENIED"));
 
+    // Gone is not absent, until the operator says so.
     std::fs::remove_file(&policy).unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let denied = run(&relay, &agent, "sleep", json!({})).await;
+    assert_eq!(denied.code(), Some("ENDPOINT_POLICY_DENIED"));
+    agent.signal(Signal::HUP);
     tokio::time::sleep(Duration::from_millis(500)).await;
     echo(&relay, &agent).await;
 

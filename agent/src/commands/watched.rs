@@ -39,6 +39,8 @@ pub struct Watched<T> {
 struct WatchState<T> {
     polled: Option<Instant>,
     stamp: Option<Stamp>,
+    /// Whether the file has been there once.
+    seen: bool,
     content: Result<Arc<T>, WatchError>,
 }
 
@@ -58,7 +60,8 @@ impl<T> Watched<T> {
         Self::new(path.into(), Box::new(parse), None)
     }
 
-    /// A file that may be absent, and then means `absent`.
+    /// A file that may be absent, and then means `absent`: until it has been there once. A file that
+    /// was there and is gone was moved away, perhaps only for a moment, and cannot be used.
     pub fn optional(
         path: impl Into<PathBuf>,
         absent: T,
@@ -73,7 +76,7 @@ impl<T> Watched<T> {
             path,
             parse,
             absent,
-            state: Mutex::new(WatchState { polled: None, stamp: None, content }),
+            state: Mutex::new(WatchState { polled: None, stamp: None, seen: false, content }),
         }
     }
 
@@ -96,6 +99,13 @@ impl<T> Watched<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).polled = None;
     }
 
+    /// Has the next call of [`Self::current`] read the file as if for the first time, also where its
+    /// metadata say that it has not changed: two writes within one tick of the clock look alike.
+    pub fn read_again(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.polled, state.stamp, state.seen) = (None, None, false);
+    }
+
     fn poll(&self, state: &mut WatchState<T>) {
         let first = state.stamp.is_none();
         // The stamp is taken before reading: a write in between shows at the next poll.
@@ -107,17 +117,23 @@ impl<T> Watched<T> {
         state.content = stamp
             .as_ref()
             .map_err(|e| self.refuse(e.to_string()))
-            .and_then(|stamp| self.read(*stamp))
+            .and_then(|stamp| self.read(*stamp, state.seen))
             .inspect_err(|error| error!(%error, "cannot be used, so commands are refused"));
+        state.seen |= matches!(stamp, Ok(Stamp::Present { .. }));
         state.stamp = stamp.ok();
         if state.content.is_ok() && !first {
             info!(file = %self.path.display(), "read again after a change");
         }
     }
 
-    fn read(&self, stamp: Stamp) -> Result<Arc<T>, WatchError> {
+    fn read(&self, stamp: Stamp, seen: bool) -> Result<Arc<T>, WatchError> {
         match (stamp, &self.absent) {
-            (Stamp::Absent, Some(absent)) => return Ok(Arc::clone(absent)),
+            (Stamp::Absent, Some(absent)) if !seen => return Ok(Arc::clone(absent)),
+            (Stamp::Absent, Some(_)) => {
+                let reason =
+                    "it was there and is gone; put it back, or send SIGHUP to serve without it";
+                return Err(self.refuse(reason.into()));
+            }
             (Stamp::Absent, None) => return Err(self.refuse("there is no such file".into())),
             (Stamp::Present { size, .. }, _) if size > MAX_BYTES => {
                 return Err(self.refuse(format!("{size} bytes are too many: at most {MAX_BYTES}")));
@@ -142,6 +158,8 @@ impl Stamp {
                 modified: (data.mtime(), data.mtime_nsec()),
                 changed: (data.ctime(), data.ctime_nsec()),
             }),
+            // A link to a file that is gone was made for that file.
+            Err(e) if e.kind() == ErrorKind::NotFound && path.is_symlink() => Err(e),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(Self::Absent),
             Err(e) => Err(e),
         }
@@ -186,9 +204,52 @@ mod tests {
         fs::write(&path, "8").unwrap();
         watched.expire();
         assert_eq!(*watched.current().unwrap(), 8);
-        fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_there_does_not_become_absent() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, aside) = (dir.path().join("n"), dir.path().join("aside"));
+        fs::write(&path, "8").unwrap();
+        let watched = Watched::optional(&path, 7, number);
+        assert_eq!(*watched.current().unwrap(), 8);
+        fs::rename(&path, &aside).unwrap();
+        for _ in 0..2 {
+            watched.expire();
+            assert!(watched.current().unwrap_err().to_string().contains("is gone"));
+        }
+        fs::rename(&aside, &path).unwrap();
         watched.expire();
-        assert_eq!(*watched.current().unwrap(), 7);
+        assert_eq!(*watched.current().unwrap(), 8);
+        fs::rename(&path, &aside).unwrap();
+        watched.read_again();
+        assert_eq!(*watched.current().unwrap(), 7, "the operator said so");
+    }
+
+    #[test]
+    fn a_link_without_its_file_is_not_an_absent_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n");
+        std::os::unix::fs::symlink(dir.path().join("nowhere"), &path).unwrap();
+        Watched::optional(&path, 7, number).current().unwrap_err();
+    }
+
+    #[test]
+    fn a_file_that_looks_unchanged_is_read_when_asked_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("n");
+        fs::write(&path, "1").unwrap();
+        let reads = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&reads);
+        let watched = Watched::required(&path, move |text| {
+            *count.lock().unwrap() += 1;
+            number(text)
+        });
+        for _ in 0..3 {
+            watched.read_again();
+            watched.current().unwrap();
+        }
+        assert_eq!(*reads.lock().unwrap(), 3);
     }
 
     #[test]

@@ -25,8 +25,11 @@ pub struct RunConfig {
     pub ca_file: Option<PathBuf>,
     /// Keys that may sign commands.
     pub keys_file: PathBuf,
-    /// What the owner of this machine allows. Everything, when there is no such file.
+    /// What the owner of this machine allows.
     pub policy_file: PathBuf,
+    /// Whether the settings name that file. Then it has to be there; without it, and unnamed,
+    /// everything is allowed.
+    pub policy_named: bool,
     /// While this file exists, no command runs.
     pub kill_switch: PathBuf,
     /// Speak to a relay without TLS, and not only on this machine.
@@ -136,6 +139,7 @@ impl RunConfig {
             queue,
             ca_file: form.ca_file,
             keys_file: in_state(form.keys_file, "keys.toml"),
+            policy_named: form.policy_file.is_some(),
             policy_file: in_state(form.policy_file, "policy.toml"),
             kill_switch: in_state(form.kill_switch, "KILL"),
             allow_plain_relay: form.allow_plain_relay,

@@ -193,6 +193,7 @@ fn an_agent_without_settings_keeps_its_state_in_one_place() {
     assert_eq!(config.state_dir, Path::new("/var/lib/brainstorm-agent"));
     assert_eq!(config.keys_file, config.state_dir.join("keys.toml"));
     assert_eq!(config.policy_file, config.state_dir.join("policy.toml"));
+    assert!(!config.policy_named);
     assert_eq!(config.kill_switch, config.state_dir.join("KILL"));
     assert_eq!((config.machines, config.queue, config.nonce_capacity), (1, 64, 100_000));
     assert_eq!((config.relay, config.ca_file, config.metrics_listen), (None, None, None));
@@ -208,6 +209,7 @@ fn the_table_for_serving_is_read_and_its_paths_start_at_the_file() {
     assert_eq!(config.state_dir, Path::new("/etc/x/state"));
     assert_eq!(config.ca_file.as_deref(), Some(Path::new("/etc/x/ca.pem")));
     assert_eq!(config.policy_file, Path::new("/p"));
+    assert!(config.policy_named, "then it has to be there");
     assert_eq!(config.keys_file, Path::new("/etc/x/state/keys.toml"));
     assert_eq!((config.relay.as_deref(), config.machines), (Some("wss://r"), 4));
     assert_eq!(config.nonce_capacity, 100_001);
