@@ -190,3 +190,52 @@ fn wrong_usage_is_told_apart_from_a_wrong_envelope() {
         assert_eq!((code(&output), out(&output)), (2, ""), "{arguments:?}");
     }
 }
+
+/// Runs the program with standard output and standard error at the given places.
+fn status_with(arguments: &[&str], stdout: Stdio, stderr: Stdio) -> i32 {
+    let mut child = Command::new(PROGRAM)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(stdout)
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    // The program may end before it has read everything.
+    let _ = child.stdin.take().unwrap().write_all(b"{\"a\":1}");
+    child.wait().unwrap().code().unwrap()
+}
+
+/// A pipe that nothing reads from any more.
+fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    writer.into()
+}
+
+fn full_disk() -> Stdio {
+    std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into()
+}
+
+#[test]
+fn a_reader_that_has_gone_changes_no_exit_code() {
+    let key = envelope().key;
+    for (arguments, expected) in
+        [(&["canonicalize"][..], 0), (&["envelope", "verify", "--public-key", &key], 1)]
+    {
+        assert_eq!(status_with(arguments, Stdio::null(), Stdio::null()), expected, "{arguments:?}");
+        assert_eq!(status_with(arguments, closed_pipe(), Stdio::null()), expected, "{arguments:?}");
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_and_never_a_panic() {
+    let canonicalize = &["canonicalize"];
+    assert_eq!(status_with(canonicalize, full_disk(), full_disk()), 1);
+    assert_eq!(status_with(canonicalize, full_disk(), closed_pipe()), 1);
+    // What is wrong cannot be said; the exit code still says it.
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    for stderr in [closed_pipe(), full_disk()] {
+        assert_eq!(status_with(&["status", "--state-dir", state], Stdio::null(), stderr), 125);
+    }
+}

@@ -3,7 +3,7 @@
 mod params;
 mod report;
 
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -72,7 +72,7 @@ pub fn run(arguments: Arguments, config: Config) -> ExitCode {
         (Err((_, error)), false) => pass_on_partial(error),
     };
     if arguments.timings {
-        eprint!("{}", timings.table());
+        terminal::say(&timings.table().trim_end());
     }
     if let Err(error) = printed {
         return terminal::complain(&error, Exit::ExecutorFailed);
@@ -114,9 +114,7 @@ fn boot_and_run(config: Config, call: ToolCall, snapshot: Option<&Path>) -> Ran 
 /// The tool's bytes, each where the tool wrote them.
 fn pass_on(stdout: &[u8], stderr: &[u8]) -> io::Result<()> {
     terminal::print(stdout)?;
-    let mut err = io::stderr().lock();
-    err.write_all(stderr)?;
-    err.flush()
+    terminal::print_error(stderr)
 }
 
 fn pass_on_partial(error: &SandboxError) -> io::Result<()> {
@@ -130,14 +128,14 @@ fn pass_on_partial(error: &SandboxError) -> io::Result<()> {
 fn explain(outcome: &ToolOutcome) {
     let label = console::style("note:").yellow().for_stderr();
     if let Some(message) = &outcome.message {
-        eprintln!("{label} {message}");
+        terminal::say(&format_args!("{label} {message}"));
     }
     let cut = [
         ("output", outcome.stdout_truncated, outcome.stdout.len(), outcome.stdout_total),
         ("error output", outcome.stderr_truncated, outcome.stderr.len(), outcome.stderr_total),
     ];
     for (what, _, kept, total) in cut.into_iter().filter(|(_, truncated, ..)| *truncated) {
-        eprintln!("{label} {what} was cut: {kept} of {total} bytes are shown");
+        terminal::say(&format_args!("{label} {what} was cut: {kept} of {total} bytes are shown"));
     }
 }
 

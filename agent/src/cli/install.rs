@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::json;
 
-use super::terminal;
+use super::{Exit, terminal};
 use crate::baselines::machine::restore;
 use crate::baselines::store::remove_unused;
 use crate::baselines::{BaselineRecord, BaselineStore, Slot};
@@ -82,7 +82,7 @@ pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failed(stage, message)) => {
-            eprintln!("{} {message}", console::style("error:").red().bold().for_stderr());
+            terminal::complain(&message, Exit::ExecutorFailed);
             ExitCode::from(stage as u8)
         }
     }
@@ -203,5 +203,5 @@ fn print(record: &BaselineRecord, config: &Config, output: Option<&Path>) -> io:
 }
 
 fn say(text: &str) {
-    eprintln!("{text}");
+    terminal::say(&text);
 }

@@ -32,7 +32,8 @@ pub fn run(arguments: &Arguments, config: &Config) -> ExitCode {
         Ok(answer) => answer,
         Err(error) => {
             if let Some(record) = IncidentRecord::load(&config.run.state_dir) {
-                eprintln!("{}; see `brainstorm-agent explain`", record.summary());
+                let summary = record.summary();
+                terminal::say(&format_args!("{summary}; see `brainstorm-agent explain`"));
             }
             return terminal::complain(&error, Exit::ExecutorFailed);
         }

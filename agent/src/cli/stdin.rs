@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal, Read};
 
 use thiserror::Error;
 
+use super::terminal;
+
 /// Why there is nothing to work on.
 #[derive(Debug, Error)]
 pub enum StdinError {
@@ -22,7 +24,7 @@ pub enum StdinError {
 pub fn text(limit: usize) -> Result<String, StdinError> {
     let stdin = io::stdin();
     if stdin.is_terminal() {
-        eprintln!("reading from the terminal; end with Ctrl-D");
+        terminal::say(&"reading from the terminal; end with Ctrl-D");
     }
     bounded(stdin.lock(), limit)
 }

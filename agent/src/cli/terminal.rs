@@ -16,18 +16,46 @@ const MAX_WIDTH: u16 = 110;
 
 /// Prints an error and gives the exit code for it.
 pub fn complain(error: &dyn Display, exit: Exit) -> ExitCode {
-    eprintln!("{} {error}", console::style("error:").red().bold().for_stderr());
+    say(&format_args!("{} {error}", console::style("error:").red().bold().for_stderr()));
     exit.into()
 }
 
+/// Prints a line on standard error. Where that cannot be written, there is no better place to say so.
+pub fn say(line: &dyn Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Prints bytes on standard output as they are.
+///
+/// # Errors
+///
+/// Standard output cannot be written. A reader that has closed it is none: what the command did
+/// stands, and so does its exit code.
 pub fn print(bytes: &[u8]) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(bytes)?;
-    out.flush()
+    write_to(&mut io::stdout().lock(), bytes)
+}
+
+/// Prints bytes on standard error as they are.
+///
+/// # Errors
+///
+/// As for [`print`].
+pub fn print_error(bytes: &[u8]) -> io::Result<()> {
+    write_to(&mut io::stderr().lock(), bytes)
+}
+
+fn write_to(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }
 
 /// Prints a value as JSON on standard output.
+///
+/// # Errors
+///
+/// As for [`print`].
 pub fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
