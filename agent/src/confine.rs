@@ -18,6 +18,7 @@
 
 mod calls;
 mod files;
+mod links;
 mod possible;
 mod rights;
 mod threads;

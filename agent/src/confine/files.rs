@@ -8,7 +8,7 @@ use landlock::{
 };
 use serde::Serialize;
 
-use super::{ConfineError, step};
+use super::{ConfineError, links, step};
 
 /// The newest rules known here; an older kernel enforces those that it has.
 const NEWEST: ABI = ABI::V5;
@@ -33,7 +33,8 @@ const KVM: &str = "/dev/kvm";
 pub struct Files {
     /// Directories that are written.
     pub written: Vec<PathBuf>,
-    /// Files and directories that are read.
+    /// Files and directories that are read. Of a file the directory may be read that holds it behind
+    /// all links, so that a new file in its place can be read too.
     pub read: Vec<PathBuf>,
 }
 
@@ -56,8 +57,10 @@ pub fn restrict(files: &Files) -> Result<Landlock, ConfineError> {
     let ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
     let ruleset = step("choose rules", ruleset.handle_access(all))?;
     let mut created = step("create rules", ruleset.create())?;
-    for path in SYSTEM.iter().map(Path::new).chain(files.read.iter().map(PathBuf::as_path)) {
-        created = allow(created, path, read)?;
+    let behind_links = files.read.iter().filter_map(|path| links::readable(path));
+    let system = SYSTEM.iter().map(PathBuf::from).chain(links::of_system());
+    for path in system.chain(behind_links) {
+        created = allow(created, &path, read)?;
     }
     for path in &files.written {
         created = allow(created, path, all & !AccessFs::Execute)?;

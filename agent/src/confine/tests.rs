@@ -112,6 +112,42 @@ fn files_of_others_are_out_of_reach() {
 }
 
 #[test]
+fn a_file_is_reached_through_links_and_after_a_rename() {
+    let root = tempfile::tempdir().unwrap();
+    let (real, link, other) =
+        (root.path().join("real/ca.pem"), root.path().join("link"), root.path().join("other"));
+    std::fs::create_dir(root.path().join("real")).unwrap();
+    std::fs::write(&real, "x").unwrap();
+    std::fs::write(&other, "x").unwrap();
+    std::os::unix::fs::symlink("real/ca.pem", &link).unwrap();
+    let (tell, told) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+    let files = Files { written: Vec::new(), read: vec![link.clone()] };
+    // Another process replaces the file once this one is confined.
+    let replace = std::thread::spawn({
+        let (mut ready, mut done) = (tell.0.try_clone().unwrap(), told.1.try_clone().unwrap());
+        move || {
+            ready.read_exact(&mut [0]).unwrap();
+            let new = real.with_extension("new");
+            std::fs::write(&new, "y").unwrap();
+            std::fs::rename(&new, &real).unwrap();
+            std::io::Write::write_all(&mut done, b"1").unwrap();
+        }
+    });
+    let (ready, mut done) = (tell.1, told.0);
+    let end = in_child(|| {
+        let in_force = confine(&files).unwrap();
+        let before = File::open(&link).is_ok();
+        rustix::io::write(&ready, b"1").unwrap();
+        done.read_exact(&mut [0]).unwrap();
+        let after = std::fs::read(&link).is_ok_and(|text| text == b"y");
+        let hidden = in_force.landlock == Landlock::Absent || File::open(&other).is_err();
+        u8::from(before) | u8::from(after) << 1 | u8::from(hidden) << 2
+    });
+    replace.join().unwrap();
+    assert_eq!(end, End::Said(0b111));
+}
+
+#[test]
 fn nothing_is_left_of_capabilities() {
     let left = in_child(|| {
         let in_force = confine(&Files::default()).unwrap();

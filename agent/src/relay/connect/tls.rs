@@ -31,6 +31,15 @@ pub enum TlsError {
         /// Where was looked.
         detail: String,
     },
+    /// There are certificate authorities, but this process may not read them.
+    #[error(
+        "this host's certificate authorities cannot be read ({detail}); the agent's own confinement \
+         hides files that have moved since it started: restart it"
+    )]
+    AuthoritiesHidden {
+        /// What could not be read.
+        detail: String,
+    },
     /// The certificate is not believed.
     #[error("the certificate of {host} is not accepted: {problem}")]
     Certificate {
@@ -164,7 +173,10 @@ impl Tls {
             let errors: Vec<String> = system.errors.iter().map(ToString::to_string).collect();
             let detail =
                 if errors.is_empty() { "none found".to_owned() } else { errors.join("; ") };
-            return Err(TlsError::NoAuthorities { detail });
+            return Err(match system.errors.iter().any(is_denied) {
+                true => TlsError::AuthoritiesHidden { detail },
+                false => TlsError::NoAuthorities { detail },
+            });
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -191,6 +203,15 @@ fn authorities_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError>
 
 fn ca_file_error(path: &Path, detail: &dyn std::fmt::Display) -> TlsError {
     TlsError::CaFile { path: path.to_owned(), detail: detail.to_string() }
+}
+
+fn is_denied(error: &rustls_native_certs::Error) -> bool {
+    match &error.kind {
+        rustls_native_certs::ErrorKind::Io { inner, .. } => {
+            inner.kind() == io::ErrorKind::PermissionDenied
+        }
+        _ => false,
+    }
 }
 
 #[cfg(test)]
