@@ -1,9 +1,12 @@
 //! The CPUID template: what the guest may know of, and therefore use.
 //!
-//! The template hides what a reset would have to restore, and what would let the guest see more of
-//! the host than it needs: nested virtualisation, performance counters, processor
-//! trace, SGX, AMX, CET, key locker, user-mode wait, and the paravirtual features through which
-//! KVM writes into guest memory by itself (steal time, asynchronous page faults, PV EOI).
+//! The template has what `allowed` lists and nothing else. So it hides what a reset would have to
+//! restore, and what would let the guest see more of the host than it needs: nested virtualisation,
+//! performance counters, processor trace, SGX, AMX, CET, key locker, user-mode wait, LBR, and the
+//! paravirtual features through which KVM writes into guest memory by itself (steal time, asynchronous
+//! page faults, PV EOI).
+
+mod allowed;
 
 use std::sync::OnceLock;
 
@@ -18,55 +21,13 @@ use crate::ioctl::KvmError;
 const INDEX_IS_SIGNIFICANT: u32 = 1;
 
 /// Leaf 1 ECX.
-const VMX: u32 = 1 << 5;
-const PDCM: u32 = 1 << 15;
 const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1 EDX: more than one logical processor in the package.
 const HTT: u32 = 1 << 28;
 
-/// Leaf 7.0 EBX: HLE, RTM, SGX, processor trace.
-const LEAF7_EBX_HIDDEN: u32 = (1 << 4) | (1 << 11) | (1 << 2) | (1 << 25);
-/// Leaf 7.0 ECX: user-mode wait, CET shadow stack, key locker, ENQCMD, SGX launch control.
-const LEAF7_ECX_HIDDEN: u32 = (1 << 5) | (1 << 7) | (1 << 23) | (1 << 29) | (1 << 30);
-/// Leaf 7.0 EDX: user interrupts, PCONFIG, architectural LBR, CET IBT, AMX (three bits).
-const LEAF7_EDX_HIDDEN: u32 =
-    (1 << 5) | (1 << 18) | (1 << 19) | (1 << 20) | (1 << 22) | (1 << 24) | (1 << 25);
-/// Leaf 7.1 EAX: AMX-FP16, FRED, LKGS. EDX: AMX-INT8, AMX-COMPLEX.
-const LEAF7_1_EAX_HIDDEN: u32 = (1 << 21) | (1 << 17) | (1 << 18);
-const LEAF7_1_EDX_HIDDEN: u32 = (1 << 4) | (1 << 8);
-
-/// XCR0 bits 17 and 18: AMX tile state.
-const XCR0_AMX: u32 = (1 << 17) | (1 << 18);
-/// Supervisor state components a guest could set: processor trace, CET, user interrupts, LBR.
-const XSS_HIDDEN: u32 = (1 << 8) | (1 << 11) | (1 << 12) | (1 << 14) | (1 << 15);
-
-/// Leaf 0x8000_0001 ECX: SVM, extended APIC space, lightweight profiling, NB and L2I counters.
-const EXTENDED_ECX_HIDDEN: u32 =
-    (1 << 2) | (1 << 3) | (1 << 15) | (1 << 23) | (1 << 24) | (1 << 28);
-
-/// KVM features kept (Documentation/virt/kvm/x86/cpuid.rst): kvmclock old and new, no I/O delay,
-/// a clock source that is stable across vCPUs.
-const KVM_FEATURES_KEPT: u32 = (1 << 0) | (1 << 1) | (1 << 3) | (1 << 24);
-
-/// Leaves that are emptied: performance monitoring, SGX, processor trace, AMX (two), key locker,
-/// architectural LBR; AMD's SVM, lightweight profiling, sampling, SEV and performance monitoring,
-/// and the place of the processor that was asked, which each vCPU gets anew.
-const EMPTIED: [u32; 13] = [
-    0xa,
-    0x12,
-    0x14,
-    0x19,
-    0x1c,
-    0x1d,
-    0x1e,
-    0x8000_000a,
-    0x8000_001b,
-    0x8000_001c,
-    0x8000_001e,
-    0x8000_001f,
-    0x8000_0022,
-];
+/// Size of the legacy area of XSAVE and its header, behind which the components lie.
+const XSAVE_HEADER_END: u32 = 576;
 
 /// Leaves that describe caches. On a processor with two kinds of cores they depend on the core that
 /// answers. Nothing a guest has in memory depends on them, so two templates may differ in them.
@@ -196,53 +157,68 @@ fn words(entry: &kvm_cpuid_entry2) -> [u32; 7] {
     [function, index, flags, eax, ebx, ecx, edx]
 }
 
+/// Who made a processor, as far as what a guest may see depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vendor {
+    /// `GenuineIntel`.
+    Intel,
+    /// All others.
+    Other,
+}
+
+impl Vendor {
+    /// The vendor that leaf 0 of `entries` names.
+    fn of(entries: &[kvm_cpuid_entry2]) -> Self {
+        let named = entries.iter().find(|entry| entry.function == 0);
+        match named.map(|leaf| [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes)) {
+            Some([a, b, c]) if [a, b, c].concat() == b"GenuineIntel" => Self::Intel,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The template of what KVM supports. Two kernels on one processor give the same one as long as both
+/// support what a guest may see: the order of leaves, leaves of zeros and the highest number of a leaf
+/// do not matter.
 fn reduce(supported: &[kvm_cpuid_entry2], deadline_timer: bool) -> Vec<kvm_cpuid_entry2> {
-    supported
+    let vendor = Vendor::of(supported);
+    let mut entries: Vec<_> = supported
         .iter()
-        // Topology leaves are written anew for each vCPU.
-        .filter(|entry| !matches!(entry.function, 0xb | 0x1f | 0x8000_0026))
-        .map(|entry| {
+        .filter_map(|entry| {
             let mut entry = *entry;
-            hide(&mut entry);
+            let something_left = allowed::reduce(vendor, &mut entry);
             if entry.function == 1 {
                 entry.ecx |= HYPERVISOR;
                 if deadline_timer {
                     entry.ecx |= TSC_DEADLINE;
                 }
             }
-            entry
+            something_left.then_some(entry)
         })
-        .collect()
+        .collect();
+    entries.sort_by_key(|entry| (entry.function, entry.index));
+    name_the_highest(&mut entries);
+    entries
 }
 
-fn hide(entry: &mut kvm_cpuid_entry2) {
-    match (entry.function, entry.index) {
-        (1, _) => {
-            entry.ecx &= !(VMX | PDCM);
-            // The rest says on which processor of the host the question was asked.
-            entry.ebx &= 0xffff;
+/// Makes leaves that say how many there are, or how much room they need, speak of what is left.
+fn name_the_highest(entries: &mut [kvm_cpuid_entry2]) {
+    let highest = |of: std::ops::Range<u32>| {
+        entries.iter().map(|entry| entry.function).filter(|function| of.contains(function)).max()
+    };
+    let extended = highest(0x8000_0000..0x8001_0000);
+    let structured =
+        entries.iter().filter(|entry| entry.function == 7).map(|entry| entry.index).max();
+    let components = entries.iter().filter(|entry| entry.function == 0xd && entry.index >= 2);
+    let xsave_bytes = components.map(|entry| entry.eax.saturating_add(entry.ebx)).max();
+    for entry in entries {
+        match (entry.function, entry.index) {
+            (7, 0) => entry.eax = structured.unwrap_or_default(),
+            (0xd, 0) => entry.ecx = xsave_bytes.unwrap_or_default().max(XSAVE_HEADER_END),
+            (0x8000_0000, _) => entry.eax = extended.unwrap_or(entry.eax),
+            _ => {}
         }
-        (7, 0) => {
-            entry.ebx &= !LEAF7_EBX_HIDDEN;
-            entry.ecx &= !LEAF7_ECX_HIDDEN;
-            entry.edx &= !LEAF7_EDX_HIDDEN;
-        }
-        (7, 1) => {
-            entry.eax &= !LEAF7_1_EAX_HIDDEN;
-            entry.edx &= !LEAF7_1_EDX_HIDDEN;
-        }
-        (0xd, 0) => entry.eax &= !XCR0_AMX,
-        (0xd, 1) => entry.ecx &= !XSS_HIDDEN,
-        (0xd, 8 | 11 | 12 | 14 | 15 | 17 | 18) => clear(entry),
-        (0x4000_0001, _) => entry.eax &= KVM_FEATURES_KEPT,
-        (0x8000_0001, _) => entry.ecx &= !EXTENDED_ECX_HIDDEN,
-        (function, _) if EMPTIED.contains(&function) => clear(entry),
-        _ => {}
     }
-}
-
-fn clear(entry: &mut kvm_cpuid_entry2) {
-    (entry.eax, entry.ebx, entry.ecx, entry.edx) = (0, 0, 0, 0);
 }
 
 fn personalise(entry: &mut kvm_cpuid_entry2, id: u8, vcpus: u8) {
@@ -298,104 +274,4 @@ fn id_width(vcpus: u8) -> u32 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn full(function: u32, index: u32) -> kvm_cpuid_entry2 {
-        kvm_cpuid_entry2 {
-            function,
-            index,
-            eax: u32::MAX,
-            ebx: u32::MAX,
-            ecx: u32::MAX,
-            edx: u32::MAX,
-            ..Default::default()
-        }
-    }
-
-    #[test]
-    fn what_reset_does_not_restore_is_hidden() {
-        let entries = [
-            full(1, 0),
-            full(7, 0),
-            full(0xa, 0),
-            full(0xd, 0),
-            full(0x4000_0001, 0),
-            full(0x8000_0001, 0),
-        ];
-        let reduced = reduce(&entries, true);
-        let leaf = |function| reduced.iter().find(|e| e.function == function).unwrap();
-        assert_eq!(leaf(1).ecx & VMX, 0);
-        assert_eq!(leaf(7).edx & (7 << 22) & LEAF7_EDX_HIDDEN, 0);
-        assert_eq!(leaf(0xa).eax, 0);
-        assert_eq!(leaf(0xd).eax & XCR0_AMX, 0);
-        assert_eq!(leaf(0x4000_0001).eax, KVM_FEATURES_KEPT);
-        assert_eq!(leaf(0x8000_0001).ecx & (1 << 2), 0);
-    }
-
-    #[test]
-    fn two_hosts_are_told_apart_by_leaf_but_not_by_caches() {
-        let template = |entries: &[kvm_cpuid_entry2]| CpuidTemplate {
-            entries: reduce(entries, true),
-            vcpus: 1,
-        };
-        let one = template(&[full(1, 0), full(4, 0), full(7, 0)]);
-        let mut other = full(7, 0);
-        other.ebx &= !(1 << 16);
-        let caches = template(&[full(1, 0), full(7, 0)]);
-        assert_eq!(one.difference(&caches), None);
-        assert_eq!(one.sha256(), caches.sha256());
-        let other = template(&[full(1, 0), full(4, 0), other]);
-        let (leaf, snapshot, here) = one.difference(&other).unwrap();
-        assert_eq!(leaf, "CPUID leaf 0x7.0");
-        assert_ne!(snapshot, here);
-        assert_ne!(one.sha256(), other.sha256());
-        let (_, _, here) = one.difference(&template(&[full(1, 0)])).unwrap();
-        assert_eq!(here, "absent");
-    }
-
-    #[test]
-    fn every_processor_of_a_host_gives_the_same_template() {
-        let Ok(kvm) = crate::kvm::open() else { return };
-        let template = || CpuidTemplate { entries: ask(&kvm).unwrap(), vcpus: 2 };
-        let first = template();
-        for _ in 0..20 {
-            std::thread::yield_now();
-            assert_eq!(first.difference(&template()), None);
-        }
-        assert!(!first.processor().0.is_empty());
-    }
-
-    #[test]
-    fn kvm_is_asked_once() {
-        use std::os::fd::{FromRawFd, IntoRawFd};
-
-        let Ok(kvm) = crate::kvm::open() else { return };
-        let first = CpuidTemplate::for_host(&kvm, 1).unwrap();
-        let nothing = std::fs::File::open("/dev/null").unwrap();
-        // SAFETY: the descriptor is open and belongs to this function alone.
-        let mute = unsafe { Kvm::from_raw_fd(nothing.into_raw_fd()) };
-        assert!(ask(&mute).is_err());
-        let again = CpuidTemplate::for_host(&mute, 2).unwrap();
-        assert_eq!(first.entries, again.entries);
-        assert_eq!((first.vcpus, again.vcpus), (1, 2));
-    }
-
-    #[test]
-    fn each_vcpu_gets_its_own_apic_id() {
-        let template = CpuidTemplate { entries: reduce(&[full(1, 0)], false), vcpus: 4 };
-        for id in 0..4 {
-            let cpuid = template.for_vcpu(id).unwrap();
-            let leaf1 = cpuid.as_slice().iter().find(|e| e.function == 1).unwrap();
-            assert_eq!(leaf1.ebx >> 24, u32::from(id));
-            assert_eq!((leaf1.ebx >> 16) & 0xff, 4);
-            let core = cpuid.as_slice().iter().find(|e| e.function == 0xb && e.index == 1).unwrap();
-            assert_eq!((core.eax, core.ebx, core.edx), (2, 4, u32::from(id)));
-        }
-    }
-
-    #[test]
-    fn id_width_counts_bits() {
-        assert_eq!([1, 2, 3, 4, 5, 8].map(id_width), [0, 1, 2, 2, 3, 3]);
-    }
-}
+mod tests;
