@@ -8,7 +8,7 @@
 //! | `layout` | Guest-physical address map: RAM ranges for a size, registers and interrupt lines of virtio devices, ports of the serial console and the checkpoint, longest command line. |
 //! | `CheckedImage`, `ImageError`, `LoadedKernel`, `SetupHeader` | Kernel images: headers checked, the kernel written into memory, its entry point. |
 //! | `write_boot_data`, `write_tables`, `BootDataError` | What a kernel, or a guest without a kernel, finds in memory at its first instruction. |
-//! | `reserve_pages`, `create_interrupt_controllers` | What a VM needs before its first vCPU. |
+//! | `reserve_pages`, `close_side_doors`, `create_interrupt_controllers` | What a VM needs before its first vCPU. |
 //! | `CpuidTemplate` | What a guest may know of the processor, equal on every host that a snapshot moves to. |
 //! | `install_msr_filter` | From here on the guest writes only registers that a reset restores. |
 //! | `ArchVcpu`, `VcpuRole`, `VcpuStatus`, `MpState` | A vCPU's descriptor: created, prepared for its first instruction, looked at. |
@@ -31,7 +31,7 @@ mod x86_64;
 pub use x86_64::{
     ArchVcpu, BootDataError, CAPABILITIES, CheckedImage, CpuidTemplate, ImageError,
     KeyboardController, LoadedKernel, MpState, RestoreKind, SetupHeader, VcpuImage, VcpuRole,
-    VcpuState, VcpuStatus, VmIrqLine, VmState, copy_streaming, counting_loop,
+    VcpuState, VcpuStatus, VmIrqLine, VmState, close_side_doors, copy_streaming, counting_loop,
     create_interrupt_controllers, host_tsc, install_msr_filter, layout, msr_list, page_writer,
     reserve_pages, small_elf, write_boot_data, write_tables,
 };

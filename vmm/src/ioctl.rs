@@ -48,6 +48,13 @@ pub enum KvmError {
     /// `KVM_SET_MSRS` stopped early: the MSR it stopped at is not supported here.
     #[error("KVM_SET_MSRS refused MSR {0:#x}")]
     Msr(u32),
+    /// KVM does not give out an MSR that a guest may write and every processor has, so no reset could
+    /// put it back.
+    #[error(
+        "KVM does not give out MSR {0:#x}, which a guest can write: no reset could put it back on \
+         this host; update the kernel"
+    )]
+    MsrMissing(u32),
 }
 
 impl KvmError {

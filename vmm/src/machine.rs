@@ -22,7 +22,7 @@ use crate::devices::vsock::{VsockDevice, VsockHost};
 use crate::devices::{Checkpoint, Console, ConsoleSnapshot, Mark};
 use crate::kernel_call::KernelCall;
 use crate::kvm::DirtyTracking;
-use crate::snapshot::{Differences, Golden, ResetReport, Strategy};
+use crate::snapshot::{Differences, Golden, ResetError, ResetReport, Strategy};
 use assembly::HostHandles;
 use running::RunningMachine;
 use stop_state::StopState;
@@ -172,6 +172,10 @@ impl Machine {
                 Ok(captured) => {
                     golden = Some(captured);
                     (Phase::Paused(live), Ok(()))
+                }
+                // Nothing has moved: the guest may run on to its timer.
+                Err(e @ MachineError::Reset(ResetError::DeadlineNear)) => {
+                    (Phase::Paused(live), Err(e))
                 }
                 // Half a capture may have moved RAM already.
                 Err(e) => (Phase::Poisoned(live, e.to_string()), Err(e)),

@@ -15,17 +15,26 @@ pub struct Mismatch<P> {
     pub was: String,
     /// What was read.
     pub is: String,
+    /// Why the difference is no tampering, where it is none.
+    pub residue: Option<&'static str>,
 }
 
 impl<P> Mismatch<P> {
     /// A mismatch of `part`, with the words for both values.
     pub fn new(part: P, (was, is): (String, String)) -> Self {
-        Self { part, was, is }
+        Self { part, was, is, residue: None }
+    }
+
+    /// This mismatch, which is no tampering where `residue` says why.
+    #[must_use]
+    pub fn or_residue(self, residue: Option<&'static str>) -> Self {
+        Self { residue, ..self }
     }
 
     /// These words for the part that `name` makes of this one.
     pub fn map<Q>(self, name: impl FnOnce(P) -> Q) -> Mismatch<Q> {
-        Mismatch { part: name(self.part), was: self.was, is: self.is }
+        let Self { part, was, is, residue } = self;
+        Mismatch { part: name(part), was, is, residue }
     }
 }
 

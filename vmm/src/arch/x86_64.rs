@@ -1,5 +1,6 @@
 //! x86-64: Intel and AMD processors in long mode, on the interrupt controllers of a PC.
 
+mod barrier;
 mod boot;
 mod copy;
 mod cpuid;
@@ -8,8 +9,10 @@ mod i8042;
 mod irq;
 mod lapic;
 pub mod layout;
+mod msr_filter;
 mod msrs;
 mod probe;
+mod residue;
 #[cfg(any(test, feature = "testing"))]
 mod tamper;
 mod tsc;
@@ -27,14 +30,15 @@ pub use cpuid::CpuidTemplate;
 pub use guest_code::{counting_loop, page_writer};
 pub use i8042::KeyboardController;
 pub use irq::VmIrqLine;
-pub use msrs::{install_msr_filter, msr_list};
+pub use msr_filter::install_msr_filter;
+pub use msrs::msr_list;
 pub use probe::CAPABILITIES;
 #[cfg(any(test, feature = "testing"))]
 pub use tamper::flip_interrupt_controller;
 pub use tsc::host_tsc;
 pub use vcpu::{ArchVcpu, MpState, VcpuRole, VcpuStatus};
 pub use vcpu_state::{RestoreKind, VcpuImage, VcpuState};
-pub use vm::{create_interrupt_controllers, reserve_pages};
+pub use vm::{close_side_doors, create_interrupt_controllers, reserve_pages};
 pub use vm_state::VmState;
 
 use super::Named;

@@ -70,6 +70,9 @@ impl IntegrityPlan {
 pub struct IntegrityReport {
     /// Everything that is not as it should be; at most a few hundred. Empty after a good reset.
     pub findings: Vec<Finding>,
+    /// Differences that are no tampering: KVM or the processor carried them past the reset. A closed
+    /// table says which there are. The machine is to be replaced, and nothing else need stop.
+    pub residues: Vec<Finding>,
     /// Root of the Merkle tree over what the guest would read from its disk, as far as it was read
     /// again: that of the golden disk unless a block was found to differ. `None` without a disk.
     pub disk_root: Option<[u8; 32]>,

@@ -80,7 +80,7 @@ impl DirtyRing {
         let mut aside = std::mem::take(&mut self.aside);
         self.take(&mut aside);
         self.aside = aside;
-        reset_rings(&self.vm)
+        reset_rings(&self.vm).map(|_| ())
     }
 
     /// Moves all entries to `pages`. [`reset_rings`] has to follow before the content of those
@@ -121,15 +121,13 @@ impl Drop for DirtyRing {
 }
 
 /// `KVM_RESET_DIRTY_RINGS`: lets the guest's next write to every page that was taken out of a ring
-/// be noticed again.
-pub fn reset_rings(vm: &VmFd) -> Result<(), KvmError> {
+/// be noticed again. Returns the number of those pages.
+pub fn reset_rings(vm: &VmFd) -> Result<u32, KvmError> {
     // SAFETY: the descriptor is a VM and the ioctl takes no argument.
     let call = || unsafe { ioctl(vm, KVM_RESET_DIRTY_RINGS()) };
     let result = kernel_call::timed("KVM_RESET_DIRTY_RINGS", call);
-    if result >= 0 {
-        Ok(())
-    } else {
+    u32::try_from(result).map_err(|_| {
         let source = io::Error::last_os_error();
-        Err(KvmError::Ioctl { ioctl: "KVM_RESET_DIRTY_RINGS", source })
-    }
+        KvmError::Ioctl { ioctl: "KVM_RESET_DIRTY_RINGS", source }
+    })
 }

@@ -7,7 +7,7 @@ use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{KvmError, dirty_ring};
-use crate::arch::{self, VmState};
+use crate::arch::{self, VcpuImage, VmState};
 use crate::memory::{self, GuestRam};
 
 /// Most vCPUs of one machine.
@@ -33,13 +33,14 @@ pub enum DirtyTracking {
 }
 
 /// What a VM is made with beside its RAM.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct VmOptions {
+#[derive(Clone, Copy, Default)]
+pub struct VmOptions<'a> {
     /// How dirty pages will be found.
     pub tracking: DirtyTracking,
-    /// The VM begins in a golden state. KVM logs dirty pages and filters MSRs from the start, and
-    /// [`Vm::track_writes`] and [`Vm::install_msr_filter`] are not called later.
-    pub in_golden_state: bool,
+    /// The vCPUs of the golden state that the VM begins in, if it does. KVM logs dirty pages and filters
+    /// MSRs from the start then, and [`Vm::track_writes`] and [`Vm::install_msr_filter`] are not called
+    /// later.
+    pub golden: Option<&'a [VcpuImage]>,
 }
 
 impl Vm {
@@ -49,32 +50,34 @@ impl Vm {
     ///
     /// KVM refuses the VM, the way dirty pages are found, the MSR filter, a memory slot or an
     /// interrupt controller.
-    pub fn create(kvm: &Kvm, ram: Arc<GuestRam>, options: VmOptions) -> Result<Self, KvmError> {
+    pub fn create(kvm: &Kvm, ram: Arc<GuestRam>, options: VmOptions<'_>) -> Result<Self, KvmError> {
         let fd = kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
         arch::reserve_pages(&fd)?;
+        arch::close_side_doors(&fd)?;
         if options.tracking == DirtyTracking::Ring {
             dirty_ring::enable(&fd)?;
         }
         let vm = Self { fd: Arc::new(fd), ram, tracking: options.tracking };
         // First of all: it waits for an SRCU grace period, which is only short when there was none
         // just before.
-        if options.in_golden_state {
-            vm.install_msr_filter()?;
+        if let Some(vcpus) = options.golden {
+            vm.install_msr_filter(vcpus)?;
         }
         // Before the interrupt controllers: registering their I/O ranges starts an RCU grace
         // period that a new memory slot would have to wait for, about 8 ms.
-        vm.map_memory(options.in_golden_state)?;
+        vm.map_memory(options.golden.is_some())?;
         arch::create_interrupt_controllers(&vm.fd)?;
         Ok(vm)
     }
 
-    /// From here on the guest can only write model-specific registers that a reset restores.
+    /// From here on the guest can only write model-specific registers that a reset to the state of
+    /// `vcpus` restores.
     ///
     /// # Errors
     ///
     /// KVM refuses the filter.
-    pub fn install_msr_filter(&self) -> Result<(), KvmError> {
-        arch::install_msr_filter(&self.fd)
+    pub fn install_msr_filter(&self, vcpus: &[VcpuImage]) -> Result<(), KvmError> {
+        arch::install_msr_filter(&self.fd, vcpus)
     }
 
     /// Reads the state of interrupt controllers, timer and clock. No vCPU may run.

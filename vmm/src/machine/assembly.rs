@@ -47,7 +47,7 @@ pub fn assemble(
     handles: HostHandles<'_>,
 ) -> Result<Assembly, MachineError> {
     let mut timings = BootTimings::default();
-    let options = VmOptions { tracking, in_golden_state: false };
+    let options = VmOptions { tracking, golden: None };
     let kvm = kvm::open()?;
     let ram =
         timed(&mut timings.memory, || memory::allocate(config.memory_mib, layout::ram_ranges))?;
@@ -82,7 +82,7 @@ pub fn fork(
     handles: HostHandles<'_>,
 ) -> Result<Assembly, MachineError> {
     let mut timings = BootTimings::default();
-    let options = VmOptions { tracking, in_golden_state: true };
+    let options = VmOptions { tracking, golden: Some(&golden.vcpus) };
     let kvm = kvm::open()?;
     let ram = Arc::new(timed(&mut timings.memory, || golden.memory.map())?);
     let vm = timed(&mut timings.kvm_setup, || Vm::create(&kvm, Arc::clone(&ram), options))?;

@@ -42,7 +42,7 @@ pub struct RunningMachine {
 
 /// What a reset works on, from whichever thread.
 pub(super) struct MachineCore {
-    vcpus: Vec<Arc<VcpuControl>>,
+    pub(super) vcpus: Vec<Arc<VcpuControl>>,
     pub(super) resetter: Mutex<Option<Resetter>>,
     checker: Mutex<Checker>,
     /// Reset, and nothing ran since.
@@ -300,6 +300,10 @@ fn stepper(
     move |vcpu| {
         if let Some(at) = first_run.take() {
             at.get_or_init(Instant::now);
+        }
+        if let Err(error) = vcpu.separate_commands() {
+            stop_state.stop(StopReason::VcpuError(error.to_string()));
+            return Next::Stop;
         }
         match run_once(vcpu, &wiring) {
             ExitOutcome::Continue => Next::Enter,

@@ -2,6 +2,9 @@
 
 mod broken_reset;
 mod captured;
+mod closed_state;
+mod deadlines;
+mod delivery_modes;
 mod hazards;
 mod hostile_guest;
 mod hot_pages;
@@ -10,3 +13,4 @@ mod read_back;
 mod reset;
 mod self_check;
 mod tiny_guest;
+mod translations;

@@ -2,7 +2,8 @@
 //!
 //! KVM finds a write by protecting the page: the first write after each reset costs the guest a
 //! fault. Hot pages, which nearly every command writes, stay writable instead. KVM's log names a hot
-//! page for ever, and every reset restores it, written or not.
+//! page from its first write on, and every reset restores it, written or not. A reset that finds nothing
+//! but hot pages protects one of them again, which has KVM flush the guest's translations.
 
 use std::ops::Range;
 use std::sync::MutexGuard;
@@ -23,6 +24,8 @@ pub struct DirtyPages {
     /// True where reading the log leaves it as it is and clearing is a call of its own. `None` until
     /// hot pages first need that.
     pub manual_clear: Option<bool>,
+    /// True when the last collection had KVM protect a page again.
+    protected: bool,
 }
 
 enum Source {
@@ -37,6 +40,8 @@ struct Log {
     bitmaps: Vec<Vec<u64>>,
     /// Pages to clear in the log of one region, reused.
     forget: Vec<u64>,
+    /// A page that stayed in KVM's log at the last collection: slot, word and bit.
+    left: Option<(usize, usize, u64)>,
 }
 
 /// Which pages to collect.
@@ -59,7 +64,13 @@ impl DirtyPages {
             }
             DirtyTracking::Ring => Source::Ring(Vec::new()),
         };
-        Self { source, runs: Vec::new(), restored: Vec::new(), manual_clear: None }
+        Self {
+            source,
+            runs: Vec::new(),
+            restored: Vec::new(),
+            manual_clear: None,
+            protected: false,
+        }
     }
 
     /// Adds the pages written since the last call. From the first call with `hot` on, those pages stay
@@ -76,13 +87,14 @@ impl DirtyPages {
         hot: Option<&PageSet>,
         scope: DirtyScope,
     ) -> Result<(), KvmError> {
+        self.protected = false;
         match &mut self.source {
             Source::Log(log) => {
                 let hot = match hot {
                     Some(pages) if clears_manually(&mut self.manual_clear, vm)? => Some(pages),
                     _ => None,
                 };
-                log.collect(vm, hot, scope, &mut self.runs)?;
+                self.protected = log.collect(vm, hot, scope, &mut self.runs)?;
             }
             Source::Ring(entries) => {
                 for vcpu in vcpus {
@@ -93,6 +105,7 @@ impl DirtyPages {
                 }
                 // Before the content of the pages is touched (api.rst 8.29).
                 let result = reset_rings(vm.fd());
+                self.protected = matches!(result, Ok(pages) if pages > 0);
                 entries.sort_unstable();
                 entries.dedup();
                 for (slot, page) in entries.drain(..) {
@@ -102,6 +115,28 @@ impl DirtyPages {
             }
         }
         Ok(())
+    }
+
+    /// Has KVM flush the translations of all vCPUs before their next entry, as it does when it protects
+    /// a page: the guest must not write on through what the processor remembers. Where the collection
+    /// just before protected none, because all pages in the log are hot, one of those is protected;
+    /// the guest's next write to it is a fault, and names it again. Returns false when there is no such
+    /// page: nothing has been asked for then.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses to clear its log.
+    pub fn flush(&mut self, vm: &Vm) -> Result<bool, KvmError> {
+        let Source::Log(log) = &mut self.source else { return Ok(self.protected) };
+        if !self.protected
+            && let Some((slot, word, bit)) = log.left.take()
+        {
+            let region = vm.ram().iter().nth(slot);
+            let bytes = region.map_or(0, GuestMemoryRegion::len);
+            raw::clear_dirty_log(vm.fd(), slot as u32, bytes, word, &[bit])?;
+            self.protected = true;
+        }
+        Ok(self.protected)
     }
 
     /// Returns the pages collected. A page may be in it twice after a reset that failed.
@@ -140,27 +175,37 @@ fn clears_manually(known: &mut Option<bool>, vm: &Vm) -> Result<bool, KvmError> 
 }
 
 impl Log {
+    /// True when KVM has protected a page again.
     fn collect(
         &mut self,
         vm: &Vm,
         hot: Option<&PageSet>,
         scope: DirtyScope,
         runs: &mut Vec<PageRun>,
-    ) -> Result<(), KvmError> {
+    ) -> Result<bool, KvmError> {
+        let mut protected = false;
+        self.left = None;
         for (index, (region, bitmap)) in vm.ram().iter().zip(&mut self.bitmaps).enumerate() {
             raw::get_dirty_log(vm.fd(), index as u32, region.len(), bitmap)?;
+            let first = bitmap.iter().position(|word| *word != 0);
             if let Some(hot) = hot {
+                if let Some((at, word)) = first.and_then(|at| Some((at, *bitmap.get(at)?))) {
+                    self.left.get_or_insert((index, at, word & word.wrapping_neg()));
+                }
                 let range = split(index, bitmap, hot, scope, &mut self.forget);
                 if !range.is_empty() {
+                    protected = true;
                     let words = self.forget.get(range.clone()).unwrap_or_default();
                     let slot = index as u32;
                     raw::clear_dirty_log(vm.fd(), slot, region.len(), range.start, words)?;
                 }
             }
+            // Reading the log protects what is in it, unless clearing is a call of its own.
+            protected |= hot.is_none() && first.is_some();
             region.bitmap().map().drain_into(bitmap);
             add_runs(index, bitmap, runs);
         }
-        Ok(())
+        Ok(protected)
     }
 }
 

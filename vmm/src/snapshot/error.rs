@@ -30,4 +30,8 @@ pub enum ResetError {
         /// vCPUs of the machine.
         machine: usize,
     },
+    /// A timer of the guest is due, or will be in a moment. Nothing has been captured or changed: let
+    /// the machine run on, and capture it later.
+    #[error("a timer of the guest is due within milliseconds; let it run, and capture it later")]
+    DeadlineNear,
 }

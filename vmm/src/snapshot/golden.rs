@@ -16,6 +16,10 @@ use crate::memory::{GoldenMemory, MemoryError};
 use super::error::ResetError;
 use super::page_set::PageSet;
 
+/// How far away a timer's deadline must be at a capture, in milliseconds: a reset takes its time
+/// between writing the deadline and writing the timer, and longer on a host that is busy.
+const MIN_DEADLINE_MS: u64 = 5;
+
 /// What a machine was made of that its golden state does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
@@ -71,6 +75,11 @@ impl Golden {
             .iter()
             .map(|vcpu| VcpuImage::new(vcpu.capture(&wanted, now)?))
             .collect::<Result<Vec<_>, _>>()?;
+        for (vcpu, image) in vcpus_here.iter().zip(&vcpus) {
+            if image.state().is_due_within(vcpu.tsc_khz()? * MIN_DEADLINE_MS) {
+                return Err(ResetError::DeadlineNear);
+            }
+        }
         let tsc_offset_works = match vcpus_here.first() {
             Some(vcpu) => vcpu.tsc_can_be_moved()?,
             None => false,
@@ -81,7 +90,7 @@ impl Golden {
         let disk = devices.freeze_disk()?;
         memory.map_into(vm.ram())?;
         vm.track_writes()?;
-        vm.install_msr_filter()?;
+        vm.install_msr_filter(&vcpus)?;
         Ok(Self {
             memory,
             vcpus,

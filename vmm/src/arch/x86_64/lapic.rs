@@ -4,6 +4,10 @@ use kvm_bindings::kvm_lapic_state;
 
 /// Distance between two registers, in bytes. Each is 32 bits wide.
 pub const STRIDE: usize = 16;
+/// Offset of the first of eight words of requested interrupts.
+pub const IRR: usize = 0x200;
+/// Offset of the local vector table's entry for the timer.
+pub const LVT_TIMER: usize = 0x320;
 /// Offset of the local vector table's entry for LINT0.
 pub const LVT_LINT0: usize = 0x350;
 /// Offset of the local vector table's entry for LINT1.

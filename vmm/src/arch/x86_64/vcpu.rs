@@ -3,8 +3,9 @@
 use std::sync::OnceLock;
 
 use kvm_bindings::{
-    KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE,
-    KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED, kvm_msr_entry, kvm_regs,
+    KVM_CAP_ENFORCE_PV_FEATURE_CPUID, KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED,
+    KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED, KVM_MP_STATE_UNINITIALIZED, kvm_enable_cap,
+    kvm_msr_entry, kvm_regs,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 
@@ -70,6 +71,8 @@ pub struct ArchVcpu {
     pub(super) tsc_khz: OnceLock<u64>,
     /// Whether KVM leaves registers in `kvm_run` when it is asked to; `None` until it was tried.
     pub(super) leaves_registers: Option<bool>,
+    /// True when the next entry begins another command than the last one.
+    pub(super) barrier_due: bool,
     index: u8,
 }
 
@@ -82,7 +85,8 @@ impl ArchVcpu {
     pub fn create(vm: &VmFd, index: u8, cpuid: &CpuidTemplate) -> Result<Self, KvmError> {
         let fd = vm.create_vcpu(u64::from(index)).map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
         fd.set_cpuid2(&cpuid.for_vcpu(index)?).map_err(KvmError::ioctl("KVM_SET_CPUID2"))?;
-        Ok(Self { fd, tsc_khz: OnceLock::new(), leaves_registers: None, index })
+        enforce_paravirtual_features(vm, &fd)?;
+        Ok(Self { fd, tsc_khz: OnceLock::new(), leaves_registers: None, barrier_due: false, index })
     }
 
     /// Sets MSRs, local APIC and, on the bootstrap processor, the registers for entry.
@@ -149,6 +153,19 @@ impl ArchVcpu {
         lapic::set_delivery_mode(&mut lapic, lapic::LVT_LINT1, lapic::MODE_NMI);
         self.fd.set_lapic(&lapic).map_err(KvmError::ioctl("KVM_SET_LAPIC"))
     }
+}
+
+/// Has KVM refuse a guest the hypercalls and MSRs of features that its CPUID does not offer
+/// (api.rst 7.21). KVMs before Linux 5.11 cannot: there the filter refuses the MSRs alone.
+fn enforce_paravirtual_features(vm: &VmFd, vcpu: &VcpuFd) -> Result<(), KvmError> {
+    if vm.check_extension_raw(KVM_CAP_ENFORCE_PV_FEATURE_CPUID.into()) <= 0 {
+        return Ok(());
+    }
+    let mut capability =
+        kvm_enable_cap { cap: KVM_CAP_ENFORCE_PV_FEATURE_CPUID, ..Default::default() };
+    capability.args[0] = 1;
+    vcpu.enable_cap(&capability)
+        .map_err(KvmError::ioctl("KVM_ENABLE_CAP(ENFORCE_PV_FEATURE_CPUID)"))
 }
 
 impl From<u32> for MpState {

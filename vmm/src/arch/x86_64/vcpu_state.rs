@@ -26,15 +26,18 @@ use kvm_bindings::{
 use serde::{Deserialize, Serialize};
 
 use super::vcpu::{ArchVcpu, MpState};
-use super::{Named, tsc};
+use super::{Named, msrs, tsc};
 use crate::elapsed::ElapsedBounds;
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 use crate::mismatch::Mismatch;
 use group::{Comparison, MsrSource, Reader, Writer};
 use table::{GROUPS, listed};
 
 /// Most MSRs of a vCPU: what the kernel takes in one call (`MAX_IO_MSRS`).
 const MAX_MSRS: usize = 256;
+
+/// CR4: global pages. Its change flushes all translations (Intel SDM volume 3, 4.10.4.1).
+const CR4_PGE: u64 = 1 << 7;
 
 /// Everything KVM keeps about a vCPU that its guest can change or notice.
 #[derive(Default, Serialize, Deserialize)]
@@ -64,14 +67,34 @@ impl VcpuState {
         self.tsc
     }
 
+    /// The deadline of the local APIC's timer, in ticks of the guest's TSC; 0 when none is set.
+    pub fn deadline(&self) -> u64 {
+        let deadline = self.msrs.iter().find(|entry| entry.index == msrs::TSC_DEADLINE);
+        deadline.map_or(0, |entry| entry.data)
+    }
+
     /// Refuses a state that no machine can have captured, with the reason. A state from a file may
     /// have been made by anyone.
     ///
     /// # Errors
     ///
-    /// The state holds more MSRs than KVM can know.
+    /// The state holds more MSRs than KVM can know, or a deadline that had passed.
     pub fn check(&self) -> Result<(), &'static str> {
-        if self.msrs.len() > MAX_MSRS { Err("more MSRs than there can be") } else { Ok(()) }
+        if self.msrs.len() > MAX_MSRS {
+            Err("more MSRs than there can be")
+        } else if self.is_due_within(0) {
+            Err("a timer whose deadline had passed")
+        } else {
+            Ok(())
+        }
+    }
+
+    /// True when the local APIC's timer has a deadline that had passed at the capture, or would
+    /// within so many ticks. A reset sets the deadline anew: one that has passed interrupts the
+    /// golden state, or is gone, before the comparison.
+    pub fn is_due_within(&self, ticks: u64) -> bool {
+        let deadline = self.deadline();
+        deadline != 0 && deadline <= self.tsc.saturating_add(ticks)
     }
 
     /// Compares this captured state with `now`. With `tsc`, the counter has to be within bounds; its
@@ -152,11 +175,12 @@ impl ArchVcpu {
         host_tsc: u64,
         kind: RestoreKind,
     ) -> Result<(), KvmError> {
+        self.next_command();
         let state = image.state();
         let offset = Some(state.tsc.wrapping_sub(host_tsc));
         let (msrs, tsc_offset) = match kind {
-            RestoreKind::Only => (image.writable_and_tsc(), None),
-            RestoreKind::OneOfSeveral => (image.writable(), offset),
+            RestoreKind::Only => (image.put_back_and_tsc(), None),
+            RestoreKind::OneOfSeveral => (image.put_back(), offset),
             RestoreKind::New => {
                 // KVM takes the local APIC's registers in the form of the mode the APIC is in.
                 self.fd.set_sregs(&state.sregs).map_err(KvmError::ioctl("KVM_SET_SREGS"))?;
@@ -169,6 +193,19 @@ impl ArchVcpu {
             (group.write)(&mut writer)?;
         }
         Ok(())
+    }
+
+    /// Has KVM flush the vCPU's translations before its next entry. A restore of `image` has to follow:
+    /// this sets its special registers but for one bit of CR4, and each change of that bit flushes. It
+    /// also makes KVM look for its page tables again, so it serves where nothing cheaper does.
+    ///
+    /// # Errors
+    ///
+    /// KVM refuses the registers.
+    pub fn flush_translations(&mut self, image: &VcpuImage) -> Result<(), KvmError> {
+        let mut sregs = image.state().sregs;
+        sregs.cr4 ^= CR4_PGE;
+        ioctl::call("KVM_SET_SREGS", || self.fd.set_sregs(&sregs))
     }
 
     /// See [`tsc::can_be_moved`].

@@ -51,7 +51,7 @@ impl RunningMachine {
         let (state, took) = wait(call, 0)?;
         let mut report = content?;
         report.took.state = took;
-        report.findings.splice(0..0, state?);
+        state?.add_to(&mut report);
         Ok(report)
     }
 
@@ -102,7 +102,7 @@ impl RunningMachine {
             report.findings.extend(sampled);
             report.took.memory += sampling;
             report.took.state = took;
-            report.findings.splice(0..0, state?);
+            state?.add_to(&mut report);
             Ok(report)
         });
         (reset, check)
@@ -215,6 +215,21 @@ impl RunningMachine {
     }
 }
 
+/// What was found in the state that KVM keeps.
+struct StateFound {
+    findings: Vec<Finding>,
+    /// See [`IntegrityReport::residues`].
+    residues: Vec<Finding>,
+}
+
+impl StateFound {
+    /// Puts this before what the report has.
+    fn add_to(self, report: &mut IntegrityReport) {
+        report.findings.splice(0..0, self.findings);
+        report.residues = self.residues;
+    }
+}
+
 impl MachineCore {
     fn checker(&self) -> MutexGuard<'_, Checker> {
         self.checker.lock().unwrap_or_else(PoisonError::into_inner)
@@ -272,7 +287,7 @@ impl MachineCore {
     }
 
     /// State in KVM of a machine that has no other vCPU than the one this thread belongs to.
-    fn check_own_state(&self) -> Result<Vec<Finding>, MachineError> {
+    fn check_own_state(&self) -> Result<StateFound, MachineError> {
         let (golden, window) = {
             let resetter = self.resetter.lock().unwrap_or_else(PoisonError::into_inner);
             let resetter = resetter.as_ref().ok_or(MachineError::NotCaptured)?;
@@ -287,7 +302,7 @@ impl MachineCore {
         golden: &Golden,
         window: ResetWindow,
         others: Vec<VcpuReport>,
-    ) -> Result<Vec<Finding>, MachineError> {
+    ) -> Result<StateFound, MachineError> {
         let mut vcpus = self.parked();
         let mut found = Vec::with_capacity(vcpus.len());
         if let Some(first) = vcpus.first_mut() {
@@ -295,7 +310,10 @@ impl MachineCore {
         }
         found.extend(others);
         let mismatches = state::kvm(golden, &self.vm, found, window)?;
-        let mut findings: Vec<Finding> = mismatches.into_iter().map(finding).collect();
+        let (residues, alarms): (Vec<_>, Vec<_>) =
+            mismatches.into_iter().partition(|mismatch| mismatch.residue.is_some());
+        let residues = residues.into_iter().map(finding).collect();
+        let mut findings: Vec<Finding> = alarms.into_iter().map(finding).collect();
         let mut resetter = self.resetter.lock().unwrap_or_else(PoisonError::into_inner);
         let resetter = resetter.as_mut().ok_or(MachineError::NotCaptured)?;
         match resetter.written_since(&self.vm, &mut vcpus) {
@@ -320,7 +338,7 @@ impl MachineCore {
             }),
             Err(e) => return Err(e.into()),
         }
-        Ok(findings)
+        Ok(StateFound { findings, residues })
     }
 }
 
@@ -360,7 +378,10 @@ fn unreadable(what: &'static str) -> impl Fn(std::io::Error) -> MachineError {
 }
 
 fn finding(mismatch: StateMismatch) -> Finding {
-    let StateMismatch { part, was, is } = mismatch;
+    let StateMismatch { part, was, mut is, residue } = mismatch;
+    if let Some(residue) = residue {
+        is = format!("{is}: {residue}");
+    }
     let place = Location::State { name: part.to_string() };
     Finding { source: FindingSource::Vmm, place, was, is }
 }

@@ -20,6 +20,8 @@ pub enum Sabotage {
     SkipDevices,
     /// The disk's overlay stays as it is.
     SkipDisk,
+    /// The processor keeps the translations that it has.
+    SkipFlush,
     /// Interrupt controllers stay as they are.
     SkipVm,
     /// vCPUs stay as they are.
@@ -38,6 +40,7 @@ impl Sabotage {
             }
             Self::SkipDevices => with(Step::DEVICES, &[]),
             Self::SkipDisk => with(Step::DISK, &[]),
+            Self::SkipFlush => with(Step::FLUSH, &[]),
             Self::SkipVm => with(Step::VM, &[]),
             Self::SkipVcpus => with(Step::VCPUS, &[]),
             Self::Fail => with(Step::DEVICES, &[Step { run: fail, ..Step::DEVICES }]),

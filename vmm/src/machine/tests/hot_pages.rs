@@ -63,9 +63,11 @@ fn hot_pages_go_back_whether_they_were_written_or_not() {
     assert!(machine.reset(Strategy::CopyBack).unwrap().dirty_pages < BUSY_PAGES);
     run_a_while(&machine);
     machine.reset(Strategy::CopyBack).unwrap();
-    for _ in 0..3 {
+    for resets in 1..4 {
         let report = machine.reset(Strategy::CopyBack).unwrap();
-        assert!((BUSY_PAGES..=hot.len()).contains(&report.dirty_pages), "{report:?}");
+        // A reset takes one of them out of the log, to have translations flushed.
+        let pages = BUSY_PAGES - resets..=hot.len();
+        assert!(pages.contains(&report.dirty_pages), "{report:?}");
         let back = machine.last_reset_pages().unwrap();
         assert_eq!(back.clone().intersection(&hot), back);
         is_golden(&machine);

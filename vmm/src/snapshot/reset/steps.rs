@@ -36,6 +36,8 @@ impl Step {
         Self { name: "devices", time: |parts| &mut parts.devices, run: devices };
     /// The disk's overlay is dropped.
     pub const DISK: Self = Self { name: "disk", time: |parts| &mut parts.disk, run: disk };
+    /// The processor forgets the translations that it made from page tables which are no longer there.
+    pub const FLUSH: Self = Self { name: "flush", time: |parts| &mut parts.vcpus, run: flush };
     /// Interrupt controllers, timer and kvmclock. Devices come before, because restoring one may
     /// raise its interrupt.
     pub const VM: Self = Self { name: "vm", time: |parts| &mut parts.vm, run: vm };
@@ -52,6 +54,7 @@ impl Step {
         Self::DEVICES,
         Self::DISK,
         Self::VM,
+        Self::FLUSH,
         Self::VCPUS,
         Self::RESUME,
     ];
@@ -92,6 +95,16 @@ fn disk(context: &mut Context<'_>) -> Result<(), ResetError> {
 fn vm(context: &mut Context<'_>) -> Result<(), ResetError> {
     context.clock_began = Some(context.step_began);
     Ok(context.machine.vm.restore(&context.golden.vm)?)
+}
+
+fn flush(context: &mut Context<'_>) -> Result<(), ResetError> {
+    if context.dirty.flush(context.machine.vm)? {
+        return Ok(());
+    }
+    for (vcpu, image) in context.vcpus.iter_mut().zip(&context.golden.vcpus) {
+        vcpu.flush_translations(image)?;
+    }
+    Ok(())
 }
 
 fn vcpus(context: &mut Context<'_>) -> Result<(), ResetError> {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use guest::wire::ToolDispatch;
-use vmm::{Golden, Machine, MachineError, MachineState, MpState};
+use vmm::{Golden, Machine, MachineError, MachineState, MpState, ResetError};
 
 use super::admission::Gate;
 use super::connected::{self, Connected};
@@ -50,10 +50,14 @@ impl GoldenSandbox {
             warm_up_answers(connected)?;
         }
         let until = Instant::now() + IDLE_LIMIT;
-        loop {
+        let golden = loop {
             connected.machine.pause().map_err(failed)?;
             if is_idle(&connected.machine.state().map_err(failed)?) {
-                break;
+                match connected.machine.capture() {
+                    // A timer is about to fire: the guest runs on to it.
+                    Err(MachineError::Reset(ResetError::DeadlineNear)) => {}
+                    captured => break captured.map_err(failed)?,
+                }
             }
             connected.machine.resume().map_err(failed)?;
             if Instant::now() >= until {
@@ -61,8 +65,7 @@ impl GoldenSandbox {
                 return Err(capture_failed(connected, &reason));
             }
             std::thread::sleep(IDLE_TICK);
-        }
-        let golden = connected.machine.capture().map_err(failed)?;
+        };
         connected.machine.resume().map_err(failed)?;
         let (guest_port, host_port) = connected.ports();
         let gate = Arc::clone(&connected.gate);

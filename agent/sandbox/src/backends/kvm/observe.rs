@@ -61,6 +61,9 @@ pub struct Observation {
     /// How the reset went; `None` when there was none.
     pub report: Option<ResetReport>,
     pub evidence: Evidence,
+    /// What KVM carried past the reset, and no tampering: the machine is to be replaced. Its guest was
+    /// not asked then, and the evidence is worth nothing.
+    pub residues: Vec<Finding>,
     /// Blocks and pages that differ, copied while the machine stood still.
     pub mismatched: MismatchedBlocks,
 }
@@ -85,6 +88,7 @@ pub fn observe(
         return Ok(Observation {
             report: None,
             evidence: not_reset(differences, parts),
+            residues: Vec::new(),
             mismatched,
         });
     }
@@ -93,8 +97,12 @@ pub fn observe(
     let mut looked = HostChecks::default();
     let report = reset_and_inspect(connected, golden, how, &mut faults, &mut looked)?;
     let took = report.parts.total();
-    let HostChecks { differences, disk, mismatched, took: parts_of_look } = looked;
+    let HostChecks { differences, residues, disk, mismatched, took: parts_of_look } = looked;
     parts = VerificationParts { before: parts.before, ..parts_of_look };
+    if differences.is_empty() && !residues.is_empty() {
+        let evidence = not_reset(differences, parts);
+        return Ok(Observation { report: Some(report), evidence, residues, mismatched });
+    }
 
     faults.at(FaultPoint::Running, machine);
     let clean = differences.is_empty();
@@ -111,12 +119,13 @@ pub fn observe(
         suspicions: answers.odd,
         parts,
     };
-    Ok(Observation { report: Some(report), evidence, mismatched })
+    Ok(Observation { report: Some(report), evidence, residues, mismatched })
 }
 
 /// What was seen of a machine that was put back and had not run yet.
 struct HostChecks {
     differences: Vec<Finding>,
+    residues: Vec<Finding>,
     disk: Result<[u8; 32], String>,
     mismatched: MismatchedBlocks,
     took: VerificationParts,
@@ -126,6 +135,7 @@ impl Default for HostChecks {
     fn default() -> Self {
         Self {
             differences: Vec::new(),
+            residues: Vec::new(),
             disk: Err("it was not looked at".to_owned()),
             mismatched: MismatchedBlocks::default(),
             took: VerificationParts::default(),
@@ -146,6 +156,7 @@ impl HostChecks {
                 self.took = VerificationParts { disk, monitor, memory, ..self.took };
                 self.disk = report.disk_root.ok_or_else(|| "there is none".to_owned());
                 self.differences = report.findings.into_iter().map(Finding::from).collect();
+                self.residues = report.residues.into_iter().map(Finding::from).collect();
             }
             Err(error) => {
                 let location = Location::State { name: "the machine".to_owned() };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use tracing::debug;
+use tracing::{debug, warn};
 use vmm::{Golden, IntegrityPlan, Strategy};
 
 use super::connected::Connected;
@@ -63,7 +63,17 @@ impl KvmSandbox {
         let observed = observe(connected, &golden, how, faults);
         #[cfg(feature = "testing")]
         drop(injector);
-        let Observation { report, evidence, mismatched } = match observed {
+        let observed = match observed {
+            Ok(Observation { residues, .. }) if !residues.is_empty() => {
+                warn!(?residues, "another machine takes the place of one that KVM cannot put back");
+                self.successor(&exclusive, connected).and_then(|successor| {
+                    let observed = observe(&successor, &golden, how, Faults::none())?;
+                    Ok((observed, Some(successor)))
+                })
+            }
+            observed => observed.map(|observed| (observed, None)),
+        };
+        let (Observation { report, evidence, mismatched, .. }, successor) = match observed {
             Ok(observed) => observed,
             Err(error) => {
                 self.retire(exclusive, connected, &error);
@@ -74,11 +84,30 @@ impl KvmSandbox {
         let outcome = report.map(|report| exclusive.outcome(&report));
         if verification.passed() {
             debug!(parts = ?verification.parts, suspicions = ?verification.suspicions, "verified");
-            exclusive.end(Ok(()));
+            match successor {
+                Some(successor) => exclusive.replace_with(successor),
+                None => exclusive.end(Ok(())),
+            }
         } else {
-            self.halt(exclusive, connected, &verification, mismatched);
+            let seen = successor.as_ref().unwrap_or(connected);
+            self.halt(exclusive, seen, &verification, mismatched);
         }
         Ok(VerifiedReset { outcome, verification })
+    }
+
+    /// Another machine of the golden state, for the command that this one executes.
+    fn successor(
+        &self,
+        exclusive: &ExclusiveMachine<'_>,
+        connected: &Connected,
+    ) -> Result<Connected, SandboxError> {
+        let golden = self.lock().golden.clone();
+        let golden = golden.ok_or_else(|| not_available("the sandbox has no golden state"))?;
+        let successor = golden.fork(|_| exclusive.is_current())?;
+        if let Some(command_id) = connected.last_command() {
+            successor.begins(&command_id);
+        }
+        Ok(successor)
     }
 }
 

@@ -13,12 +13,14 @@ pub struct VcpuImage {
     all: Msrs,
     /// The TSC first, and every other MSR: for reading them.
     all_and_tsc: Msrs,
-    /// The MSRs that a guest can write.
-    writable: Msrs,
-    /// The TSC, and the MSRs that a guest can write.
-    writable_and_tsc: Msrs,
+    /// The MSRs that a reset puts back.
+    put_back: Msrs,
+    /// The TSC, and the MSRs that a reset puts back.
+    put_back_and_tsc: Msrs,
     /// The timer's deadline, if one was set.
     deadline: Option<Msrs>,
+    /// MSRs that a guest in this state may write.
+    open: Vec<u32>,
 }
 
 impl VcpuImage {
@@ -26,19 +28,17 @@ impl VcpuImage {
     ///
     /// # Errors
     ///
-    /// The state holds more MSRs than one call of KVM takes.
+    /// The state holds more MSRs than one call of KVM takes, or lacks one that a guest may write and
+    /// every processor has.
     pub fn new(state: VcpuState) -> Result<Self, KvmError> {
-        let writable: Vec<kvm_msr_entry> = state
-            .msrs
-            .iter()
-            .copied()
-            .filter(|entry| msrs::WRITABLE.contains(&entry.index))
-            .collect();
+        let open = msrs::writable(&state.msrs)?;
+        let put_back: Vec<kvm_msr_entry> =
+            state.msrs.iter().copied().filter(|entry| msrs::is_put_back(entry.index)).collect();
         let mut tsc_and_all = vec![kvm_msr_entry { index: msrs::TSC, ..Default::default() }];
         tsc_and_all.extend_from_slice(&state.msrs);
         let mut with_tsc = msrs::tsc(state.tsc).to_vec();
-        with_tsc.extend_from_slice(&writable);
-        let deadline = writable
+        with_tsc.extend_from_slice(&put_back);
+        let deadline = put_back
             .iter()
             .find(|entry| entry.index == msrs::TSC_DEADLINE && entry.data != 0)
             .map(|entry| msrs::collection(&[*entry]))
@@ -46,9 +46,10 @@ impl VcpuImage {
         Ok(Self {
             all: msrs::collection(&state.msrs)?,
             all_and_tsc: msrs::collection(&tsc_and_all)?,
-            writable: msrs::collection(&writable)?,
-            writable_and_tsc: msrs::collection(&with_tsc)?,
+            put_back: msrs::collection(&put_back)?,
+            put_back_and_tsc: msrs::collection(&with_tsc)?,
             deadline,
+            open,
             state,
         })
     }
@@ -56,6 +57,11 @@ impl VcpuImage {
     /// The captured state.
     pub fn state(&self) -> &VcpuState {
         &self.state
+    }
+
+    /// MSRs that a guest in this state may write once the filter is in place.
+    pub fn open(&self) -> &[u32] {
+        &self.open
     }
 
     pub(super) fn all(&self) -> &Msrs {
@@ -66,12 +72,12 @@ impl VcpuImage {
         &self.all_and_tsc
     }
 
-    pub(super) fn writable(&self) -> &Msrs {
-        &self.writable
+    pub(super) fn put_back(&self) -> &Msrs {
+        &self.put_back
     }
 
-    pub(super) fn writable_and_tsc(&self) -> &Msrs {
-        &self.writable_and_tsc
+    pub(super) fn put_back_and_tsc(&self) -> &Msrs {
+        &self.put_back_and_tsc
     }
 
     pub(super) fn deadline(&self) -> Option<&Msrs> {

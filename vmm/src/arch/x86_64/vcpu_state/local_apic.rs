@@ -5,6 +5,7 @@ use kvm_bindings::kvm_lapic_state;
 use super::VcpuState;
 use super::group::{Comparison, Group, Writer};
 use crate::arch::Named;
+use crate::arch::x86_64::residue::Residue;
 use crate::arch::x86_64::{lapic, msrs};
 use crate::ioctl::{self, KvmError};
 use crate::mismatch::{self, Mismatch};
@@ -42,7 +43,10 @@ fn compare(pair: &Comparison<'_>, found: &mut Vec<Mismatch<String>>) {
         .map(|((at, then), (_, now))| {
             (format!("{at:#x}: {then:#x}"), format!("{at:#x}: {now:#x}"))
         });
-    found.push(Mismatch::new("local APIC".into(), mismatch::pairs(differing)));
+    let deadlines = (pair.then.deadline(), pair.now.deadline());
+    let residue = Residue::of_lapic(then, now, deadlines, pair.now.tsc);
+    let mismatch = Mismatch::new("local APIC".into(), mismatch::pairs(differing));
+    found.push(mismatch.or_residue(residue.map(Residue::reason)));
 }
 
 /// The registers without the one that runs.

@@ -4,6 +4,7 @@ use super::VcpuState;
 use super::group::{Comparison, Group, MsrSource, Reader};
 use crate::arch::Named;
 use crate::arch::x86_64::msrs;
+use crate::arch::x86_64::residue::Residue;
 use crate::ioctl::KvmError;
 use crate::mismatch::Mismatch;
 
@@ -42,7 +43,9 @@ fn compare(pair: &Comparison<'_>, found: &mut Vec<Mismatch<String>>) {
     for (then, now) in then.iter().zip(now) {
         if (then.index, then.data) != (now.index, now.data) {
             let words = (format!("{:#x}", then.data), format!("{:#x}", now.data));
-            found.push(Mismatch::new(format!("MSR {:#x}", then.index), words));
+            let residue = Residue::of_msr(then, now, pair.now.tsc);
+            let mismatch = Mismatch::new(format!("MSR {:#x}", then.index), words);
+            found.push(mismatch.or_residue(residue.map(Residue::reason)));
         }
     }
 }

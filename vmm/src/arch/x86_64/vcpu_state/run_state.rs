@@ -1,6 +1,9 @@
 //! What the vCPU is doing: running, halted, waiting to be started.
 
+use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, kvm_mp_state};
+
 use super::group::{Group, Writer};
+use crate::arch::x86_64::residue::Residue;
 use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
@@ -14,7 +17,9 @@ pub const GROUP: Group = Group {
     write,
     compare: |pair, found| {
         let (then, now) = (&pair.then.mp_state, &pair.now.mp_state);
-        found.extend(mismatch::of_values("run state".into(), then, now));
+        let residue = Residue::of_run_state(*then, *now);
+        let differs = mismatch::of_values("run state".into(), then, now);
+        found.extend(differs.map(|one| one.or_residue(residue.map(Residue::reason))));
     },
     describe: |state, named| {
         named.push(("run state".into(), state.mp_state.mp_state.to_string()));
@@ -22,11 +27,27 @@ pub const GROUP: Group = Group {
 };
 
 fn write(writer: &mut Writer<'_>) -> Result<(), KvmError> {
-    if !writer.started() {
-        // An INIT or SIPI on its way would strike a processor that waits for one. Reading takes it
-        // in, and the groups that follow undo what it does. For all others the staged events cancel
-        // an INIT, and a SIPI without one has no effect.
-        ioctl::call("KVM_GET_MP_STATE", || writer.fd.get_mp_state())?;
+    // Reading takes in an INIT or SIPI that is on its way, and the groups that follow undo what it
+    // does. It also shows a halted processor with a wake-up on its way (`pv_unhalted`), which a guest
+    // causes with a remote read, as one that runs.
+    let now = get(writer)?;
+    let captured = writer.state.mp_state.mp_state;
+    if captured == KVM_MP_STATE_HALTED {
+        if now == KVM_MP_STATE_HALTED {
+            return Ok(());
+        }
+        // Kernels since Linux 6.14 take such a wake-up back when a processor is set to run. With older
+        // ones the golden guest wakes up once for nothing, and the comparison says so.
+        set(writer, KVM_MP_STATE_RUNNABLE)?;
     }
-    ioctl::call("KVM_SET_MP_STATE", || writer.fd.set_mp_state(writer.state.mp_state))
+    set(writer, captured)
+}
+
+fn get(writer: &Writer<'_>) -> Result<u32, KvmError> {
+    let state = ioctl::call("KVM_GET_MP_STATE", || writer.fd.get_mp_state())?;
+    Ok(state.mp_state)
+}
+
+fn set(writer: &Writer<'_>, mp_state: u32) -> Result<(), KvmError> {
+    ioctl::call("KVM_SET_MP_STATE", || writer.fd.set_mp_state(kvm_mp_state { mp_state }))
 }

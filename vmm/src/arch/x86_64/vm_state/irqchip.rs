@@ -7,6 +7,7 @@ use kvm_ioctls::VmFd;
 
 use super::group::{Comparison, Group, Reader};
 use crate::arch::Named;
+use crate::arch::x86_64::residue::Residue;
 use crate::ioctl::{self, KvmError};
 use crate::mismatch::{self, Mismatch};
 
@@ -53,7 +54,10 @@ fn compare(
 ) -> Option<Mismatch<&'static str>> {
     let [then, now] = [pair.then, pair.now].map(|state| state.irqchips.get(index).map(bytes));
     let (then, now) = (then.unwrap_or_default(), now.unwrap_or_default());
-    (then != now).then(|| Mismatch::new(name, mismatch::bytes(then, now)))
+    let residue = if index == 0 { Residue::of_pic_master(then, now) } else { None };
+    (then != now).then(|| {
+        Mismatch::new(name, mismatch::bytes(then, now)).or_residue(residue.map(Residue::reason))
+    })
 }
 
 /// The state of one interrupt controller as bytes.

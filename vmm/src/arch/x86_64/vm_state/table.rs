@@ -4,5 +4,8 @@ use super::group::Group;
 use super::{clock, irqchip, pit};
 
 /// All groups, in the order in which they are read, written, compared and described.
+///
+/// The timer comes first: writing it waits for the tick that is on its way, which would otherwise
+/// reach controllers that are back already.
 pub const GROUPS: [Group; 5] =
-    [irqchip::PIC_MASTER, irqchip::PIC_SLAVE, irqchip::IO_APIC, pit::GROUP, clock::GROUP];
+    [pit::GROUP, irqchip::PIC_MASTER, irqchip::PIC_SLAVE, irqchip::IO_APIC, clock::GROUP];
