@@ -14,6 +14,7 @@
 //! | `ArchVcpu`, `VcpuRole`, `VcpuStatus`, `MpState` | A vCPU's descriptor: created, prepared for its first instruction, looked at. |
 //! | `VcpuState`, `VcpuImage`, `RestoreKind`, `msr_list` | A vCPU's state, one table of groups: captured, read back, restored, compared, described, checked. |
 //! | `VmState` | The state of interrupt controllers, timer and clock, one table of groups. |
+//! | `HostIdentity` | What of a host a captured guest depends on beside CPUID. |
 //! | `host_tsc` | The host's counter that the guest's runs by. |
 //! | `VmIrqLine` | An interrupt line of the in-kernel interrupt controller. |
 //! | `KeyboardController` | The platform device with which a guest resets the machine. |
@@ -29,7 +30,7 @@ mod x86_64;
 
 #[cfg(target_arch = "x86_64")]
 pub use x86_64::{
-    ArchVcpu, BootDataError, CAPABILITIES, CheckedImage, CpuidTemplate, ImageError,
+    ArchVcpu, BootDataError, CAPABILITIES, CheckedImage, CpuidTemplate, HostIdentity, ImageError,
     KeyboardController, LoadedKernel, MpState, RestoreKind, SetupHeader, VcpuImage, VcpuRole,
     VcpuState, VcpuStatus, VmIrqLine, VmState, close_side_doors, copy_streaming, counting_loop,
     create_interrupt_controllers, host_tsc, install_msr_filter, layout, msr_list, page_writer,

@@ -15,7 +15,7 @@ pub(crate) use dirty_ring::{Entry as DirtyEntry, reset_rings};
 pub(crate) use exit::{ExitOutcome, GuestBus, run_once};
 pub use thread_start::at_vcpu_thread_start;
 pub(crate) use vcpu::Vcpu;
-pub(crate) use vcpu_thread::{Next, VcpuControl, VcpuThread};
+pub(crate) use vcpu_thread::{Ended, Next, VcpuControl, VcpuThread};
 pub use vm::{DirtyTracking, MAX_VCPUS};
 pub(crate) use vm::{Vm, VmOptions};
 

@@ -305,7 +305,11 @@ impl Machine {
                     live.core.devices.quiesce();
                     (Phase::Paused(live), Ok(()))
                 }
-                Err(e) => (Phase::Running(live), Err(e)),
+                // Those that did stop would wait for ever: the machine runs, or is shut down.
+                Err(e) => {
+                    live.run();
+                    (Phase::Running(live), Err(e))
+                }
             },
             other => {
                 let error = other.wrong("pause");

@@ -118,7 +118,7 @@ fn time_loop(kvm: &Kvm) -> Result<(KvmKind, Duration), KvmError> {
         Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => Next::Kicked,
         _ => Next::Stop,
     };
-    let _thread = VcpuThread::spawn("kvm-probe".into(), Arc::clone(&control), step, || {})?;
+    let _thread = VcpuThread::spawn("kvm-probe".into(), Arc::clone(&control), step, |_| {})?;
     let start = Instant::now();
     control.run();
     let finished = control.wait_parked(start + LOOP_LIMIT);

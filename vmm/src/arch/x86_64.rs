@@ -5,6 +5,7 @@ mod boot;
 mod copy;
 mod cpuid;
 mod guest_code;
+mod host;
 mod i8042;
 mod irq;
 mod lapic;
@@ -28,6 +29,7 @@ pub use boot::{
 pub use copy::copy_streaming;
 pub use cpuid::CpuidTemplate;
 pub use guest_code::{counting_loop, page_writer};
+pub use host::HostIdentity;
 pub use i8042::KeyboardController;
 pub use irq::VmIrqLine;
 pub use msr_filter::install_msr_filter;

@@ -6,12 +6,13 @@
 //! (api.rst 5, `immediate_exit`). The signal only interrupts a vCPU that is in the guest.
 
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler, unblock_signal};
 
 use super::{KvmError, Vcpu};
 
@@ -210,6 +211,17 @@ pub enum Next {
     Stop,
 }
 
+/// Why a vCPU's thread is about to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was asked to, by another thread or by what an exit meant.
+    Asked,
+    /// Handling an exit or doing a job panicked.
+    Panicked,
+    /// The host does not let kicks through. The vCPU was not entered.
+    CannotBeStopped,
+}
+
 /// A thread that runs one vCPU.
 pub struct VcpuThread {
     control: Arc<VcpuControl>,
@@ -227,26 +239,37 @@ impl VcpuThread {
         name: String,
         control: Arc<VcpuControl>,
         mut step: impl FnMut(&mut Vcpu) -> Next + Send + 'static,
-        at_end: impl FnOnce() + Send + 'static,
+        at_end: impl FnOnce(Ended) + Send + 'static,
     ) -> Result<Self, KvmError> {
         install_kick_handler()?;
         let worker = Arc::clone(&control);
         let body = move || {
+            // Inherited from a program that may have blocked it: then no kick would arrive.
+            let kicks = unblock_signal(SIGRTMIN());
             super::thread_start::run();
             worker.lock().thread = Some(current_thread());
-            while worker.wait_for_work() {
-                let mut vcpu = worker.vcpu();
-                while worker.may_run() {
-                    let mut next = step(&mut vcpu);
-                    while next == Next::Enter {
-                        next = step(&mut vcpu);
-                    }
-                    if next == Next::Stop {
-                        worker.exit();
+            let work = || {
+                while worker.wait_for_work() {
+                    let mut vcpu = worker.vcpu();
+                    while worker.may_run() {
+                        let mut next = step(&mut vcpu);
+                        while next == Next::Enter {
+                            next = step(&mut vcpu);
+                        }
+                        if next == Next::Stop {
+                            worker.exit();
+                        }
                     }
                 }
-            }
-            at_end();
+            };
+            // The machine ends with a thread that panicked; nobody uses what the panic left.
+            let ended = match kicks {
+                Ok(()) if panic::catch_unwind(AssertUnwindSafe(work)).is_ok() => Ended::Asked,
+                Ok(()) => Ended::Panicked,
+                Err(_) => Ended::CannotBeStopped,
+            };
+            worker.exit();
+            at_end(ended);
             let mut inner = worker.lock();
             inner.thread = None;
             inner.ended = true;
@@ -289,15 +312,16 @@ extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_v
 
 /// Installs a signal handler that does nothing: the signal only has to interrupt `KVM_RUN`.
 fn install_kick_handler() -> Result<(), KvmError> {
-    static ONCE: Once = Once::new();
-    let mut result = Ok(());
-    ONCE.call_once(|| {
-        result = register_signal_handler(SIGRTMIN(), on_kick).map_err(|e| KvmError::Ioctl {
+    static INSTALLED: Mutex<bool> = Mutex::new(false);
+    let mut installed = INSTALLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !*installed {
+        register_signal_handler(SIGRTMIN(), on_kick).map_err(|e| KvmError::Ioctl {
             ioctl: "installing the vCPU kick signal",
             source: io::Error::from_raw_os_error(e.errno()),
-        });
-    });
-    result
+        })?;
+        *installed = true;
+    }
+    Ok(())
 }
 
 fn current_thread() -> libc::pid_t {

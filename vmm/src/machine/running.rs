@@ -18,7 +18,7 @@ use crate::devices::block::{DiskError, DiskImage};
 use crate::integrity::Checker;
 use crate::kernel_call::{self, KernelCall};
 use crate::kvm::{
-    CallError, DirtyTracking, ExitOutcome, Next, Vcpu, VcpuControl, VcpuThread, Vm, run_once,
+    CallError, DirtyTracking, Ended, ExitOutcome, Next, Vcpu, VcpuControl, VcpuThread, Vm, run_once,
 };
 use crate::snapshot::reset::{Parts, Request};
 use crate::snapshot::{Difference, Differences, Golden, Origin, ResetReport, Resetter, Strategy};
@@ -105,7 +105,17 @@ impl RunningMachine {
             let step = stepper(wiring, stop_state, &first_run);
             let at_end = {
                 let stop_state = Arc::clone(stop_state);
-                move || stop_state.close_streams()
+                move |ended| {
+                    let reason = match ended {
+                        Ended::Asked => None,
+                        Ended::Panicked => Some("its thread panicked"),
+                        Ended::CannotBeStopped => Some("the host lets no signal stop its thread"),
+                    };
+                    if let Some(reason) = reason {
+                        stop_state.stop(StopReason::VcpuError(reason.to_owned()));
+                    }
+                    stop_state.close_streams();
+                }
             };
             threads.push(VcpuThread::spawn(
                 format!("vcpu-{index}"),
@@ -115,7 +125,7 @@ impl RunningMachine {
             )?);
         }
         let vcpus: Vec<_> = threads.iter().map(|thread| Arc::clone(thread.control())).collect();
-        stop_state.set_vcpus(vcpus.clone());
+        stop_state.set_vcpus(&vcpus);
         timings.vcpus += spawning.elapsed();
         let core = Arc::new(MachineCore {
             vcpus,

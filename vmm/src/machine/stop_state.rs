@@ -1,6 +1,6 @@
 //! How a machine ends: the first reason wins, everybody waiting is told.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::StopReason;
@@ -12,7 +12,8 @@ use crate::kvm::VcpuControl;
 pub struct StopState {
     reason: Mutex<Option<StopReason>>,
     changed: Condvar,
-    vcpus: OnceLock<Vec<Arc<VcpuControl>>>,
+    /// The threads own the vCPUs, whose descriptors keep the VM: it goes with the threads.
+    vcpus: OnceLock<Vec<Weak<VcpuControl>>>,
     console: Console,
     vsock: VsockHost,
 }
@@ -30,9 +31,9 @@ impl StopState {
     }
 
     /// Registers the vCPUs that must end with the machine.
-    pub fn set_vcpus(&self, vcpus: Vec<Arc<VcpuControl>>) {
+    pub fn set_vcpus(&self, vcpus: &[Arc<VcpuControl>]) {
         // A machine boots once, so this is the first call.
-        let _ = self.vcpus.set(vcpus);
+        let _ = self.vcpus.set(vcpus.iter().map(Arc::downgrade).collect());
     }
 
     /// Ends the machine. Only takes locks of its own, so that devices can call it while locked;
@@ -44,7 +45,7 @@ impl StopState {
                 *current = Some(reason);
             }
         }
-        for vcpu in self.vcpus.get().into_iter().flatten() {
+        for vcpu in self.vcpus.get().into_iter().flatten().filter_map(Weak::upgrade) {
             vcpu.exit();
         }
         self.changed.notify_all();

@@ -177,7 +177,9 @@ impl View {
                 ptr::null_mut(),
                 length,
                 libc::PROT_READ,
-                libc::MAP_SHARED,
+                // The same pages as with a shared mapping, which kernels before Linux 6.7 refuse for
+                // memory that is sealed against writing.
+                libc::MAP_PRIVATE,
                 memory.file().as_raw_fd(),
                 0,
             )

@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard, OnceLock};
 
 use serde::{Deserialize, Serialize};
 
-use crate::arch::{CpuidTemplate, MpState, VcpuImage, VmState, host_tsc, msr_list};
+use crate::arch::{CpuidTemplate, HostIdentity, MpState, VcpuImage, VmState, host_tsc, msr_list};
 use crate::devices::block::{DiskError, DiskImage};
 use crate::devices::virtio::model::VirtioState;
 use crate::devices::vsock::VsockDevice;
@@ -49,6 +49,8 @@ pub struct Golden {
     /// False where KVM cannot give a guest another time-stamp counter than the host's: software
     /// KVM, which runs no Linux either.
     pub(crate) tsc_offset_works: bool,
+    /// The host that captured it.
+    pub(crate) host: HostIdentity,
     /// Version of this crate that captured it.
     pub(crate) made_by: String,
     /// See [`Golden::hash`].
@@ -68,7 +70,8 @@ impl Golden {
         cpuid: Arc<CpuidTemplate>,
         origin: Origin,
     ) -> Result<Self, ResetError> {
-        let wanted = msr_list(&crate::kvm::open()?)?;
+        let kvm = crate::kvm::open()?;
+        let (wanted, host) = (msr_list(&kvm)?, HostIdentity::here(&kvm)?);
         // One reading for all, so that their counters keep their distance, which is none.
         let now = host_tsc();
         let vcpus = vcpus_here
@@ -100,6 +103,7 @@ impl Golden {
             cpuid,
             origin,
             tsc_offset_works,
+            host,
             made_by: env!("CARGO_PKG_VERSION").to_owned(),
             hash: OnceLock::new(),
             hot_pages: OnceLock::new(),

@@ -1,7 +1,7 @@
 //! The immutable base of a disk.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use crate::memory::SealedMemory;
+use crate::memory::{PAGE_BYTES, SealedMemory, is_zero};
 
 /// The unit of a virtio block device's addresses (section 5.2.4).
 pub const SECTOR_BYTES: u64 = 512;
@@ -81,8 +81,14 @@ impl DiskImage {
     ///
     /// The number of bytes is 0, no multiple of 512 or above 4 GiB, or the host has no memory for them.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DiskError> {
-        Self::seal(bytes.len() as u64, |mut target| {
-            target.write_all(bytes).map_err(DiskError::from)
+        Self::seal(bytes.len() as u64, |target| {
+            // Runs of zeros take no room there.
+            for (index, chunk) in bytes.chunks(PAGE_BYTES).enumerate() {
+                if !is_zero(chunk) {
+                    target.write_all_at(chunk, (index * PAGE_BYTES) as u64)?;
+                }
+            }
+            Ok::<_, DiskError>(())
         })
     }
 

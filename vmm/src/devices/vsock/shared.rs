@@ -21,6 +21,9 @@ pub struct Core {
     pub active: Option<Active>,
     /// While set, guest memory is left alone: the machine is paused or being reset.
     pub held: bool,
+    /// How often the device went back to a captured state. A message that was begun before does not
+    /// go on afterwards.
+    pub epoch: u64,
     stopped: Option<Arc<str>>,
     /// A fault met on a host thread; the vCPU threads' faults go through the transport.
     fault: Option<(Arc<FaultLatch>, DeviceFault)>,
@@ -114,6 +117,7 @@ impl Shared {
                 host: HostEndpoints::default(),
                 active: None,
                 held: false,
+                epoch: 0,
                 stopped: None,
                 fault: None,
             }),

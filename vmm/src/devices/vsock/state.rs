@@ -68,6 +68,7 @@ impl VsockState {
                 core.muxer.drop_backlog(port, &mut core.host);
             }
         }
+        core.epoch += 1;
         core.host.wake_all();
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ pub struct VsockStream {
     id: ConnectionId,
     ports: Ports,
     wait_queue: Arc<WaitQueue>,
+    /// Number of the epoch, from 1 on, in which a write left a rest that its caller will try again to
+    /// write; 0 for none.
+    unfinished: AtomicU64,
 }
 
 impl VsockStream {
@@ -33,7 +37,7 @@ impl VsockStream {
         ports: Ports,
         wait_queue: Arc<WaitQueue>,
     ) -> Self {
-        Self { shared, id, ports, wait_queue }
+        Self { shared, id, ports, wait_queue, unfinished: AtomicU64::new(0) }
     }
 
     pub(super) fn id(&self) -> ConnectionId {
@@ -79,7 +83,7 @@ impl VsockStream {
             core.check()?;
             Ok::<_, VsockError>(core.host.open(self.id))
         })?;
-        Ok(Self { shared: Arc::clone(&self.shared), wait_queue, ..*self })
+        Ok(Self::new(Arc::clone(&self.shared), self.id, self.ports, wait_queue))
     }
 
     /// Closes one or both directions for all clones. What was written before is still delivered;
@@ -116,7 +120,8 @@ impl VsockStream {
         core.muxer.read(self.id, data)
     }
 
-    /// A write that does not wait.
+    /// A write that does not wait. The rest of what was begun before the machine went back to a
+    /// captured state is not written: the caller is told so once.
     pub(super) fn try_write(
         &self,
         core: &mut Core,
@@ -125,7 +130,22 @@ impl VsockStream {
         if let Err(error) = core.check() {
             return Poll::Ready(Err(error));
         }
-        core.muxer.write(self.id, data)
+        let now = core.epoch.saturating_add(1);
+        let begun = self.unfinished.swap(0, Ordering::Relaxed);
+        if begun != 0 && begun != now {
+            return Poll::Ready(Err(VsockError::Gone));
+        }
+        let result = core.muxer.write(self.id, data);
+        let is_whole = matches!(result, Poll::Ready(Ok(count)) if count == data.len());
+        if !is_whole && !matches!(result, Poll::Ready(Err(_))) {
+            self.unfinished.store(now, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Forgets what a write left: its caller was told that the time is up.
+    fn give_up(&self) {
+        self.unfinished.store(0, Ordering::Relaxed);
     }
 
     fn block(
@@ -141,6 +161,9 @@ impl VsockStream {
                 Poll::Pending => None,
             },
         );
+        if done.is_none() {
+            self.give_up();
+        }
         Ok(done.unwrap_or(Err(VsockError::TimedOut))?)
     }
 
@@ -161,7 +184,17 @@ impl Read for &VsockStream {
 
 impl Write for &VsockStream {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.block(|h| h.write_timeout, |core| self.try_write(core, data))
+        // Several threads may write: each has begun when it did.
+        let mut begun = None;
+        self.block(
+            |h| h.write_timeout,
+            |core| {
+                if *begun.get_or_insert(core.epoch) != core.epoch {
+                    return Poll::Ready(Err(VsockError::Gone));
+                }
+                self.try_write(core, data)
+            },
+        )
     }
 
     /// Nothing to do: a write goes as far as the guest lets it.

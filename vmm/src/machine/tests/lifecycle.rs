@@ -140,3 +140,47 @@ fn many_pauses_lose_no_kick() {
         machine.resume().unwrap();
     }
 }
+
+#[test]
+fn a_panic_on_a_vcpus_thread_ends_the_machine() {
+    let machine = machine(&SPIN);
+    machine.boot().unwrap();
+    {
+        let phase = machine.lock();
+        let Phase::Running(live) = &*phase else { panic!("not running") };
+        live.core.vcpus[0].post(Box::new(|| panic!("a job of this test")));
+    }
+    let Some(StopReason::VcpuError(reason)) = machine.wait_stopped(LIMIT) else { panic!("runs") };
+    assert!(reason.contains("panicked"), "{reason}");
+    assert!(matches!(machine.pause(), Err(MachineError::WrongState { .. })));
+}
+
+/// A program may start machines on a thread that has all signals blocked.
+#[test]
+fn kicks_arrive_although_the_program_blocks_them() {
+    let blocked = std::thread::spawn(|| {
+        vmm_sys_util::signal::block_signal(vmm_sys_util::signal::SIGRTMIN()).unwrap();
+        let machine = machine(&SPIN);
+        machine.boot().unwrap();
+        for _ in 0..10 {
+            machine.pause().unwrap();
+            machine.resume().unwrap();
+        }
+    });
+    blocked.join().unwrap();
+}
+
+/// Whoever keeps the machine to read its console keeps no descriptors of KVM's.
+#[test]
+fn a_machine_that_was_shut_down_keeps_no_vcpu() {
+    let machine = machine(&SPIN);
+    machine.boot().unwrap();
+    let vcpu = {
+        let phase = machine.lock();
+        let Phase::Running(live) = &*phase else { panic!("not running") };
+        Arc::downgrade(&live.core.vcpus[0])
+    };
+    machine.shutdown();
+    assert!(vcpu.upgrade().is_none());
+    assert_eq!(machine.stop_reason(), Some(StopReason::Shutdown));
+}

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::SnapshotError;
 use super::format::{Header, Processor, hex};
-use crate::arch::CpuidTemplate;
+use crate::arch::{CpuidTemplate, HostIdentity};
 use crate::kvm;
 
 /// What a snapshot has to have been made with. What is `None` may be anything. The processor and
@@ -54,9 +54,15 @@ pub fn same_version(header: &Header) -> Result<(), SnapshotError> {
     same("version of this program", header.vmm_version.as_str(), env!("CARGO_PKG_VERSION"))
 }
 
-/// Compares a snapshot's template with what this host would give to a guest.
-pub fn check_host(template: &CpuidTemplate) -> Result<(), SnapshotError> {
-    check_processor(template, &CpuidTemplate::for_host(&kvm::open()?, template.vcpus())?)
+/// Compares a snapshot's template with what this host would give to a guest, and the host that it was
+/// captured on with this one.
+pub fn check_host(template: &CpuidTemplate, host: &HostIdentity) -> Result<(), SnapshotError> {
+    let kvm = kvm::open()?;
+    check_processor(template, &CpuidTemplate::for_host(&kvm, template.vcpus())?)?;
+    match host.difference(&HostIdentity::here(&kvm)?) {
+        None => Ok(()),
+        Some((what, snapshot, here)) => Err(SnapshotError::Mismatch { what, snapshot, here }),
+    }
 }
 
 /// Compares a snapshot's template with another one.

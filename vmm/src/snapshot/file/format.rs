@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::SnapshotError;
 use super::version::VERSION;
-use crate::arch::CpuidTemplate;
+use crate::arch::{CpuidTemplate, HostIdentity};
 use crate::devices::vsock::MIN_GUEST_CID;
 use crate::kvm::MAX_VCPUS;
 use crate::memory::{MAX_MEMORY_MIB, MIN_MEMORY_MIB, PAGE_BYTES};
@@ -127,6 +127,8 @@ pub struct Header {
     pub processor: Processor,
     pub cpuid_sha256: [u8; 32],
     pub tsc_offset_works: bool,
+    /// The host that it was captured on.
+    pub host: HostIdentity,
 }
 
 /// Which processor a snapshot was made on.
@@ -170,6 +172,7 @@ impl Header {
             processor: Processor::of(&golden.cpuid),
             cpuid_sha256: golden.cpuid.sha256(),
             tsc_offset_works: golden.tsc_offset_works,
+            host: golden.host.clone(),
         })
     }
 

@@ -99,7 +99,7 @@ impl Info {
             disk = Some((hex(&sha256), image.length(), blocks));
         }
         let unfit_here = match same_version(&header) {
-            Ok(()) => check_host(&golden.cpuid).err(),
+            Ok(()) => check_host(&golden.cpuid, &golden.host).err(),
             Err(e) => Some(e),
         };
         let (disk_bytes, disk_blocks) = disk.as_ref().map_or((0, 0), |disk| (disk.1, disk.2));

@@ -48,7 +48,7 @@ pub fn read(
         cpuid(&content, &header)?
     };
     if expect.is_some() {
-        check_host(&cpuid)?;
+        check_host(&cpuid, &header.host)?;
     }
     let vcpus = vcpus(&source.small(Section::Vcpus, &mut sections)?, &header)?;
     let vm = machine(&source.small(Section::Machine, &mut sections)?)?;
@@ -65,6 +65,7 @@ pub fn read(
         cpuid: Arc::new(cpuid),
         origin: header.origin.clone(),
         tsc_offset_works: header.tsc_offset_works,
+        host: header.host.clone(),
         made_by: header.vmm_version.clone(),
         hash: OnceLock::new(),
         hot_pages: OnceLock::new(),

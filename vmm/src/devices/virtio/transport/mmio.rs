@@ -261,6 +261,10 @@ impl MmioTransport {
         };
         self.device().activate(activation)?;
         self.active = true;
+        // A driver may have filled queues before: its notifications were not taken then.
+        for queue in 0..self.queue_sizes.len() {
+            self.device().notify(queue as u16)?;
+        }
         Ok(())
     }
 

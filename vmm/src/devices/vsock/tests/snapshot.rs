@@ -213,3 +213,44 @@ fn states_only_fit_devices_in_the_same_phase() {
     assert_eq!(guest.host.capture(), golden);
     accepted(&mut guest);
 }
+
+/// Half of a message is written when the machine goes back: the other half must not follow it into the
+/// restored connection.
+#[test]
+fn a_write_that_straddles_a_reset_ends() {
+    let mut guest = Guest::start(Behaviour::default());
+    let (stream, ports) = connected(&mut guest);
+    guest.peers.get_mut(&ports).unwrap().hoard = true;
+    guest.step();
+    guest.host.quiesce();
+    let golden = guest.host.capture();
+    let memory = guest.capture();
+    guest.host.resume();
+    let message = pattern(8 << 20);
+    // A write that waits for room.
+    let waiting = {
+        let stream = stream.try_clone().unwrap();
+        let message = message.clone();
+        std::thread::spawn(move || (&stream).write_all(&message).unwrap_err().kind())
+    };
+    // What is left of one that did not wait.
+    let mut short = &stream;
+    while guest.host.size().1 == 0 {
+        std::thread::yield_now();
+    }
+    guest.host.quiesce();
+    guest.host.restore(&golden).unwrap();
+    guest.restore(&memory);
+    guest.host.resume();
+    assert_eq!(waiting.join().unwrap(), ErrorKind::NotConnected);
+    assert_eq!(guest.host.size(), (1, 0), "nothing of the message is in the restored connection");
+    // A caller that stops in the middle is told once, and goes on with another message.
+    let count = short.write(&message).unwrap();
+    assert!((1..message.len()).contains(&count), "{count}");
+    guest.host.quiesce();
+    guest.host.restore(&golden).unwrap();
+    guest.host.resume();
+    assert_eq!(short.write(&message[count..]).unwrap_err().kind(), ErrorKind::NotConnected);
+    assert_eq!(guest.host.size(), (1, 0));
+    assert_eq!(short.write(b"next").unwrap(), 4);
+}
