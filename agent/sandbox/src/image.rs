@@ -30,6 +30,10 @@ impl ImageSource {
     }
 
     /// Reads the manifest. `None` when the directory has none.
+    ///
+    /// # Errors
+    ///
+    /// The manifest is there and cannot be read or understood.
     pub fn manifest(&self) -> Result<Option<ImageManifest>, ImageError> {
         let path = self.manifest_path();
         let text = match fs::read_to_string(&path) {
@@ -66,6 +70,10 @@ impl ImageSource {
 
     /// Compares a part's digest with the manifest, when there is one and the part is the
     /// directory's own.
+    ///
+    /// # Errors
+    ///
+    /// The digest is not the one of the manifest.
     pub fn vouch(
         &self,
         manifest: Option<&ImageManifest>,

@@ -1,4 +1,5 @@
 //! A place to run tools in: booted once, used many times, and honest about its state.
+#![warn(missing_docs, clippy::missing_errors_doc)]
 
 pub mod backends;
 mod call;
@@ -13,6 +14,7 @@ mod image;
 mod incident;
 pub mod pool;
 mod query;
+mod sandbox;
 mod spec;
 mod state;
 pub mod verify;
@@ -33,58 +35,6 @@ pub use state::{BootPath, BootReport, Phases, ResetOutcome, SandboxState};
 
 pub use verify::{Baseline, Verdict, Verification, VerificationParts, VerifiedReset};
 
+pub use sandbox::Sandbox;
+
 pub use guest::wire::QueryKind;
-
-use std::any::Any;
-
-/// Runs tools in isolation.
-///
-/// All calls block, and may come from any number of threads at once. Putting the sandbox back to
-/// its golden state belongs between two tool calls. A tool that outlives its deadline, and a guest
-/// that breaks the protocol, are reset away without being asked.
-pub trait Sandbox: Any + Send + Sync {
-    /// Makes the sandbox ready: its control channel works when this returns. Does nothing when it
-    /// is ready; waits when another caller is booting it. A failed boot leaves nothing behind.
-    fn boot(&self) -> Result<BootReport, SandboxError>;
-
-    /// Runs one tool. A tool that ends by itself is an outcome, whatever its exit code.
-    fn execute_tool(&self, call: ToolCall) -> Result<ToolOutcome, SandboxError>;
-
-    /// Puts the sandbox back to its golden state: memory, processors, devices, disk and the control
-    /// connection. Tool calls under way fail. After an error the machine is gone and the sandbox
-    /// has to be booted again.
-    fn reset(&self) -> Result<ResetOutcome, SandboxError>;
-
-    /// Resets, and lets independent sources say whether the machine is in its golden state. The
-    /// guest has answered a question since: reset it once more before the next call. A machine
-    /// that does not pass is gone, and the sandbox has to be booted again; what the sources said is
-    /// not an error.
-    fn reset_and_verify(&self) -> Result<VerifiedReset, SandboxError>;
-
-    /// Resets, verifies, and resets once more, so that the next call begins in the golden state.
-    fn reset_verified(&self) -> Result<VerifiedReset, SandboxError> {
-        let verified = self.reset_and_verify()?;
-        if verified.verification.passed() {
-            self.reset()?;
-        }
-        Ok(verified)
-    }
-
-    /// Looks at a little of what an idle sandbox has not touched, golden memory
-    /// included, and returns soon: below a millisecond on a host that is not slow. Time after time
-    /// this goes over all of it. What is found ends the machine as if it had been found after a
-    /// reset; `None` when nothing is wrong, and when there is nothing to look at.
-    fn scrub(&self) -> Option<Verification> {
-        None
-    }
-
-    /// Asks the guest about itself. Works while tools run.
-    fn query(&self, kind: QueryKind) -> Result<QueryAnswer, SandboxError>;
-
-    /// Ends the machine and gives back what it used. Calls in flight fail. Does nothing when
-    /// there is no machine.
-    fn shutdown(&self);
-
-    /// What the sandbox is doing: a machine that stopped or does not answer is not ready.
-    fn state(&self) -> SandboxState;
-}

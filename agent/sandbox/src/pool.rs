@@ -33,6 +33,10 @@ pub use thread_start::at_pool_thread_start;
 /// Makes the machines of a pool.
 pub trait SandboxSource: Send + Sync {
     /// A sandbox that is ready and unused.
+    ///
+    /// # Errors
+    ///
+    /// The sandbox cannot be made or does not become ready.
     fn make(&self) -> Result<Arc<dyn Sandbox>, SandboxError>;
 
     /// The most memory one of them may come to use.
@@ -40,6 +44,10 @@ pub trait SandboxSource: Send + Sync {
 
     /// Forgets whatever machines are made from, and begins anew: those made so far are not to be
     /// trusted any more. Called before the first machine after [`Pool::resume`].
+    ///
+    /// # Errors
+    ///
+    /// The origin of the machines cannot be read or does not become ready.
     fn renew(&self) -> Result<(), SandboxError> {
         Ok(())
     }
@@ -86,6 +94,10 @@ pub struct Pool {
 impl Pool {
     /// Starts a pool that shrinks when the host's memory is short. It fills up in the background:
     /// calls may come at once, and [`Pool::wait_until_warm`] waits for the machines.
+    ///
+    /// # Errors
+    ///
+    /// The configuration has a value out of its range, or the host starts no thread.
     pub fn start(
         source: impl SandboxSource + 'static,
         config: PoolConfig,
@@ -94,6 +106,10 @@ impl Pool {
     }
 
     /// Starts a pool that asks `pressure` when to shrink.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::start`].
     pub fn start_with_pressure(
         source: impl SandboxSource + 'static,
         config: PoolConfig,
@@ -115,13 +131,20 @@ impl Pool {
     /// call's deadline; the time spent waiting is taken from what the tool may take. A tenant who
     /// has as many machines as one may have waits without holding up others.
     ///
-    /// An error means that no machine has seen the call.
+    /// # Errors
+    ///
+    /// No machine has seen the call, for the reasons of [`Self::execute_with`].
     pub fn execute(&self, tenant: &str, call: ToolCall) -> Result<PooledOutcome, PoolError> {
         self.execute_with(tenant, call, CallOptions::default(), |_| ())
     }
 
     /// Runs a call with options. `started` is told when the call has its machine, and which one,
     /// numbered from zero: after it the machine sees the call. It holds up this call only.
+    ///
+    /// # Errors
+    ///
+    /// No machine has seen the call: too many calls wait, the deadline passed, the pool is halted, has shut
+    /// down, or can make no machine.
     pub fn execute_with(
         &self,
         tenant: &str,
@@ -167,6 +190,10 @@ impl Pool {
 
     /// Waits until the pool has as many machines as it wants, or as many as it can make. Returns
     /// how many are clean, which may be fewer when the time is over.
+    ///
+    /// # Errors
+    ///
+    /// The pool is halted, has shut down, or could make no machine at all.
     pub fn wait_until_warm(&self, limit: Duration) -> Result<usize, PoolError> {
         self.shared.wait_for(Instant::now().checked_add(limit), State::is_warm);
         let state = self.shared.lock();

@@ -103,6 +103,10 @@ impl KvmSandbox {
 
     /// A sandbox whose boots start from a snapshot that has been loaded: no kernel boots. The image
     /// must be the one the snapshot was made of, which loading it has checked.
+    ///
+    /// # Errors
+    ///
+    /// The golden state was made with other settings.
     pub fn restore(
         spec: SandboxSpec,
         config: KvmConfig,
@@ -194,12 +198,20 @@ impl KvmSandbox {
     }
 
     /// Resets the sandbox like [`Sandbox::reset`] and also returns what its machine reports.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sandbox::reset`].
     pub fn reset_reported(&self) -> Result<(ResetOutcome, ResetReport), SandboxError> {
         let connected = self.ready_to_reset()?;
         self.reset_connected(&connected, None)
     }
 
     /// Sets what the next boot makes. Refused while there is a machine made of something else.
+    ///
+    /// # Errors
+    ///
+    /// There is a machine, and it is made of something else.
     pub fn configure(&self, spec: SandboxSpec, config: KvmConfig) -> Result<(), SandboxError> {
         let mut inner = self.lock();
         if (&inner.spec, &inner.config) == (&spec, &config) {

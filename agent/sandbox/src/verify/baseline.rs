@@ -67,6 +67,10 @@ pub struct GoldenFacts {
 
 impl Baseline {
     /// What was measured on a machine that had been put back, if it can serve as a baseline.
+    ///
+    /// # Errors
+    ///
+    /// A source said nothing, or said something trivial such as the hash of an empty disk.
     pub fn measured(golden: GoldenFacts, evidence: &Evidence) -> Result<Self, BaselineError> {
         let disk = *evidence.disk.as_ref().map_err(|e| BaselineError::NoDisk(e.clone()))?;
         if let Some(what) = trivial(&disk).or_else(|| zeros(&disk, golden.disk_bytes)) {

@@ -9,6 +9,10 @@ use crate::state::ResetOutcome;
 impl KvmSandbox {
     /// Resets the sandbox like [`Sandbox::reset`] and compares it with its golden state, bit for
     /// bit, before the guest runs again. Takes as long as reading all of its memory and disk.
+    ///
+    /// # Errors
+    ///
+    /// As for a reset, and where the machine cannot be read.
     pub fn reset_and_compare(&self) -> Result<(ResetOutcome, Differences), SandboxError> {
         let connected = self.ready()?;
         let mut found = Differences::default();
@@ -21,6 +25,10 @@ impl KvmSandbox {
     }
 
     /// Holds the machine as it is and compares it with its golden state.
+    ///
+    /// # Errors
+    ///
+    /// The sandbox is not ready or has no golden state, or the machine cannot be read.
     pub fn compare(&self) -> Result<Differences, SandboxError> {
         let connected = self.ready()?;
         let failed = |error: MachineError| SandboxError::ResetFailed { reason: error.to_string() };

@@ -24,6 +24,10 @@ pub struct KvmImage {
 
 impl KvmImage {
     /// Loads both parts and compares them with the manifest.
+    ///
+    /// # Errors
+    ///
+    /// A part cannot be read, is of no use, or is not the one of the manifest.
     pub fn open(source: &ImageSource) -> Result<Self, ImageError> {
         let manifest = source.manifest()?;
         let (kernel, rootfs) = thread::scope(|scope| {

@@ -12,6 +12,10 @@ use crate::spec::SandboxSpec;
 
 impl KvmSandbox {
     /// Writes the golden state to a file. The sandbox must have booted as one that can be reset.
+    ///
+    /// # Errors
+    ///
+    /// There is no golden state, or the file cannot be written.
     pub fn save_snapshot(&self, path: &Path) -> Result<(), SandboxError> {
         let golden = self.golden().ok_or_else(|| {
             not_available("the sandbox has no golden state: ask for resets and boot it first")
@@ -21,6 +25,11 @@ impl KvmSandbox {
 
     /// A sandbox whose boots start from the snapshot in `path`. It has to have been made of the
     /// same image and with the same settings, by this version on a processor like this one.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, is damaged, or was made of another image, with other settings or on another
+    /// kind of processor.
     pub fn from_snapshot(
         spec: SandboxSpec,
         config: KvmConfig,

@@ -23,12 +23,20 @@ pub struct KvmSource {
 
 impl KvmSource {
     /// Forks a booted sandbox, which itself becomes the first machine: it has cost its boot.
+    ///
+    /// # Errors
+    ///
+    /// The sandbox has no golden state.
     pub fn new(booted: KvmSandbox) -> Result<Self, SandboxError> {
         let source = Self::forking(&booted)?;
         Ok(Self { first: Mutex::new(Some(booted)), ..source })
     }
 
     /// Forks a booted sandbox, which stays its owner's.
+    ///
+    /// # Errors
+    ///
+    /// The sandbox has no golden state.
     pub fn forking(booted: &KvmSandbox) -> Result<Self, SandboxError> {
         let template = KvmSandbox::fork_of(booted).ok_or_else(no_golden_state)?;
         let golden = template.golden().ok_or_else(no_golden_state)?;
