@@ -194,6 +194,7 @@ struct Spend {
 }
 
 /// The writer's side.
+#[derive(Clone)]
 struct Nonces {
     capacity: u64,
     stored: u64,

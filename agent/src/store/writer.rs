@@ -1,8 +1,9 @@
 //! Group commit: one thread, one connection, one transaction for everything that waits.
 //!
 //! An answer is given after COMMIT has returned, which with a write-ahead log and
-//! `synchronous=FULL` is after the log has been flushed to disk. When anything in the transaction
-//! fails, all of it is rolled back and every job in it is answered with the error.
+//! `synchronous=FULL` is after the log has been flushed to disk. A job that fails is undone and
+//! answered with its error; the others stay. When the transaction itself fails, all of it is rolled
+//! back and every job in it is answered with the error.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ const CHECKPOINT_IDLE_PAGES: i64 = 1_000;
 const CHECKPOINT_FORCE_PAGES: i64 = 4_000;
 
 /// What a store keeps in memory beside its database, on the writer's thread.
-pub(super) trait Ledger: Send + 'static {
+pub(super) trait Ledger: Clone + Send + 'static {
     /// Reads it from the database: at the start, and after a transaction that failed. Runs
     /// inside a transaction.
     fn load(&mut self, database: &Connection) -> rusqlite::Result<()>;
@@ -38,13 +39,13 @@ pub(super) trait Ledger: Send + 'static {
     /// The transaction is on disk: shows others what they may know.
     fn publish(&mut self);
 
-    /// Told that this many posts were undone with a failed transaction.
+    /// Told that this many posts were undone, alone or with a failed transaction.
     fn lost(&self, jobs: u64, error: &StoreError);
 }
 
 /// Work for a transaction, and the way to report its outcome.
 trait Job<L>: Send {
-    /// Does it. An error undoes the whole transaction; a refusal is no error.
+    /// Does it. An error undoes it; a refusal is no error.
     fn run(&mut self, ledger: &mut L, database: &Connection) -> rusqlite::Result<()>;
 
     /// Whether a caller waits for the outcome.
@@ -218,10 +219,16 @@ impl<L: Ledger> WriterThread<L> {
 
     fn batch(&mut self, jobs: &mut Vec<Box<dyn Job<L>>>) {
         match self.transaction(jobs) {
-            Ok(()) => {
+            Ok(failures) => {
                 self.ledger.publish();
-                for job in jobs.drain(..) {
-                    job.answer(Ok(()));
+                for (job, failure) in jobs.drain(..).zip(failures) {
+                    if let Some(error) = &failure {
+                        tracing::error!(%error, "a job of a store failed and is undone");
+                        if !job.awaited() {
+                            self.ledger.lost(1, error);
+                        }
+                    }
+                    job.answer(failure.map_or(Ok(()), Err));
                 }
             }
             Err(error) => {
@@ -239,20 +246,39 @@ impl<L: Ledger> WriterThread<L> {
         }
     }
 
-    fn transaction(&mut self, jobs: &mut [Box<dyn Job<L>>]) -> rusqlite::Result<()> {
+    /// Does the jobs in one transaction. Gives the error of each that failed by itself.
+    fn transaction(
+        &mut self,
+        jobs: &mut [Box<dyn Job<L>>],
+    ) -> rusqlite::Result<Vec<Option<StoreError>>> {
         // Rolls back when it is dropped.
         let transaction =
             Transaction::new_unchecked(&self.database, TransactionBehavior::Immediate)?;
         if self.stale {
             self.ledger.load(&transaction)?;
         }
+        let mut failures = Vec::with_capacity(jobs.len());
         for job in jobs {
-            job.run(&mut self.ledger, &transaction)?;
+            let before = self.ledger.clone();
+            transaction.prepare_cached("SAVEPOINT job")?.execute([])?;
+            let failure = match job.run(&mut self.ledger, &transaction) {
+                Ok(()) => None,
+                // SQLite ends the transaction by itself after some errors of the disk.
+                Err(error) if transaction.is_autocommit() => return Err(error),
+                Err(error) => {
+                    transaction.prepare_cached("ROLLBACK TO job")?.execute([])?;
+                    self.ledger = before;
+                    Some(StoreError::of_sqlite(&self.path, &error))
+                }
+            };
+            transaction.prepare_cached("RELEASE job")?.execute([])?;
+            failures.push(failure);
         }
         self.ledger.complete(&transaction)?;
         transaction.commit()?;
-        self.stale = false;
-        Ok(())
+        // A job may have failed because what the ledger remembers is not what the database says.
+        self.stale = failures.iter().any(Option::is_some);
+        Ok(failures)
     }
 
     /// Checkpoints the write-ahead log when it is long, so that it does not grow for ever. Left to

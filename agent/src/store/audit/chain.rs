@@ -12,6 +12,7 @@ use crate::store::writer::Ledger;
 use protocol::timestamp::Timestamp;
 
 /// The end of the log.
+#[derive(Clone)]
 pub(super) struct Chain {
     head: AuditHead,
     /// The head as it is in the database.

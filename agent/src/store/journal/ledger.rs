@@ -23,6 +23,7 @@ macro_rules! select {
 }
 
 /// The commands and how many there are of each state.
+#[derive(Clone)]
 pub(super) struct CommandLedger {
     counts: JournalCounts,
     shown: Arc<Mutex<JournalCounts>>,

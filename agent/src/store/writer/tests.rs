@@ -18,7 +18,7 @@ const KIND: Kind = Kind {
 };
 
 /// Knows the sum of the numbers without asking the database.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Total {
     sum: i64,
     shown: Arc<AtomicI64>,
@@ -142,7 +142,7 @@ fn no_caller_is_answered_before_the_transaction_is_stored() {
 }
 
 #[test]
-fn one_failure_undoes_all_of_its_transaction_and_nothing_else() {
+fn a_job_that_fails_is_undone_and_the_others_of_its_transaction_stay() {
     let fixture = fixture();
     single().block_on(async {
         fixture.writer.call(|sum, database| sum.add(database, 1)).await.unwrap();
@@ -150,15 +150,39 @@ fn one_failure_undoes_all_of_its_transaction_and_nothing_else() {
         let mut good = pin!(fixture.writer.call(|sum, database| sum.add(database, 10)));
         let mut bad = pin!(fixture.writer.call(|sum, database| sum.add(database, 1)));
         assert!(poll_once(good.as_mut()).is_pending());
-        fixture.writer.cast(|sum, database| sum.add(database, 20).map(|_| ())).unwrap();
         assert!(poll_once(bad.as_mut()).is_pending());
+        fixture.writer.cast(|sum, database| sum.add(database, 20).map(|_| ())).unwrap();
+        fixture.writer.cast(|sum, database| sum.add(database, 20).map(|_| ())).unwrap();
+        drop(hold);
+        assert_eq!(good.await, Ok(11));
+        let bad = bad.await;
+        assert!(matches!(bad, Err(StoreError::Database { .. })), "{bad:?}");
+        // What the ledger remembered of the undone jobs is gone too.
+        let sum = fixture.writer.call(|sum, database| sum.add(database, 100)).await;
+        assert_eq!(sum, Ok(131));
+        assert_eq!(fixture.stored(), [1, 10, 20, 100]);
+        assert_eq!(fixture.lost.load(Ordering::SeqCst), 1, "the second of the told ones");
+    });
+}
+
+#[test]
+fn a_transaction_that_fails_is_undone_with_all_of_its_jobs() {
+    let fixture = fixture();
+    single().block_on(async {
+        fixture.writer.call(|sum, database| sum.add(database, 1)).await.unwrap();
+        let hold = fixture.hold();
+        let mut good = pin!(fixture.writer.call(|sum, database| sum.add(database, 10)));
+        let mut bad = pin!(fixture.writer.call(|_, database| -> rusqlite::Result<i64> {
+            // As SQLite does by itself after some errors.
+            database.execute_batch("ROLLBACK")?;
+            Err(rusqlite::Error::InvalidQuery)
+        }));
+        assert!(poll_once(good.as_mut()).is_pending() && poll_once(bad.as_mut()).is_pending());
         drop(hold);
         for outcome in [good.await, bad.await] {
             assert!(matches!(outcome, Err(StoreError::Database { .. })), "{outcome:?}");
         }
         assert_eq!(fixture.stored(), [1]);
-        assert_eq!(fixture.lost.load(Ordering::SeqCst), 1, "the told one");
-        // What the ledger remembered of the undone jobs is gone too.
         let sum = fixture.writer.call(|sum, database| sum.add(database, 100)).await;
         assert_eq!(sum, Ok(101));
     });
