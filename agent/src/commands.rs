@@ -14,7 +14,9 @@
 //! 5. the acknowledgement is written to the caller; a command whose acknowledgement cannot be written
 //!    is not run;
 //! 6. the tool runs on a clean machine, which is reset and verified;
-//! 7. the result is on disk, then delivered, and owed until the caller has shown that it read it.
+//! 7. the result is on disk, then delivered, and owed until the caller has shown that it read it. A
+//!    result that the disk does not take is delivered all the same, and offered to the disk until it
+//!    does.
 //!
 //! A process that finds commands of its predecessor runs none of them: it cannot know how far they
 //! came. It owes their callers a result that says so.

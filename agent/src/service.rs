@@ -75,6 +75,9 @@ pub enum ServiceError {
     /// Commands of an earlier process.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
+    /// The task that keeps the connection has failed.
+    #[error("the agent failed while it kept the connection: {0}; report this as a fault")]
+    Link(#[source] tokio::task::JoinError),
     /// The host gives no threads, signals or sockets.
     #[error("cannot {what}: {source}")]
     Host {
@@ -199,10 +202,7 @@ impl Prerequisites {
             end = &mut link => {
                 // The service manager starts the agent again, and with it the process with the key.
                 commands.drain(Duration::ZERO).await;
-                return match end {
-                    Ok(LinkEnd::KeyHolderLost(error)) => Err(error.into()),
-                    _ => Ok(()),
-                };
+                return after_link(end);
             }
         }
 
@@ -262,6 +262,15 @@ fn policy(config: &RunConfig) -> Watched<Policy> {
         Watched::required(&config.policy_file, parse)
     } else {
         Watched::optional(&config.policy_file, Policy::allow_all(), parse)
+    }
+}
+
+/// What the end of the link means for the agent, which was not told to stop.
+fn after_link(end: Result<LinkEnd, tokio::task::JoinError>) -> Result<(), ServiceError> {
+    match end {
+        Ok(LinkEnd::KeyHolderLost(error)) => Err(error.into()),
+        Ok(LinkEnd::Stopped) => Ok(()),
+        Err(failed) => Err(ServiceError::Link(failed)),
     }
 }
 
@@ -325,5 +334,17 @@ impl Observer for Both {
     fn refused(&self, code: ErrorCode) {
         self.metrics.refused(code);
         self.other.refused(code);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_link_that_panics_is_an_error_and_one_that_was_stopped_is_none() {
+        let failed = tokio::spawn(async { panic!("as told") }).await;
+        assert!(matches!(after_link(failed), Err(ServiceError::Link(_))));
+        assert!(after_link(Ok(LinkEnd::Stopped)).is_ok());
     }
 }

@@ -93,6 +93,7 @@ pub struct Alarm {
 /// A way into the agent that passes alarms on to its caller.
 pub trait AlarmListener: Send + Sync + 'static {
     /// Passes the alarm on. Returns once it is written, or cannot be. The result of the command that
-    /// raised the alarm is delivered afterwards.
+    /// raised the alarm is delivered afterwards, unless this takes long: a listener that hangs delays
+    /// no result.
     fn raise<'a>(&'a self, alarm: &'a Alarm) -> BoxFuture<'a, ()>;
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::Commands;
 use super::answers::Caller;
@@ -66,7 +66,7 @@ impl Commands {
         command_id: &str,
         text: String,
         trace: Option<Trace>,
-        mut room: JournalRoom,
+        mut room: Option<JournalRoom>,
         held: Held,
     ) {
         let mut owed = Owed::new(self, command_id.to_owned(), text, trace);
@@ -80,18 +80,22 @@ impl Commands {
             self.note_store(kept.is_ok());
             match kept {
                 Ok(()) => break,
-                Err(StoreError::Full { .. }) if room.release() => continue,
+                Err(StoreError::Full { .. }) if room.as_mut().is_some_and(JournalRoom::release) => {
+                }
                 Err(refused @ StoreError::Refused { .. }) => {
-                    error!(command = command_id, %refused, "the journal has no place for a result");
+                    warn!(command = command_id, %refused, "the command has a result already");
+                    owed.be_the_journals().await;
                     break;
                 }
-                Err(error) => warn!(command = command_id, %error, "a result is not journalled yet"),
+                Err(error) => {
+                    warn!(command = command_id, %error, "a result is not journalled yet");
+                    if !owed.is_read() {
+                        caller.deliver(&mut owed).await;
+                    }
+                    tokio::time::sleep(wait).await;
+                    wait = wait.saturating_mul(2).min(RETRY_MOST);
+                }
             }
-            if !owed.is_read() {
-                caller.deliver(&mut owed).await;
-            }
-            tokio::time::sleep(wait).await;
-            wait = wait.saturating_mul(2).min(RETRY_MOST);
         }
         drop((room, held));
         owed.reach(Milestone::ResultReady);

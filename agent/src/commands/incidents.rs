@@ -2,10 +2,12 @@
 //! log and the callers are told, and no command is taken until a person has cleared degraded mode.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::json;
 use thiserror::Error;
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::Commands;
@@ -48,6 +50,9 @@ impl Clearance {
             .into_bytes()
     }
 }
+
+/// How long results wait for an alarm that was raised before them.
+const ALARM_FIRST: Duration = Duration::from_millis(250);
 
 impl Commands {
     /// Whether commands are refused, and since when and why.
@@ -104,7 +109,8 @@ impl Commands {
     /// Reports the incidents that were not reported yet. One task at a time does this, so that every
     /// incident known before the call is reported when the call returns.
     async fn report_incidents(&self) {
-        let _turn = self.reporting.lock().await;
+        let mut raised = JoinSet::new();
+        let turn = self.reporting.lock().await;
         let degraded = Arc::clone(&self.parts.degraded);
         // It may write the latch once more.
         let news = tokio::task::spawn_blocking(move || degraded.take_news()).await;
@@ -121,8 +127,16 @@ impl Commands {
             }
             let alarm = alarm(&record.code, &record);
             for listener in self.listeners() {
-                listener.raise(&alarm).await;
+                let alarm = alarm.clone();
+                raised.spawn(async move { listener.raise(&alarm).await });
             }
+        }
+        drop(turn);
+        // An alarm goes before the result that raised it, where its listener takes it at all.
+        let all = async { while raised.join_next().await.is_some() {} };
+        if tokio::time::timeout(ALARM_FIRST, all).await.is_err() {
+            warn!("an alarm is not with its listener yet");
+            raised.detach_all();
         }
     }
 

@@ -5,7 +5,7 @@ use tracing::warn;
 use super::Commands;
 use super::cut::cut_frame;
 use super::milestone::{Milestone, Trace};
-use crate::store::{AuditEntry, Channel};
+use crate::store::{AuditEntry, Channel, JournalEntry};
 
 /// The last answer of a command: its result, or the error in place of one.
 pub struct Owed<'a> {
@@ -51,6 +51,14 @@ impl<'a> Owed<'a> {
     pub(super) fn reach(&mut self, milestone: Milestone) {
         if let Some(trace) = &mut self.trace {
             self.commands.reach(trace, milestone);
+        }
+    }
+
+    /// Takes the answer that the journal has for the command.
+    pub(super) async fn be_the_journals(&mut self) {
+        let found = self.commands.parts.journal.find(&self.command_id).await;
+        if let Ok(Some(JournalEntry { result_json: Some(text), .. })) = found {
+            self.text = text;
         }
     }
 

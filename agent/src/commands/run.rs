@@ -1,10 +1,12 @@
 //! One command, from its envelope to its result.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::sync::OwnedSemaphorePermit;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::Commands;
 use super::admission::Admitted;
@@ -49,7 +51,11 @@ impl Commands {
         let (acked, ack) = tokio::sync::oneshot::channel();
         // The command goes on when the task that submitted it is gone.
         self.tasks.spawn(async move {
-            commands.run(&*caller, admitted, acked).await;
+            let command_id = admitted.envelope.command_id.clone();
+            let run = Arc::clone(&commands).run(&*caller, admitted, acked);
+            if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+                commands.answer_after_panic(&*caller, &command_id).await;
+            }
         });
         let _ = ack.await;
     }
@@ -217,7 +223,7 @@ impl Commands {
         self.audit_command(caller, envelope, "CommandResult", code, canonical);
         // The chunks would wait in memory for the caller.
         drop(executed);
-        self.persist_and_send(caller, id, frame, Some(trace), room, permit).await;
+        self.persist_and_send(caller, id, frame, Some(trace), Some(room), permit).await;
     }
 
     async fn keep_evidence(
@@ -259,6 +265,16 @@ impl Commands {
         }
     }
 
+    /// Ends a command in whose course this agent panicked. An error event is right whether it was
+    /// acknowledged or not; a result that it has already stays.
+    async fn answer_after_panic(&self, caller: &dyn Caller, command_id: &str) {
+        error!(command = command_id, "the agent failed in the course of a command; report this");
+        let message = "the agent failed in the course of the command; what came of it is unknown";
+        let event = self.parts.error_event(Some(command_id), "", ErrorCode::Internal, message);
+        let room = self.parts.journal.reserve().await.ok();
+        self.persist_and_send(caller, command_id, event.to_text(), None, room, ()).await;
+    }
+
     /// Ends a command that was not acknowledged. A result is no answer to such a command, an error
     /// event is.
     async fn fail_unacked(
@@ -272,7 +288,7 @@ impl Commands {
         let id = &envelope.command_id;
         debug!(command = id, message);
         let event = self.parts.error_event(Some(id), "", ErrorCode::Internal, message);
-        self.persist_and_send(caller, id, event.to_text(), None, room, permit).await;
+        self.persist_and_send(caller, id, event.to_text(), None, Some(room), permit).await;
     }
 
     fn audit_command(

@@ -1,13 +1,14 @@
 //! Commands without a relay, a socket or a machine, in a directory of the test's own.
+#![allow(dead_code, reason = "each test uses some of it")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use brainstorm_agent::commands::executor::{Executor, ToolFacts};
-use brainstorm_agent::commands::milestone::NoObserver;
+use brainstorm_agent::commands::milestone::{NoObserver, Observer};
 use brainstorm_agent::commands::policy::Policy;
 use brainstorm_agent::commands::watched::Watched;
 use brainstorm_agent::commands::{Commands, Endpoint, Parts};
@@ -32,11 +33,14 @@ pub struct NoMachines {
     pub ran: AtomicUsize,
     /// Why, as every result says.
     pub message: String,
+    /// Commands do not end while this is so.
+    pub hold: AtomicBool,
 }
 
 impl Default for NoMachines {
     fn default() -> Self {
-        Self { ran: AtomicUsize::new(0), message: "there is no machine".to_owned() }
+        let message = "there is no machine".to_owned();
+        Self { ran: AtomicUsize::new(0), message, hold: AtomicBool::new(false) }
     }
 }
 
@@ -56,6 +60,9 @@ impl Executor for NoMachines {
     fn execute(&self, _: &str, _: ToolCall, started: Box<dyn FnOnce() + Send>) -> Executed {
         self.ran.fetch_add(1, Ordering::SeqCst);
         started();
+        while self.hold.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let partial = PartialOutput::default();
         let message = self.message.clone();
         Executed {
@@ -80,6 +87,15 @@ fn key() -> SigningKey {
 }
 
 pub async fn commands(dir: &std::path::Path, executor: &Arc<NoMachines>) -> Arc<Commands> {
+    observed_commands(dir, executor, Box::new(NoObserver)).await
+}
+
+/// The same, watched.
+pub async fn observed_commands(
+    dir: &std::path::Path,
+    executor: &Arc<NoMachines>,
+    observer: Box<dyn Observer>,
+) -> Arc<Commands> {
     let (id, key) = (KEY_ID.to_owned(), key().verifying_key());
     let entry = SigningKeyEntry { id, key, not_before: None, not_after: None };
     std::fs::write(dir.join("keys.toml"), KeyRing::new(vec![entry], []).unwrap().to_toml())
@@ -102,7 +118,7 @@ pub async fn commands(dir: &std::path::Path, executor: &Arc<NoMachines>) -> Arc<
         evidence: EvidenceStore::new(evidence, Retention::default(), None),
         executor: Arc::clone(executor) as Arc<dyn Executor>,
         frame_bytes: DEFAULT_FRAME_BYTES,
-        observer: Box::new(NoObserver),
+        observer,
         clock: Arc::new(Timestamp::now),
     };
     Commands::start(parts).await.unwrap()
