@@ -6,6 +6,7 @@ mod accept;
 mod boot;
 mod checks;
 mod commands;
+mod deliveries;
 mod exits;
 mod floor;
 mod forks;
@@ -70,6 +71,8 @@ enum Benchmark {
     Stores(stores::Options),
     /// From a relay's envelope to its acknowledgement, without machines
     Accept(accept::Options),
+    /// Results that a relay is owed after an outage, without machines
+    Deliveries(deliveries::Options),
     /// Boots, tool calls and verified resets of a Linux guest; needs a KVM that runs Linux
     Guest {
         #[command(flatten)]
@@ -111,6 +114,7 @@ fn main() -> anyhow::Result<()> {
         Benchmark::Signatures { rounds } => signatures::measure(rounds)?,
         Benchmark::Stores(options) => stores::measure(&options)?,
         Benchmark::Accept(options) => accept::measure(&options)?,
+        Benchmark::Deliveries(options) => deliveries::measure(&options)?,
         Benchmark::Guest { image, boots, calls } => {
             let mut report = Report::new("guest");
             guest::measure(&image.image_dir, boots, calls, &mut report)?;

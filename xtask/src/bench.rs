@@ -13,10 +13,13 @@ use crate::nested::{BENCH_VCPUS, Choice, On, Queue, Runner};
 use crate::run_tests::GuestFiles;
 
 /// Benchmarks of `benches` that run on any KVM, or without one.
-const NATIVE: [&str; 6] = ["boot", "resets", "checks", "signatures", "stores", "accept"];
+const NATIVE: [&str; 7] =
+    ["boot", "resets", "checks", "signatures", "stores", "accept", "deliveries"];
 /// Benchmarks of `benches` with Linux guests.
 const LINUX: [&str; 3] = ["guest", "pages", "commands"];
-/// The agent without machines that `accept` talks to.
+/// Benchmarks that talk to an agent without machines.
+const WITH_AGENT: [&str; 2] = ["accept", "deliveries"];
+/// That agent.
 const WITHOUT_MACHINES: &str = "agent-under-test";
 
 /// Arguments of `cargo xtask bench`.
@@ -74,8 +77,8 @@ pub fn run(arguments: &BenchArgs) -> Result<()> {
         eprintln!("Benchmarks without a Linux guest run here.");
     }
     for &&part in &native {
-        let positional =
-            if part == "accept" { Some(agent_without_machines(&workspace)?) } else { None };
+        let with_agent = WITH_AGENT.contains(&part);
+        let positional = if with_agent { Some(agent_without_machines(&workspace)?) } else { None };
         run_one(&Runner::Native, job(part, positional))?;
     }
     if !linux.is_empty() {
@@ -100,7 +103,7 @@ fn known(name: &str) -> Result<String, String> {
     Err(format!("choose one of {}, {}", NATIVE.join(", "), LINUX.join(", ")))
 }
 
-/// Builds the agent that `accept` talks to: everything of it is real but its machines. Cargo is asked
+/// Builds the agent that [`WITH_AGENT`] talk to: everything of it is real but its machines. Cargo is asked
 /// for it alone, so that the features of the tests reach no other benchmark.
 fn agent_without_machines(workspace: &Path) -> Result<String> {
     let arguments = [

@@ -129,7 +129,7 @@ async fn results_let_all_other_frames_go_first() {
 #[tokio::test]
 async fn a_full_lane_of_results_stops_no_acknowledgement() {
     let (session, mut outbox, _confirmations) = open("s", FrameBound::default());
-    for number in 0..QUEUE_FRAMES + 1 {
+    for number in 0..=QUEUE_FRAMES {
         let session = session.clone();
         tokio::spawn(async move { session.send_result(frame(number)).await });
     }
