@@ -1,6 +1,7 @@
-//! Results that are owed after an outage: how many a second a relay is sent over a loopback WebSocket,
-//! from the first frame of the session to the last result, each confirmed and noted in a journal on a
-//! real disk. Everything is real but the machines, and the results, which are put into the journal.
+//! Results that are owed after an outage: how many a second reach a relay over a loopback WebSocket,
+//! from when the session is seen until the last of them is there. The agent notes each page of them in a
+//! journal on a real disk meanwhile. Everything is real but the machines, and the results, which are put
+//! into the journal.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -54,7 +54,7 @@ pub const EVIDENCE_MIB: Limits = Limits { min: 0, max: u32::MAX as i64 };
 /// Greatest age of kept outputs, in days.
 pub const EVIDENCE_DAYS: Limits = Limits { min: 0, max: u16::MAX as i64 };
 /// Longest frame to the relay, in KiB. The shortest bound holds all of a result but its output.
-pub const FRAME_KIB: Limits = Limits { min: 8, max: MAX_FRAME_BYTES as i64 >> 10 };
+pub const FRAME_KIB: Limits = Limits { min: 8, max: (MAX_FRAME_BYTES >> 10).cast_signed() as i64 };
 
 impl Limits {
     /// Whether the range holds `value`.

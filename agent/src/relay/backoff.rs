@@ -39,7 +39,7 @@ impl Backoff {
     /// A wait within the interval, at `chance`, which is in 0..1.
     pub fn within(&self, interval: Duration, chance: f64) -> Duration {
         let floor = self.floor.min(interval);
-        floor + (interval - floor).mul_f64(chance.clamp(0.0, 1.0))
+        floor + interval.saturating_sub(floor).mul_f64(chance.clamp(0.0, 1.0))
     }
 }
 

@@ -275,8 +275,8 @@ impl Journal {
         result_json: String,
     ) -> Result<(), StoreError> {
         let id = command_id.to_owned();
-        let cut = move |commands: &mut CommandLedger, database: &Connection| {
-            commands.cut(database, &id, &result_json)
+        let cut = move |_: &mut CommandLedger, database: &Connection| {
+            CommandLedger::cut(database, &id, &result_json)
         };
         if self.writer.call(cut).await? {
             return Ok(());

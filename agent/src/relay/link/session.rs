@@ -216,11 +216,10 @@ impl Session {
         loop {
             let is_wanted = self.shared.marks.wanted.load(SeqCst) > *confirmed.borrow_and_update();
             match timeout(limit, confirmed.changed()).await {
-                Ok(Ok(())) => {}
                 // The session is over already.
                 Ok(Err(_)) => std::future::pending().await,
                 Err(_) if is_wanted => return,
-                Err(_) => {}
+                Ok(Ok(())) | Err(_) => {}
             }
         }
     }

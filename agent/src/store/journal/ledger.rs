@@ -106,7 +106,6 @@ impl CommandLedger {
 
     /// Replaces a result that is not sent by a shorter one. Gives whether there was such a result.
     pub fn cut(
-        &mut self,
         database: &Connection,
         command_id: &str,
         result_json: &str,
