@@ -89,7 +89,11 @@ impl Parts {
 
 impl Row {
     /// The row as the document that all benchmarks print.
-    #[allow(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "counts are far below 2^52 and not negative"
+    )]
     pub fn report(&self) -> Report {
         let mut report = Report::new("reset");
         let n = self.iterations as usize;

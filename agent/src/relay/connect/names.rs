@@ -66,7 +66,8 @@ impl Names {
     ) -> Result<Vec<SocketAddr>, NameError> {
         let addresses = match host {
             ServerName::IpAddress(address) => vec![IpAddr::from(*address)],
-            _ => self.resolve(&host.to_str()).await?,
+            // Boxed, as each connection's future would hold it: the resolver's are 20 KiB.
+            _ => Box::pin(self.resolve(&host.to_str())).await?,
         };
         Ok(addresses
             .into_iter()

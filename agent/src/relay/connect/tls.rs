@@ -173,9 +173,10 @@ impl Tls {
             let errors: Vec<String> = system.errors.iter().map(ToString::to_string).collect();
             let detail =
                 if errors.is_empty() { "none found".to_owned() } else { errors.join("; ") };
-            return Err(match system.errors.iter().any(is_denied) {
-                true => TlsError::AuthoritiesHidden { detail },
-                false => TlsError::NoAuthorities { detail },
+            return Err(if system.errors.iter().any(is_denied) {
+                TlsError::AuthoritiesHidden { detail }
+            } else {
+                TlsError::NoAuthorities { detail }
             });
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
