@@ -7,6 +7,8 @@
 //! row is in the bundle. Rows about other commands are not in it: that nothing between the rows was
 //! changed is shown by the log itself, with `audit verify`.
 
+mod streams;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::VerifyingKey;
@@ -15,6 +17,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+use self::streams::check_stream;
 use super::bundle::{Bundle, BundledRow, ENVELOPE_ROW, FORM, RESULT_ROW, SignedBundle};
 use crate::store::AuditHead;
 use protocol::message::{CommandResult, Lifecycle};
@@ -230,16 +233,10 @@ fn check_result(bundle: &Bundle) -> Result<CommandResult, BundleFault> {
         let claimed = result.evidence_hash();
         return Err(wrong(format!("its evidence_hash is {claimed}, not that of the chunks")));
     }
-    if let Some(payload) = result.payload() {
+    if let Some(payload) = result.payload().and_then(Value::as_object) {
         let (stdout, stderr) = bundle.chunks.streams().unwrap_or_default();
         for (stream, written) in [("stdout", stdout), ("stderr", stderr)] {
-            let text = String::from_utf8_lossy(&written);
-            // Strings are compared in their normal form.
-            let same = canonical_bytes(&text).ok()
-                == payload.get(stream).and_then(|told| canonical_bytes(told).ok());
-            if !same {
-                return Err(wrong(format!("its {stream} is not what the chunks hold")));
-            }
+            check_stream(payload, stream, &written).map_err(wrong)?;
         }
     }
     Ok(result)

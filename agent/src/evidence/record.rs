@@ -42,7 +42,7 @@ pub struct ResetDetails {
     pub verification: Option<SandboxResetState>,
     /// What was not as it should be, in words.
     pub findings: Vec<String>,
-    /// Why the machine could not be put back.
+    /// Why the machine could not be reset.
     pub error: Option<String>,
 }
 
