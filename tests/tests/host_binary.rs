@@ -35,11 +35,10 @@ fn the_binary_is_static() {
 
 /// Names of what changes a machine behind its own back, or serves without a relay, as symbols carry
 /// them: a number before a name is its length.
-const HOOKS: [&str; 9] = [
+const HOOKS: [&str; 8] = [
     "FaultPoint",
     "inject_faults",
     "Tamper",
-    "write_disk",
     "flip_register",
     "flip_msr",
     "flip_interrupt_controller",

@@ -17,6 +17,9 @@ use sandbox::{
 use serde_json::{Value, json};
 use vmm::Strategy;
 
+/// For a guest to become idle.
+const LIMIT: Duration = Duration::from_secs(10);
+
 const STRATEGIES: [Strategy; 4] = [
     Strategy::CopyBack,
     Strategy::DropPrivate,
@@ -77,7 +80,7 @@ fn every_strategy_brings_a_linux_guest_back_bit_for_bit() {
 }
 
 /// They stay writable, so that a command does not pay for a fault in each of them; in exchange every
-/// reset puts them back, also where no command ran.
+/// reset restores them, also where no command ran.
 #[test]
 fn what_every_command_writes_is_learned_and_put_back_each_time() {
     for (strategy, learns) in [(Strategy::CopyBack, true), (Strategy::DropPrivate, false)] {
@@ -219,9 +222,7 @@ fn a_connection_that_the_guest_tore_down_is_back_after_a_reset() {
     let guest = RawGuest::boot("");
     let mut connection = guest.connect();
     assert_eq!(connection.run("whoami", &json!({}), 5000)["stdout"], "tool\n");
-    guest.machine.pause().unwrap();
-    guest.machine.capture().unwrap();
-    guest.machine.resume().unwrap();
+    guest.machine.capture_when_idle(LIMIT).unwrap();
     for strategy in STRATEGIES {
         // What is not a message ends the connection.
         connection.send_bytes(b"garbage");
@@ -236,9 +237,7 @@ fn a_connection_that_the_guest_tore_down_is_back_after_a_reset() {
 fn the_host_may_close_and_the_guest_may_leave_connections_half_open() {
     let guest = RawGuest::boot("");
     let control = guest.connect();
-    guest.machine.pause().unwrap();
-    guest.machine.capture().unwrap();
-    guest.machine.resume().unwrap();
+    guest.machine.capture_when_idle(LIMIT).unwrap();
     for cycle in 0..5 {
         let kept: Vec<_> = (0..8).map(|_| guest.connect()).collect();
         for (index, connection) in kept.iter().enumerate() {

@@ -18,6 +18,9 @@ use integration_tests::{RawConnection, RawGuest, default_config, dispatch};
 use serde_json::json;
 use vmm::{MachineConfig, Strategy};
 
+/// For a guest to become idle.
+const LIMIT: Duration = Duration::from_secs(10);
+
 const STRATEGIES: [Strategy; 4] = [
     Strategy::CopyBack,
     Strategy::Hybrid { copy_pages: 300 },
@@ -160,9 +163,7 @@ fn comes_back(config: MachineConfig, cycles: usize, strategies: &[Strategy]) {
     let guest = RawGuest::boot_with(config);
     let mut control = guest.connect();
     let golden_look = look(&mut control);
-    guest.machine.pause().unwrap();
-    guest.machine.capture().unwrap();
-    guest.machine.resume().unwrap();
+    guest.machine.capture_when_idle(LIMIT).unwrap();
     for cycle in 0..cycles {
         let strategy = strategies[cycle % strategies.len()];
         let begun = Instant::now();

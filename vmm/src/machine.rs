@@ -3,7 +3,9 @@
 mod assembly;
 mod checks;
 mod config;
+mod disk;
 mod error;
+mod idle;
 mod running;
 mod status;
 mod stop_state;
@@ -155,13 +157,14 @@ impl Machine {
     /// to. Capture it while its vCPUs wait and its connections are idle: that moment is what every
     /// reset returns to.
     ///
-    /// From here on the guest may write only those model-specific registers that a reset puts
-    /// back.
+    /// From here on the guest may write only those model-specific registers that a reset restores.
     ///
     /// # Errors
     ///
     /// [`MachineError::WrongState`] when the machine is not paused, [`MachineError::AlreadyCaptured`] when it
-    /// has a golden state. After any other error, such as of KVM or of memory, the machine is poisoned.
+    /// has a golden state, [`ResetError::DeadlineNear`] when a timer of the guest is due: nothing has changed
+    /// then, and [`Machine::capture_when_idle`] waits for a better moment. After any other error, such as of
+    /// KVM or of memory, the machine is poisoned.
     pub fn capture(&self) -> Result<Arc<Golden>, MachineError> {
         let mut golden = None;
         self.change("capture", |phase| match phase {
@@ -188,7 +191,7 @@ impl Machine {
         golden.ok_or(MachineError::NotCaptured)
     }
 
-    /// Puts the machine back to its golden state, in place. A running machine runs on from there,
+    /// Resets the machine to its golden state, in place. A running machine runs on from there,
     /// a paused one stays paused. After an error nothing runs, and only another reset that
     /// succeeds makes the machine usable again.
     ///
@@ -275,19 +278,6 @@ impl Machine {
         match &*self.lock() {
             Phase::Paused(live) => live.state_differences(),
             other => Err(other.wrong("compare")),
-        }
-    }
-
-    /// SHA-256 of what the guest would read from its disk now: all of it, through the mapping that
-    /// the disk device reads. `None` without a disk. Requests of the guest wait meanwhile.
-    ///
-    /// # Errors
-    ///
-    /// [`MachineError::WrongState`] when the machine is not booted, shut down or poisoned.
-    pub fn disk_sha256(&self) -> Result<Option<[u8; 32]>, MachineError> {
-        match &*self.lock() {
-            Phase::Running(live) | Phase::Paused(live) => Ok(live.disk_sha256()),
-            other => Err(other.wrong("read the disk of")),
         }
     }
 

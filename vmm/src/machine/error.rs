@@ -34,9 +34,15 @@ pub enum MachineError {
         /// What failed.
         reason: String,
     },
-    /// The machine could not be captured or put back.
+    /// The machine could not be captured or reset.
     #[error(transparent)]
     Reset(#[from] ResetError),
+    /// There was no moment to capture the machine at.
+    #[error("the guest was not idle at any moment within {limit:?}; it runs on")]
+    NotIdle {
+        /// How long that was awaited.
+        limit: Duration,
+    },
     /// There is nothing to go back to.
     #[error("the machine has no golden state; capture one first")]
     NotCaptured,

@@ -20,7 +20,7 @@ use crate::kernel_call::{self, KernelCall};
 use crate::kvm::{
     CallError, DirtyTracking, Ended, ExitOutcome, Next, Vcpu, VcpuControl, VcpuThread, Vm, run_once,
 };
-use crate::snapshot::reset::{Parts, Request};
+use crate::snapshot::reset::{Parts, ResetRequest};
 use crate::snapshot::{Difference, Differences, Golden, Origin, ResetReport, Resetter, Strategy};
 
 /// How long a vCPU may take to leave the guest. Leaving takes microseconds; a host that needs
@@ -163,7 +163,7 @@ impl RunningMachine {
         resumes: bool,
         records: bool,
     ) -> Result<(ResetReport, Vec<KernelCall>), MachineError> {
-        let request = Request { strategy, asked: Instant::now(), resumes };
+        let request = ResetRequest { strategy, asked: Instant::now(), resumes };
         let Some((first, others)) = self.core.vcpus.split_first() else {
             return Err(MachineError::NotCaptured);
         };
@@ -225,6 +225,14 @@ impl RunningMachine {
         self.core.devices.block().map(|block| block.overlay().sha256())
     }
 
+    /// Writes to the disk as its device does.
+    pub fn write_disk(&self, offset: u64, bytes: &[u8]) -> Result<(), MachineError> {
+        let refused = |reason| MachineError::Unreadable { what: "the disk", reason };
+        let block = self.core.devices.block();
+        let mut block = block.ok_or_else(|| refused("there is none".into()))?;
+        block.overlay_mut().write(offset, bytes).map_err(|e| refused(e.to_string()))
+    }
+
     /// The state that a reset goes back to.
     pub fn golden(&self) -> Option<Arc<Golden>> {
         let resetter = self.core.resetter.lock().unwrap_or_else(PoisonError::into_inner);
@@ -275,7 +283,7 @@ impl MachineCore {
         self.vcpus.iter().map(|control| control.vcpu()).collect()
     }
 
-    fn reset(&self, request: Request) -> Result<ResetReport, MachineError> {
+    fn reset(&self, request: ResetRequest) -> Result<ResetReport, MachineError> {
         let mut resetter = self.resetter.lock().unwrap_or_else(PoisonError::into_inner);
         let resetter = resetter.as_mut().ok_or(MachineError::NotCaptured)?;
         self.pristine.store(false, Ordering::Release);

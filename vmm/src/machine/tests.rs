@@ -8,6 +8,7 @@ mod delivery_modes;
 mod hazards;
 mod hostile_guest;
 mod hot_pages;
+mod idle;
 mod lifecycle;
 mod read_back;
 mod reset;

@@ -117,7 +117,6 @@ impl Overlay {
     /// # Errors
     ///
     /// As [`Overlay::write_with`].
-    #[cfg(any(test, feature = "testing"))]
     pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), OverlayError> {
         let end = offset.checked_add(bytes.len() as u64).ok_or(OverlayError::Range)?;
         self.write_with(offset..end, |at, target| {

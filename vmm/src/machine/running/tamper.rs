@@ -21,14 +21,6 @@ fn failed<E: Display>(error: E) -> MachineError {
 }
 
 impl RunningMachine {
-    /// Writes to the disk as its device does.
-    pub fn write_disk(&self, offset: u64, bytes: &[u8]) -> Result<(), MachineError> {
-        let refused = |reason| MachineError::Unreadable { what: "the disk", reason };
-        let block = self.core.devices.block();
-        let mut block = block.ok_or_else(|| refused("there is none".into()))?;
-        block.overlay_mut().write(offset, bytes).map_err(|e| refused(e.to_string()))
-    }
-
     /// See [`Tamper`]. The machine must be parked.
     pub fn tamper(&self, tamper: Tamper) -> Result<(), MachineError> {
         match tamper {
@@ -93,7 +85,7 @@ impl RunningMachine {
 
     fn change_register(&self) -> Result<(), MachineError> {
         // What is staged would undo it.
-        self.settle(0)?;
+        self.apply_staged_regs(0)?;
         for vcpu in self.core.parked().iter().take(1) {
             vcpu.flip_register()?;
         }

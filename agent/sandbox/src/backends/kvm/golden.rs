@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use guest::wire::ToolDispatch;
-use vmm::{Golden, Machine, MachineError, MachineState, MpState, ResetError};
+use vmm::{Golden, Machine, MachineError};
 
 use super::admission::Gate;
 use super::connected::{self, Connected};
@@ -17,8 +17,6 @@ use crate::verify::Baseline;
 
 /// For a guest to become idle after its warm-up.
 const IDLE_LIMIT: Duration = Duration::from_secs(5);
-/// Between two looks at it.
-const IDLE_TICK: Duration = Duration::from_millis(5);
 const WARM_UP_LIMIT: Duration = Duration::from_secs(10);
 /// Tool and command id of the warm-up. Not every image has the tool: the refusal warms up as well.
 const WARM_UP_TOOL: &str = "echo";
@@ -49,24 +47,7 @@ impl GoldenSandbox {
             warm_up(connected, &format!("{WARM_UP_COMMAND}-{turn}"))?;
             warm_up_answers(connected)?;
         }
-        let until = Instant::now() + IDLE_LIMIT;
-        let golden = loop {
-            connected.machine.pause().map_err(failed)?;
-            if is_idle(&connected.machine.state().map_err(failed)?) {
-                match connected.machine.capture() {
-                    // A timer is about to fire: the guest runs on to it.
-                    Err(MachineError::Reset(ResetError::DeadlineNear)) => {}
-                    captured => break captured.map_err(failed)?,
-                }
-            }
-            connected.machine.resume().map_err(failed)?;
-            if Instant::now() >= until {
-                let reason = format!("the guest did not become idle within {IDLE_LIMIT:?}");
-                return Err(capture_failed(connected, &reason));
-            }
-            std::thread::sleep(IDLE_TICK);
-        };
-        connected.machine.resume().map_err(failed)?;
+        let golden = connected.machine.capture_when_idle(IDLE_LIMIT).map_err(failed)?;
         let (guest_port, host_port) = connected.ports();
         let gate = Arc::clone(&connected.gate);
         let guest_boot_us = connected.report.guest_boot_us;
@@ -134,16 +115,16 @@ impl GoldenSandbox {
         self.baseline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Another machine in this state, running. `adopt` is given the machine before it runs, so
+    /// Another machine in this state, running. `register` is given the machine before it runs, so
     /// that others can stop it, and says whether to go on.
     pub fn fork(
         &self,
-        adopt: impl FnOnce(&Arc<Machine>) -> bool,
+        register: impl FnOnce(&Arc<Machine>) -> bool,
     ) -> Result<Connected, SandboxError> {
         let begun = Instant::now();
         let machine = Machine::fork(&self.golden).map_err(boot::machine_failed)?;
         let machine = Arc::new(machine);
-        if !adopt(&machine) {
+        if !register(&machine) {
             return Err(super::not_available("the sandbox was shut down while it was booting"));
         }
         let control = machine
@@ -189,12 +170,6 @@ pub fn warm_up_answers(connected: &Connected) -> Result<(), SandboxError> {
         answer.map_err(|error| connected.explain(error))?;
     }
     Ok(())
-}
-
-/// True when no vCPU has anything to do.
-fn is_idle(state: &MachineState) -> bool {
-    let waits = |mp_state| matches!(mp_state, MpState::Halted | MpState::Uninitialized);
-    matches!(state, MachineState::Paused(vcpus) if vcpus.iter().all(|vcpu| waits(vcpu.mp_state)))
 }
 
 /// Why there is no golden state to go by, with what the guest said last.
