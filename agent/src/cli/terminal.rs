@@ -39,7 +39,7 @@ pub fn print(bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// As for [`print`].
+/// As for [`print()`].
 pub fn print_error(bytes: &[u8]) -> io::Result<()> {
     write_to(&mut io::stderr().lock(), bytes)
 }
@@ -55,7 +55,7 @@ fn write_to(out: &mut impl Write, bytes: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// As for [`print`].
+/// As for [`print()`].
 pub fn print_json(value: &impl Serialize) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');

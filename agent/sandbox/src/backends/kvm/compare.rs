@@ -7,7 +7,7 @@ use crate::error::SandboxError;
 use crate::state::ResetOutcome;
 
 impl KvmSandbox {
-    /// Resets the sandbox like [`Sandbox::reset`] and compares it with its golden state, bit for
+    /// Resets the sandbox like [`Sandbox::reset`](crate::Sandbox::reset) and compares it with its golden state, bit for
     /// bit, before the guest runs again. Takes as long as reading all of its memory and disk.
     ///
     /// # Errors
