@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let (outcome, left) = sandbox.reset_and_compare()?;
     println!(
-        "reset: {} dirty pages and {} disk blocks put back in {} us; compared with the golden \
+        "reset: {} dirty pages and {} disk blocks restored in {} us; compared with the golden \
          state bit for bit, what differs: {left}",
         outcome.dirty_pages,
         outcome.disk_blocks,

@@ -17,7 +17,7 @@ pub use host::Host;
 pub use linux::measure as measure_linux;
 pub use micro::measure as measure_micro;
 pub use report::Report;
-pub use row::{CYCLE, NEXT_RUN, Parts, RESET, Row, Samples};
+pub use row::{CYCLE, NEXT_RUN, RESET, Row, Samples, StepTimes};
 
 use thiserror::Error;
 use vmm::{DirtyTracking, MachineError, Strategy};

@@ -77,7 +77,7 @@ impl DegradedMode {
     /// degraded mode holds all the same for as long as this process lives.
     ///
     /// An incident of a command that is known already is the same incident.
-    pub fn trip(&self, incident: &Incident) {
+    pub fn halt(&self, incident: &Incident) {
         let Some(mut record) = self.enter(incident) else { return };
         let named = self.current().and_then(|current| current.bundle.clone());
         match forensics::save(&self.state_dir, &record, &incident.dump, named.as_deref()) {
@@ -164,7 +164,7 @@ impl DegradedMode {
 
 impl IncidentHandler for DegradedMode {
     fn on_incident(&self, incident: Incident) {
-        self.trip(&incident);
+        self.halt(&incident);
     }
 }
 

@@ -96,7 +96,7 @@ pub enum Image {
 
 /// The judgement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct DoctorReport {
     /// Version of this form.
     pub schema_version: u32,
     /// Whether machines can run here.

@@ -144,7 +144,7 @@ async fn a_listener_that_hangs_delays_no_result() {
         cause: Cause::ResetFailed("as told".into()),
         dump: ForensicDump::default(),
     };
-    commands.degraded().trip(&incident);
+    commands.degraded().halt(&incident);
     let watcher = Arc::clone(&commands);
     tokio::spawn(async move { watcher.watch_incidents().await });
     let raised = async {

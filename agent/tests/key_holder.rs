@@ -31,7 +31,7 @@ fn identity(dir: &Path) -> PathBuf {
         registered_at: "2026-01-02T03:04:05.678Z".into(),
         relay: "https://relay.example".into(),
     };
-    PendingIdentity::prepare(&path, false).unwrap().adopt(registration).unwrap();
+    PendingIdentity::prepare(&path, false).unwrap().enrolled(registration).unwrap();
     path
 }
 

@@ -37,7 +37,7 @@ impl Holder {
             registered_at: "2026-01-02T03:04:05.678Z".to_owned(),
             relay: "https://relay.example".to_owned(),
         };
-        PendingIdentity::prepare(&path, false).unwrap().adopt(registration).unwrap();
+        PendingIdentity::prepare(&path, false).unwrap().enrolled(registration).unwrap();
         let mut holder = Self::start();
         holder.open(format!(r#"{{"identity":{:?},"endpoint":null}}"#, path.to_str().unwrap()));
         assert!(holder.answer().starts_with("{\"Ready\""));

@@ -1,7 +1,7 @@
 //! The floor: what an in-place reset costs when it is nothing but kernel calls and a copy.
 //!
 //! One vCPU, anonymous memory, no devices, no threads, no bookkeeping: read the dirty log, copy
-//! the dirty pages back, put back everything KVM keeps with one call for each part. What a real
+//! the dirty pages back, restore everything KVM keeps with one call for each part. What a real
 //! reset takes is held against this, measured in the same run.
 
 use std::io;
@@ -9,7 +9,7 @@ use std::ptr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use brainstorm_agent::bench::{Distribution, Parts};
+use brainstorm_agent::bench::{Distribution, StepTimes};
 use kvm_bindings::{
     KVM_MEM_LOG_DIRTY_PAGES, KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_clock_data, kvm_irqchip,
     kvm_msr_entry, kvm_pit_config, kvm_regs, kvm_segment, kvm_userspace_memory_region,
@@ -28,7 +28,7 @@ const GUEST: [u8; 18] = [
     0x88, 0x07, 0x48, 0x81, 0xc7, 0x00, 0x10, 0x00, 0x00, 0x48, 0xff, 0xc9, 0x75, 0xf2, 0xe6, 0x10,
     0xeb, 0xee,
 ];
-/// MSRs that are put back: those a 64-bit kernel sets up and uses.
+/// MSRs that are restored: those a 64-bit kernel sets up and uses.
 const MSRS: [u32; 15] = [
     0x174,
     0x175,
@@ -215,7 +215,7 @@ pub fn measure(memory_mib: u32, dirty_pages: u64, iterations: u32) -> Result<Row
         p90_us: d.p90_us,
         p99_us: d.p99_us,
         max_us: d.max_us,
-        parts_us: Parts { collect, copy, vm, vcpus, ..Parts::default() },
+        parts_us: StepTimes { collect, copy, vm, vcpus, ..StepTimes::default() },
         next_run_us: 0.0,
         samples_us: took.iter().map(|d| d.as_secs_f64() * 1e6).collect(),
     })

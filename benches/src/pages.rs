@@ -10,7 +10,7 @@ use serde_json::json;
 /// Resets after each kind of work, of which the median counts.
 const TURNS: usize = 9;
 
-/// Counts the pages that each reset puts back.
+/// Counts the pages that each reset restores.
 pub fn measure(image_dir: &Path) -> Result<Report> {
     let spec = SandboxSpec::new(ImageSource::directory(image_dir));
     let sandbox = KvmSandbox::new(spec, KvmConfig::default());

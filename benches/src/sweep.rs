@@ -4,7 +4,7 @@ pub mod csv;
 pub mod plots;
 pub mod table;
 
-use brainstorm_agent::bench::Parts;
+use brainstorm_agent::bench::StepTimes;
 
 /// Strategies in the order they are shown; others follow by name.
 const STRATEGIES: [&str; 5] = ["copy-back", "drop-private", "hybrid", "full-copy", FLOOR];
@@ -22,7 +22,7 @@ pub struct Row {
     pub vcpus: u8,
     /// Pages of 4 KiB the guest dirtied before each reset.
     pub dirty_pages: u64,
-    /// How memory was put back: `copy-back`, `drop-private`, `hybrid`, `full-copy`, or `floor`.
+    /// How memory was restored: `copy-back`, `drop-private`, `hybrid`, `full-copy`, or `floor`.
     pub strategy: String,
     /// Number of resets measured.
     pub iterations: u32,
@@ -35,7 +35,7 @@ pub struct Row {
     /// Slowest reset in microseconds.
     pub max_us: f64,
     /// Median time of each step of a reset.
-    pub parts_us: Parts,
+    pub parts_us: StepTimes,
     /// Median time of the guest's next run in microseconds; zero when it was not measured.
     pub next_run_us: f64,
     /// Time of each reset in microseconds; may be empty.
@@ -65,7 +65,7 @@ pub(crate) mod tests {
             p90_us: p50_us * 2.0,
             p99_us: p50_us * 3.0,
             max_us: p50_us * 4.0,
-            parts_us: Parts { stop: 1.0, collect: 2.0, copy: p50_us, ..Parts::default() },
+            parts_us: StepTimes { stop: 1.0, collect: 2.0, copy: p50_us, ..StepTimes::default() },
             next_run_us: p50_us * 5.0,
             samples_us: vec![p50_us, p50_us * 1.5, p50_us * 4.0],
         }

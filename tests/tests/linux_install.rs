@@ -211,7 +211,7 @@ async fn every_stage_that_fails_has_its_exit_code() {
 }
 
 #[test]
-fn machines_are_renewed_from_what_was_installed_and_not_from_the_image() {
+fn machines_are_recaptured_from_what_was_installed_and_not_from_the_image() {
     let dir = tempfile::tempdir().unwrap();
     let snapshot = dir.path().join("golden.snapshot");
     let spec = SandboxSpec::new(ImageSource::directory(image_dir()));
@@ -223,7 +223,7 @@ fn machines_are_renewed_from_what_was_installed_and_not_from_the_image() {
     let restored = || restore(&spec, &config, &snapshot, None).unwrap();
     let (sandbox, record) = restored();
     let golden = |source: &KvmSource| {
-        source.renew().unwrap();
+        source.recapture().unwrap();
         let machine = source.machine().unwrap();
         format_sha256(&machine.golden().unwrap().hash().unwrap())
     };
@@ -234,6 +234,6 @@ fn machines_are_renewed_from_what_was_installed_and_not_from_the_image() {
         let (spec, config, snapshot) = (spec.clone(), config.clone(), snapshot.clone());
         move || Ok(restore(&spec, &config, &snapshot, None).unwrap().0)
     };
-    let source = source.renewed_by(Box::new(origin));
+    let source = source.recaptured_from(Box::new(origin));
     assert_eq!(golden(&source), record.golden_hash);
 }

@@ -4,7 +4,7 @@
 //! - *disk*: every block has a hash, of the base image or of what the device last wrote there. A
 //!   block is checked before the guest reads it, dirty blocks before they are thrown away, and
 //!   afterwards those that were thrown away, with a sample of all others.
-//! - *memory*: pages that were put back are compared with golden memory, with every page of which
+//! - *memory*: pages that were restored are compared with golden memory, with every page of which
 //!   the machine has a copy of its own though no log named it, and with a sample of all others.
 //!   Golden memory is sampled against its own hashes.
 //! - *VMM*: vCPUs, interrupt controllers, timers, clocks, memory slots and devices are read back.

@@ -49,9 +49,9 @@ pub enum KvmError {
     #[error("KVM_SET_MSRS refused MSR {0:#x}")]
     Msr(u32),
     /// KVM does not give out an MSR that a guest may write and every processor has, so no reset could
-    /// put it back.
+    /// restore it.
     #[error(
-        "KVM does not give out MSR {0:#x}, which a guest can write: no reset could put it back on \
+        "KVM does not give out MSR {0:#x}, which a guest can write: no reset could restore it on \
          this host; update the kernel"
     )]
     MsrMissing(u32),

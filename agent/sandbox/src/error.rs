@@ -58,10 +58,8 @@ pub enum SandboxError {
     /// The control channel failed, or a command on it did.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// The machine could not be put back. It has been ended.
-    #[error(
-        "the machine could not be put back to its golden state: {reason}; boot the sandbox again"
-    )]
+    /// The machine could not be reset. It has been ended.
+    #[error("the machine could not be reset to its golden state: {reason}; boot the sandbox again")]
     ResetFailed {
         /// What happened.
         reason: String,

@@ -22,7 +22,7 @@ pub struct Incident {
 pub enum Cause {
     /// It did not pass this verification.
     Verification(Box<Verification>),
-    /// It could not be put back, for this reason.
+    /// It could not be reset, for this reason.
     ResetFailed(String),
     /// At its start it was not what every machine is to be compared with, or not what was
     /// installed, in this way.

@@ -48,7 +48,7 @@ pub trait SandboxSource: Send + Sync {
     /// # Errors
     ///
     /// The origin of the machines cannot be read or does not become ready.
-    fn renew(&self) -> Result<(), SandboxError> {
+    fn recapture(&self) -> Result<(), SandboxError> {
         Ok(())
     }
 }
@@ -75,7 +75,7 @@ pub struct PooledOutcome {
     /// here: why it did not is what came of the verification.
     pub reset: Option<Result<ResetOutcome, SandboxError>>,
     /// What the verification of that machine found, if the call asked for it; an error when it
-    /// could not even be put back. A machine that did not pass is gone.
+    /// could not even be reset. A machine that did not pass is gone.
     pub verification: Option<Result<Verification, SandboxError>>,
     /// How long the call waited for a machine.
     pub waited: Duration,
@@ -213,7 +213,7 @@ impl Pool {
         self.shared.lock().usable().is_err()
     }
 
-    /// Why no machine is used any more: one could not be put back or did not pass its
+    /// Why no machine is used any more: one could not be reset or did not pass its
     /// verification, and the pool was set up to halt then ([`OnFault::Halt`]), or the owner called
     /// [`Pool::halt`]. `None` while it serves.
     pub fn halted(&self) -> Option<Arc<str>> {

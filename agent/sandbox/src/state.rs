@@ -14,7 +14,7 @@ pub enum SandboxState {
     Booting,
     /// Tools can run.
     Ready,
-    /// The machine is being put back to its golden state.
+    /// The machine is being reset to its golden state.
     Resetting,
     /// The machine is gone or not to be trusted.
     Failed {

@@ -27,7 +27,7 @@ const TOLD: usize = 8;
 /// What the sources said after a reset, and what they should have said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verification {
-    /// When the machine had been put back.
+    /// When the machine had been reset.
     pub reset_at: SystemTime,
     /// SHA-256 of the golden state, `sha256:` and 64 hex digits.
     pub golden_hash: String,
@@ -81,10 +81,10 @@ pub enum Verdict {
     Diverged,
 }
 
-/// A machine that was put back, and what the sources say about it.
+/// A machine that was reset, and what the sources say about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedReset {
-    /// How the reset went; `None` when what was seen before it left nothing to put back: the
+    /// How the reset went; `None` when what was seen before it left nothing to reset: the
     /// machine was ended as it was found.
     pub outcome: Option<ResetOutcome>,
     /// What the sources said.

@@ -19,7 +19,7 @@ use crate::service::Prerequisites;
 use crate::store::note::{note_in_audit, note_with_code};
 
 /// Makes the first machine, and the source of all others. Machines are restored from what is installed
-/// and compared with it, also when they are renewed. Where nothing is installed they are booted.
+/// and compared with it, also when they are recaptured. Where nothing is installed they are booted.
 pub(super) fn machines(
     prerequisites: &Prerequisites,
     spec: SandboxSpec,
@@ -61,7 +61,7 @@ pub(super) fn machines(
             SandboxError::BootFailed { reason: error.to_string(), console: Vec::new() }
         })
     };
-    Ok(KvmSource::new(sandbox).map_err(AppError::Boot)?.renewed_by(Box::new(origin)))
+    Ok(KvmSource::new(sandbox).map_err(AppError::Boot)?.recaptured_from(Box::new(origin)))
 }
 
 /// Latches degraded mode when the first machine was not as it was installed, so that commands stay
@@ -75,7 +75,7 @@ pub(super) fn latch_incident(prerequisites: &Prerequisites, error: &AppError) {
         && news.is_empty()
     {
         let (at, cause) = (SystemTime::now(), Cause::NotAsInstalled(reason));
-        degraded.trip(&Incident { at, command_id: None, cause, dump: ForensicDump::default() });
+        degraded.halt(&Incident { at, command_id: None, cause, dump: ForensicDump::default() });
         news = degraded.take_news();
     }
     for record in news {

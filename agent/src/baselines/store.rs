@@ -8,7 +8,7 @@
 //! The file is always written as a whole, aside, and renamed. What is checked is what is used: the
 //! file is read once, and SQLite is given those bytes.
 //!
-//! What this does not find is an old file that was kept and put back, with the snapshot it names.
+//! What this does not find is an old file that was kept and restored, with the snapshot it names.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -20,7 +20,7 @@ pub struct Report {
     schema: &'static str,
     benchmark: &'static str,
     host: Host,
-    rows: Vec<Row>,
+    rows: Vec<ReportRow>,
     values: Vec<Single>,
     notes: Vec<String>,
     /// A table of its own, for measurements with more columns than a distribution has.
@@ -29,7 +29,7 @@ pub struct Report {
 }
 
 #[derive(Debug, Serialize)]
-struct Row {
+struct ReportRow {
     name: String,
     /// Number of samples.
     n: usize,
@@ -82,7 +82,7 @@ impl Report {
     ) {
         let bar = bar.map(str::to_owned);
         let samples_us = Vec::new();
-        self.rows.push(Row { name: name.into(), n, distribution, bar, samples_us });
+        self.rows.push(ReportRow { name: name.into(), n, distribution, bar, samples_us });
     }
 
     /// Adds a distribution with the samples that it is of, in microseconds.
@@ -93,7 +93,7 @@ impl Report {
         samples_us: Vec<f64>,
     ) {
         let n = samples_us.len();
-        self.rows.push(Row { name: name.into(), n, distribution, bar: None, samples_us });
+        self.rows.push(ReportRow { name: name.into(), n, distribution, bar: None, samples_us });
     }
 
     /// Adds one number, beside the figure it is held against.
@@ -171,7 +171,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::bench::{CallRow, Footprint, Parts, Row as Resets};
+    use crate::bench::{CallRow, Footprint, Row as Resets, StepTimes};
 
     /// The document as a program that knows only the form reads it.
     #[derive(Deserialize)]
@@ -256,7 +256,7 @@ mod tests {
             strategy: "copy-back".to_owned(),
             iterations: 2,
             reset: Distribution::default(),
-            parts_us: Parts { collect: 3.0, ..Parts::default() },
+            parts_us: StepTimes { collect: 3.0, ..StepTimes::default() },
             cycle: Distribution::default(),
             next_run: Distribution::default(),
             samples_us: vec![3.0, 3.0],

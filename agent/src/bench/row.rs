@@ -33,7 +33,7 @@ pub struct Row {
     /// The reset of a machine that stands still: all parts but `stop` and `resume`.
     pub reset: Distribution,
     /// Median of each step, in microseconds.
-    pub parts_us: Parts,
+    pub parts_us: StepTimes,
     /// What a caller waits for: `stop`, the reset and `resume`.
     pub cycle: Distribution,
     /// The guest's next run, from entering it to its checkpoint or its answer.
@@ -52,7 +52,7 @@ pub struct Row {
 
 /// Median of each step of a reset, in microseconds. The names are those of the steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Parts {
+pub struct StepTimes {
     /// Taking the vCPUs out of the guest.
     pub stop: f64,
     /// Reading the dirty log and uniting it with the devices' record.
@@ -71,7 +71,7 @@ pub struct Parts {
     pub resume: f64,
 }
 
-impl Parts {
+impl StepTimes {
     /// Name and microseconds of each step, in their order.
     pub fn named(&self) -> [(&'static str, f64); 8] {
         [
@@ -191,7 +191,7 @@ impl Samples {
             strategy: bench.strategy.name().to_owned(),
             iterations: self.resets.len() as u32,
             reset: Distribution::of(self.resets.iter().map(standing)),
-            parts_us: Parts {
+            parts_us: StepTimes {
                 stop: median(|parts| parts.stop),
                 collect: median(|parts| parts.collect),
                 copy: median(|parts| parts.copy),

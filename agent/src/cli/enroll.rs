@@ -266,7 +266,7 @@ fn become_endpoint(
         )));
     }
     let registration = Registration { endpoint_id, tenant_id, registered_at, relay };
-    pending.adopt(registration).map_err(EnrollFailure::refused)
+    pending.enrolled(registration).map_err(EnrollFailure::refused)
 }
 
 fn text(report: &EnrolledReport) -> String {

@@ -30,7 +30,7 @@ pub(super) struct Admitted {
 }
 
 /// A command that will not run.
-pub(super) struct Refused {
+pub(super) struct RefusedCommand {
     pub code: ErrorCode,
     pub message: String,
     pub command_id: Option<String>,
@@ -48,7 +48,7 @@ impl Commands {
         session_id: &str,
         text: &str,
         received: Instant,
-    ) -> Result<Admitted, Refused> {
+    ) -> Result<Admitted, RefusedCommand> {
         let now = self.now();
         let envelope = self.verify(session_id, text, now)?;
         let mut trace = Trace::new(envelope.command_id.clone(), envelope.tool.clone(), received);
@@ -66,21 +66,21 @@ impl Commands {
             let is_known = matches!(&error,
                 NonceError::Replay { command_id } if *command_id == envelope.command_id);
             return Err(
-                Refused::of(envelope, error.code(), error.to_string()).about_known(is_known)
+                RefusedCommand::of(envelope, error.code(), error.to_string()).about_known(is_known)
             );
         }
         self.reach(&mut trace, Milestone::NonceSpent);
 
         let tool = match self.is_wanted(&envelope) {
             Ok(tool) => tool,
-            Err((code, message)) => return Err(Refused::of(envelope, code, message)),
+            Err((code, message)) => return Err(RefusedCommand::of(envelope, code, message)),
         };
         let Ok(permit) = std::sync::Arc::clone(&self.room).try_acquire_owned() else {
             let message = format!(
                 "{} commands are in flight already: send fewer at once, or later",
                 self.parts.executor.capacity()
             );
-            return Err(Refused::of(envelope, ErrorCode::SandboxNotReady, message));
+            return Err(RefusedCommand::of(envelope, ErrorCode::SandboxNotReady, message));
         };
         let deadline_ms = deadline::deadline_ms(tool.deadline_ms, envelope.expires_at, now);
 
@@ -90,7 +90,7 @@ impl Commands {
             Ok(room) => room,
             Err(error) => {
                 let message = format!("its result could not be kept: {error}");
-                return Err(Refused::of(envelope, ErrorCode::Internal, message));
+                return Err(RefusedCommand::of(envelope, ErrorCode::Internal, message));
             }
         };
         let accepted = self.parts.journal.accept(NewCommand {
@@ -108,7 +108,7 @@ impl Commands {
                 JournalError::Store(_) => ErrorCode::Internal,
                 JournalError::Duplicate { .. } => ErrorCode::NonceReplay,
             };
-            return Err(Refused::of(envelope, code, error.to_string()));
+            return Err(RefusedCommand::of(envelope, code, error.to_string()));
         }
         self.reach(&mut trace, Milestone::Accepted);
         Ok(Admitted { envelope, tool, deadline_ms, permit, room, trace })
@@ -119,8 +119,8 @@ impl Commands {
         session_id: &str,
         text: &str,
         now: protocol::timestamp::Timestamp,
-    ) -> Result<CommandEnvelope, Refused> {
-        let keys = self.parts.keys.current().map_err(|error| Refused {
+    ) -> Result<CommandEnvelope, RefusedCommand> {
+        let keys = self.parts.keys.current().map_err(|error| RefusedCommand {
             code: ErrorCode::Internal,
             message: format!("no envelope can be verified: {error}"),
             command_id: None,
@@ -133,7 +133,7 @@ impl Commands {
             tenant_id: &endpoint.tenant_id,
             session_id,
         };
-        verify(text, &keys, &audience, now).map_err(Refused::from)
+        verify(text, &keys, &audience, now).map_err(RefusedCommand::from)
     }
 
     /// Whether this machine's owner, the image and the queue take the command.
@@ -168,7 +168,7 @@ impl Commands {
     }
 
     /// Tells the caller and the audit log.
-    pub(super) async fn refuse(&self, caller: &dyn Caller, refused: Refused) {
+    pub(super) async fn refuse(&self, caller: &dyn Caller, refused: RefusedCommand) {
         self.parts.observer.refused(refused.code);
         warn!(code = refused.code.as_str(), command = ?refused.command_id, "{}", refused.message);
         self.audit_refusal(caller.session_id(), &refused);
@@ -187,7 +187,7 @@ impl Commands {
         let _ = caller.answer(Answer::Refused(event)).await;
     }
 
-    fn audit_refusal(&self, session_id: &str, refused: &Refused) {
+    fn audit_refusal(&self, session_id: &str, refused: &RefusedCommand) {
         let mut suppressed = 0;
         if refused.envelope.is_none() {
             // Whatever sits between relay and agent could fill the disk with these.
@@ -224,7 +224,7 @@ impl Commands {
     }
 }
 
-impl Refused {
+impl RefusedCommand {
     pub(super) fn of(envelope: CommandEnvelope, code: ErrorCode, message: String) -> Self {
         let command_id = Some(envelope.command_id.clone());
         Self { code, message, command_id, envelope: Some(Box::new(envelope)), is_known: false }
@@ -235,7 +235,7 @@ impl Refused {
     }
 }
 
-impl From<Refusal> for Refused {
+impl From<Refusal> for RefusedCommand {
     fn from(refusal: Refusal) -> Self {
         Self {
             code: refusal.code,

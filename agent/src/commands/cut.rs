@@ -22,7 +22,7 @@ const STREAMS: [&str; 2] = ["stdout", "stderr"];
 
 /// One stream of a tool's output.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Stream {
+pub(super) struct OutputStream {
     content: Content,
     /// Bytes that the tool wrote.
     total: u64,
@@ -36,7 +36,7 @@ enum Content {
     Bytes(Vec<u8>),
 }
 
-impl Stream {
+impl OutputStream {
     /// The first `most` bytes of an output of which `total` bytes were written.
     pub fn new(output: &[u8], is_cut: bool, total: u64, most: usize) -> Self {
         let kept = &output[..output.len().min(most)];
@@ -108,7 +108,11 @@ impl Stream {
 
 /// Puts both streams into a payload; as JSON they take at most `room` bytes together. What one of
 /// them leaves of its half is the other's.
-pub(super) fn put_streams(payload: &mut Map<String, Value>, streams: [Stream; 2], room: usize) {
+pub(super) fn put_streams(
+    payload: &mut Map<String, Value>,
+    streams: [OutputStream; 2],
+    room: usize,
+) {
     let [mut stdout, mut stderr] = streams;
     let half = room / 2;
     let (first, second) = (stdout.encoded(), stderr.encoded());

@@ -88,7 +88,7 @@ impl Commands {
     pub(super) async fn halt_if_needed(&self, command_id: &str, executed: &Executed) {
         if let Some(incident) = incident(command_id, executed) {
             let degraded = Arc::clone(&self.parts.degraded);
-            let written = tokio::task::spawn_blocking(move || degraded.trip(&incident));
+            let written = tokio::task::spawn_blocking(move || degraded.halt(&incident));
             if let Err(error) = written.await {
                 error!(%error, "degraded mode was not entered as it should be");
             }

@@ -23,7 +23,7 @@ use guest::evidence::Chain;
 use guest::wire::ResultReason;
 use serde_json::{Map, Value, json};
 
-use super::cut::{self, Stream, cut_middle, put_streams};
+use super::cut::{self, OutputStream, cut_middle, put_streams};
 use crate::store::AuditHead;
 use protocol::code::ErrorCode;
 use protocol::message::{CommandResult, Frame, ResultHead, SandboxResetState};
@@ -82,7 +82,7 @@ pub struct Problem {
 impl Outcome {
     /// Judges a command. Only a tool that ended with 0 on a machine that was verified afterwards
     /// has completed. Output and message are cut so that the result fits into a frame of `bound` bytes.
-    pub fn judge(command_id: &str, executed: &Executed, bound: usize) -> Self {
+    pub fn of_execution(command_id: &str, executed: &Executed, bound: usize) -> Self {
         let room = bound.saturating_sub(cut::OVERHEAD);
         let reset = match &executed.reset {
             Some(Ok(verification)) => Some(reset_report(verification)),
@@ -213,7 +213,8 @@ fn payload(outcome: &ToolOutcome, room: usize) -> Value {
         (&outcome.stdout, outcome.stdout_truncated, outcome.stdout_total),
         (&outcome.stderr, outcome.stderr_truncated, outcome.stderr_total),
     ];
-    let streams = streams.map(|(bytes, is_cut, total)| Stream::new(bytes, is_cut, total, room));
+    let streams =
+        streams.map(|(bytes, is_cut, total)| OutputStream::new(bytes, is_cut, total, room));
     put_streams(&mut payload, streams, room);
     Value::Object(payload)
 }

@@ -204,7 +204,7 @@ impl Commands {
     ) {
         let id = &envelope.command_id;
         self.halt_if_needed(id, &executed).await;
-        let mut outcome = Outcome::judge(id, &executed, self.parts.frame_bytes);
+        let mut outcome = Outcome::of_execution(id, &executed, self.parts.frame_bytes);
         outcome.anchor(self.audit_head().await);
         let result = self.result(id, caller.session_id(), outcome);
         trace.completed = result.error().is_none();

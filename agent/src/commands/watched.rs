@@ -131,7 +131,7 @@ impl<T> Watched<T> {
             (Stamp::Absent, Some(absent)) if !seen => return Ok(Arc::clone(absent)),
             (Stamp::Absent, Some(_)) => {
                 let reason =
-                    "it was there and is gone; put it back, or send SIGHUP to serve without it";
+                    "it was there and is gone; restore it, or send SIGHUP to serve without it";
                 return Err(self.refuse(reason.into()));
             }
             (Stamp::Absent, None) => return Err(self.refuse("there is no such file".into())),

@@ -155,7 +155,7 @@ fn meaning(record: &IncidentRecord) -> Vec<String> {
     let has = |source| record.findings.iter().any(|finding| finding.source == source);
     let mut say = |text: &str| meaning.push(text.to_owned());
     if record.code == ErrorCode::ResetFailed.as_str() {
-        say("A machine could not be put back to its golden state after a command. Nothing was \
+        say("A machine could not be reset to its golden state after a command. Nothing was \
              handed out: the machine is gone. A full disk, a lack of memory or a fault of this \
              host's KVM does that, and so does a guest that broke its machine.");
     }
@@ -165,7 +165,7 @@ fn meaning(record: &IncidentRecord) -> Vec<String> {
              that was stopped or replaced.");
     }
     if as_found(record) {
-        say("It was seen before the reset: the machine was not put back, and what was found is \
+        say("It was seen before the reset: the machine was not reset, and what was found is \
              saved as it was.");
     }
     if has(Source::Disk) {
@@ -180,7 +180,7 @@ fn meaning(record: &IncidentRecord) -> Vec<String> {
     }
     if has(Source::Monitor) {
         say("Processors, devices or the run state of the machine are not as captured: a process \
-             of this host holds or changes machines of this process, or KVM did not put back what \
+             of this host holds or changes machines of this process, or KVM did not restore what \
              it was told to.");
     }
     if has(Source::Guest) {

@@ -44,7 +44,7 @@ pub struct IncidentRecord {
     pub suspicions: Vec<Finding>,
     /// The guest did not answer.
     pub silent: bool,
-    /// What the relay was told of the machine; `None` when it could not be put back.
+    /// What the relay was told of the machine; `None` when it could not be reset.
     pub reset_state: Option<SandboxResetState>,
     /// Where what was saved of the machine lies, from the state directory.
     pub bundle: Option<String>,

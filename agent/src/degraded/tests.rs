@@ -50,7 +50,7 @@ fn an_incident_is_latched_on_disk_and_survives_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let degraded = DegradedMode::open(dir.path());
     assert!(degraded.current().is_none());
-    degraded.trip(&incident(7, Some(ID)));
+    degraded.halt(&incident(7, Some(ID)));
 
     let latch = dir.path().join("degraded.json");
     assert_eq!(mode(&latch), 0o600);
@@ -90,12 +90,12 @@ fn a_damaged_latch_counts_as_degraded() {
 fn the_first_incident_stays_and_the_others_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let degraded = DegradedMode::open(dir.path());
-    degraded.trip(&incident(1, Some(ID)));
+    degraded.halt(&incident(1, Some(ID)));
     // The sandbox and the dispatcher tell of the same command.
-    degraded.trip(&incident(2, Some(ID)));
+    degraded.halt(&incident(2, Some(ID)));
     assert_eq!(degraded.current().unwrap().further_incidents, 0);
-    degraded.trip(&incident(3, None));
-    degraded.trip(&incident(4, Some("another")));
+    degraded.halt(&incident(3, None));
+    degraded.halt(&incident(4, Some("another")));
     let record = degraded.current().unwrap();
     assert_eq!(record.further_incidents, 2);
     assert_eq!(record.since.millis(), 1000);
@@ -109,16 +109,16 @@ fn the_first_incident_stays_and_the_others_are_counted() {
 fn only_what_was_seen_is_cleared() {
     let dir = tempfile::tempdir().unwrap();
     let degraded = DegradedMode::open(dir.path());
-    degraded.trip(&incident(1, None));
+    degraded.halt(&incident(1, None));
     let seen = degraded.current().unwrap();
-    degraded.trip(&incident(2, None));
+    degraded.halt(&incident(2, None));
     assert!(matches!(degraded.clear(&seen), Err(ClearError::Changed)));
     assert!(DegradedMode::open(dir.path()).current().is_some());
     degraded.clear(&degraded.current().unwrap()).unwrap();
     assert!(degraded.current().is_none());
     assert_eq!(names(dir.path()), ["forensics"]);
     // And it can happen again.
-    degraded.trip(&incident(3, None));
+    degraded.halt(&incident(3, None));
     assert!(DegradedMode::open(dir.path()).current().is_some());
 }
 
@@ -126,7 +126,7 @@ fn only_what_was_seen_is_cleared() {
 fn what_is_left_of_the_machine_is_saved_for_the_owner_alone() {
     let dir = tempfile::tempdir().unwrap();
     let degraded = DegradedMode::open(dir.path());
-    degraded.trip(&incident(7, Some(ID)));
+    degraded.halt(&incident(7, Some(ID)));
     let record = degraded.current().unwrap();
     let bundle = record.bundle.clone().unwrap();
     assert_eq!(bundle, format!("forensics/19700101T000007000Z-{ID}"));
@@ -149,7 +149,7 @@ fn a_page_that_is_named_twice_is_saved_once() {
     let degraded = DegradedMode::open(dir.path());
     let mut twice = incident(7, Some(ID));
     twice.dump.pages.extend(twice.dump.pages.clone());
-    degraded.trip(&twice);
+    degraded.halt(&twice);
     let bundle = dir.path().join(degraded.current().unwrap().bundle.clone().unwrap());
     assert_eq!(names(&bundle.join("pages")), ["0x2000.found"]);
 }
@@ -159,7 +159,7 @@ fn a_bundle_that_cannot_be_written_does_not_keep_the_latch_open() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("forensics"), "in the way").unwrap();
     let degraded = DegradedMode::open(dir.path());
-    degraded.trip(&incident(7, Some(ID)));
+    degraded.halt(&incident(7, Some(ID)));
     let record = DegradedMode::open(dir.path()).current().unwrap();
     assert_eq!(record.bundle, None);
     assert_eq!(record.command_id.as_deref(), Some(ID));
@@ -173,7 +173,7 @@ fn a_latch_that_cannot_be_written_holds_in_memory_and_is_written_later() {
     let degraded = DegradedMode::open(&state);
     let away = dir.path().join("away");
     fs::rename(&state, &away).unwrap();
-    degraded.trip(&incident(7, Some(ID)));
+    degraded.halt(&incident(7, Some(ID)));
     assert!(degraded.current().is_some());
     fs::rename(&away, &state).unwrap();
     assert!(DegradedMode::open(&state).current().is_none());
@@ -186,7 +186,7 @@ fn old_bundles_go_and_the_one_the_latch_names_stays() {
     let dir = tempfile::tempdir().unwrap();
     let degraded = DegradedMode::open(dir.path());
     for second in 0..MAX_BUNDLES as u64 + 10 {
-        degraded.trip(&incident(second, None));
+        degraded.halt(&incident(second, None));
     }
     let kept = names(&dir.path().join("forensics"));
     assert_eq!(kept.len(), MAX_BUNDLES);
@@ -202,8 +202,8 @@ fn old_bundles_go_and_the_one_the_latch_names_stays() {
 fn names_of_bundles_stay_in_their_directory() {
     let dir = tempfile::tempdir().unwrap();
     let degraded = DegradedMode::open(dir.path());
-    degraded.trip(&incident(1, Some("../../etc/x")));
-    degraded.trip(&incident(1, Some(".._.._etc_x")));
+    degraded.halt(&incident(1, Some("../../etc/x")));
+    degraded.halt(&incident(1, Some(".._.._etc_x")));
     let kept = names(&dir.path().join("forensics"));
     let name = "19700101T000001000Z-______etc_x";
     assert_eq!(kept, [name.to_owned(), format!("{name}-1")]);
@@ -214,7 +214,7 @@ fn everything_is_explained_without_an_agent() {
     let dir = tempfile::tempdir().unwrap();
     assert!(!explain::explain(dir.path()).degraded);
     assert!(explain::explain(dir.path()).in_words().starts_with("not degraded"));
-    DegradedMode::open(dir.path()).trip(&incident(7, Some(ID)));
+    DegradedMode::open(dir.path()).halt(&incident(7, Some(ID)));
     let explanation = explain::explain(dir.path());
     let verdicts: Vec<_> =
         explanation.sources.iter().map(|of| (of.source, of.verdict, of.findings)).collect();
@@ -253,11 +253,11 @@ fn what_was_halted_as_it_was_found_is_explained_so() {
         ..verification()
     };
     let cause = Cause::Verification(Box::new(found));
-    DegradedMode::open(dir.path()).trip(&Incident { cause, ..incident(1, None) });
+    DegradedMode::open(dir.path()).halt(&Incident { cause, ..incident(1, None) });
     let explanation = explain::explain(dir.path());
     let verdicts: Vec<_> = explanation.sources.iter().map(|of| of.verdict).collect();
     assert_eq!(verdicts, ["disagreed", "not asked", "not asked", "not asked"]);
-    assert!(explanation.in_words().contains("was not put back"), "{}", explanation.in_words());
+    assert!(explanation.in_words().contains("was not reset"), "{}", explanation.in_words());
 }
 
 #[test]
@@ -288,23 +288,23 @@ fn silence_and_failed_resets_are_explained_as_what_they_are() {
         ..verification()
     };
     let cause = Cause::Verification(Box::new(silent));
-    degraded.trip(&Incident { cause, ..incident(1, None) });
+    degraded.halt(&Incident { cause, ..incident(1, None) });
     let explanation = explain::explain(dir.path());
     assert_eq!(explanation.record.as_ref().unwrap().code, "ENDPOINT_RESET_VERIFICATION_TIMEOUT");
     assert!(explanation.in_words().contains("guest    silent"), "{}", explanation.in_words());
     degraded.clear(&degraded.current().unwrap()).unwrap();
 
     let cause = Cause::ResetFailed("it stays as it is".into());
-    degraded.trip(&Incident { cause, ..incident(2, None) });
+    degraded.halt(&Incident { cause, ..incident(2, None) });
     let explanation = explain::explain(dir.path());
     assert_eq!(explanation.record.as_ref().unwrap().code, "ENDPOINT_RESET_FAILED");
-    assert!(explanation.in_words().contains("could not be put back"));
+    assert!(explanation.in_words().contains("could not be reset"));
 }
 
 #[test]
 fn a_latch_of_others_is_still_a_latch() {
     let dir = tempfile::tempdir().unwrap();
-    DegradedMode::open(dir.path()).trip(&incident(1, None));
+    DegradedMode::open(dir.path()).halt(&incident(1, None));
     let latch = dir.path().join("degraded.json");
     fs::set_permissions(&latch, fs::Permissions::from_mode(0o666)).unwrap();
     assert!(DegradedMode::open(dir.path()).current().is_some());

@@ -4,13 +4,13 @@ mod confinement;
 
 use vmm::{HostProbe, KvmKind};
 
-use super::{Cgroup, CgroupVersion, Check, CheckStatus, Facts, Image, Kvm, Report};
+use super::{Cgroup, CgroupVersion, Check, CheckStatus, DoctorReport, Facts, Image, Kvm};
 
 /// What a machine needs beside its RAM, in MiB: page tables, devices, buffers.
 const OVERHEAD_MIB: u64 = 64;
 
 /// Judges.
-pub fn assess(facts: &Facts) -> Report {
+pub fn assess(facts: &Facts) -> DoctorReport {
     let mut checks = vec![
         device(facts),
         execution(facts),
@@ -22,7 +22,7 @@ pub fn assess(facts: &Facts) -> Report {
     ];
     checks.extend(confinement::checks(&facts.confinement));
     let fit = checks.iter().all(|c| matches!(c.status, CheckStatus::Ok | CheckStatus::Warning));
-    Report { schema_version: 1, fit, checks }
+    DoctorReport { schema_version: 1, fit, checks }
 }
 
 fn check(name: &'static str, status: CheckStatus, finding: impl Into<String>) -> Check {

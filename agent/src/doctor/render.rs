@@ -5,7 +5,7 @@ use std::fmt::Write;
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table};
 
-use super::{Check, CheckStatus, Report};
+use super::{Check, CheckStatus, DoctorReport};
 
 /// How to draw.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +17,7 @@ pub struct Drawing {
 }
 
 /// A table with one row per check and, below it, the verdict.
-pub fn render(report: &Report, drawing: Drawing) -> String {
+pub fn render(report: &DoctorReport, drawing: Drawing) -> String {
     let mut table = Table::new();
     table
         .load_preset(UTF8_HORIZONTAL_ONLY)

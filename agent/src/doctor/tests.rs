@@ -33,7 +33,7 @@ fn bad_image() -> Image {
     Image::Bad { finding: "it is empty".into(), remedy: "build it again" }
 }
 
-fn judged(facts: &Facts, name: &str) -> Check {
+fn check_of(facts: &Facts, name: &str) -> Check {
     assess(facts).checks.into_iter().find(|c| c.name == name).unwrap()
 }
 
@@ -76,7 +76,7 @@ fn each_fault_makes_the_host_unfit_with_one_remedy_line() {
     ];
     for (name, facts, word) in cases {
         assert!(!assess(&facts).fit, "{name} {facts:?}");
-        let check = judged(&facts, name);
+        let check = check_of(&facts, name);
         assert_eq!(check.status, CheckStatus::Failed, "{name}");
         let remedy = check.remedy.unwrap();
         assert!(remedy.contains(word) && !remedy.contains('\n'), "{name}: {remedy}");
@@ -87,7 +87,7 @@ fn each_fault_makes_the_host_unfit_with_one_remedy_line() {
 fn a_missing_device_is_explained_by_what_the_processor_offers() {
     let remedy = |virtualisation, is_virtual| {
         let facts = Facts { kvm: Kvm::Missing, virtualisation, is_virtual, ..healthy() };
-        judged(&facts, "kvm_device").remedy.unwrap()
+        check_of(&facts, "kvm_device").remedy.unwrap()
     };
     assert!(remedy(Some("svm"), false).contains("kvm_amd"));
     assert!(remedy(None, true).contains("nested"));
@@ -97,11 +97,11 @@ fn a_missing_device_is_explained_by_what_the_processor_offers() {
 #[test]
 fn no_permission_names_the_group_and_how_to_join_it() {
     let facts = Facts { kvm: Kvm::Forbidden { group: Some("virt".into()) }, ..healthy() };
-    let check = judged(&facts, "kvm_device");
+    let check = check_of(&facts, "kvm_device");
     assert!(check.finding.contains("`virt`"));
     assert_eq!(check.remedy.unwrap(), "run `sudo usermod -aG virt $USER`, then log in again");
-    assert_eq!(judged(&facts, "kvm_execution").status, CheckStatus::Skipped);
-    assert_eq!(judged(&facts, "kvm_capabilities").status, CheckStatus::Skipped);
+    assert_eq!(check_of(&facts, "kvm_execution").status, CheckStatus::Skipped);
+    assert_eq!(check_of(&facts, "kvm_capabilities").status, CheckStatus::Skipped);
 }
 
 #[test]
@@ -132,11 +132,11 @@ fn a_layer_that_is_missing_or_thin_is_a_warning_with_a_remedy() {
         ("limits", with(|p| p.open_files = Some(256)), "LimitNOFILE"),
     ] {
         assert!(assess(&facts).fit, "{name}");
-        let check = judged(&facts, name);
+        let check = check_of(&facts, name);
         assert_eq!(check.status, CheckStatus::Warning, "{name}");
         assert!(check.remedy.unwrap().contains(word), "{name}");
     }
-    assert_eq!(judged(&with(|p| p.open_files = None), "limits").status, CheckStatus::Ok);
+    assert_eq!(check_of(&with(|p| p.open_files = None), "limits").status, CheckStatus::Ok);
 }
 
 #[test]

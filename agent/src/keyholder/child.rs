@@ -69,7 +69,7 @@ impl Write for AgentsSocket {
 }
 
 /// Reads the identity and gives up all rights.
-fn ready(agent: &mut AgentsSocket) -> Result<Held, String> {
+fn ready(agent: &mut AgentsSocket) -> Result<LoadedKey, String> {
     lockdown::before_reading().map_err(|error| error.to_string())?;
     let opening: Opening = wire::read_packed(agent).map_err(|error| error.to_string())?;
     let held = load(&opening)?;
@@ -81,7 +81,7 @@ fn ready(agent: &mut AgentsSocket) -> Result<Held, String> {
     Ok(held)
 }
 
-fn load(opening: &Opening) -> Result<Held, String> {
+fn load(opening: &Opening) -> Result<LoadedKey, String> {
     let path = Path::new(&opening.identity);
     let identity =
         Identity::load(path, opening.endpoint.as_deref()).map_err(|error| error.to_string())?;
@@ -91,16 +91,16 @@ fn load(opening: &Opening) -> Result<Held, String> {
         relay: identity.relay.clone(),
         public_key: identity.public_key(),
     };
-    Ok(Held { public, key: Box::new(identity.into_key()) })
+    Ok(LoadedKey { public, key: Box::new(identity.into_key()) })
 }
 
 /// The key, and what proofs are made of beside the time.
-struct Held {
+struct LoadedKey {
     public: PublicIdentity,
     key: Box<SigningKey>,
 }
 
-impl Held {
+impl LoadedKey {
     /// Answers until the agent hangs up.
     fn answer_all(&self, agent: &mut AgentsSocket) -> io::Result<()> {
         let ready = wire::pack(&Readiness::Ready(self.public.clone()));

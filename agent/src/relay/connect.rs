@@ -28,12 +28,12 @@ use self::tls::Tls;
 use super::url::{self, RelayUrl};
 
 /// What a connection is made of.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait RelayStream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> RelayStream for T {}
 
 /// A connection to a relay: encrypted when its URL says so, through a proxy when there is one.
-pub type Connection = Box<dyn Stream>;
+pub type Connection = Box<dyn RelayStream>;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]

@@ -236,9 +236,9 @@ impl SharedHead {
 }
 
 /// Gives back its bytes when an entry no longer waits, whatever became of it.
-struct Room(Arc<SharedHead>, usize);
+struct WaitingBytes(Arc<SharedHead>, usize);
 
-impl Drop for Room {
+impl Drop for WaitingBytes {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(self.1, Ordering::SeqCst);
     }
@@ -272,7 +272,7 @@ impl AuditLog {
     /// When it is lost, the log and the next one who waits are told: see the module.
     pub fn append(&self, entry: AuditEntry) {
         let weight = entry.weight();
-        let room = Room(Arc::clone(&self.shared), weight);
+        let room = WaitingBytes(Arc::clone(&self.shared), weight);
         let waiting = self.shared.waiting.fetch_add(weight, Ordering::SeqCst);
         let queued = if entry.payload.len() > MAX_PAYLOAD {
             Err(self.too_long(&entry))

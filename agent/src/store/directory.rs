@@ -40,7 +40,7 @@ pub enum StateDirError {
     },
     /// The record of stores is gone, so a missing store cannot be noticed.
     #[error(
-        "{} is gone, though {} is in use; put it back from a backup, or write one with a line \
+        "{} is gone, though {} is in use; restore it from a backup, or write one with a line \
          for each of nonces.db, journal.db, audit.db and baselines.db that is there",
         record.display(), path.display()
     )]

@@ -22,7 +22,7 @@ pub enum StoreError {
     },
     /// The file was made before and is gone.
     #[error(
-        "{} is gone, though it was made before; put it back. To start an empty one, stop the \
+        "{} is gone, though it was made before; restore it. To start an empty one, stop the \
          agent for at least 7 minutes and remove the line \"{}\" from {}",
         path.display(), name, record.display()
     )]
@@ -56,7 +56,7 @@ pub enum StoreError {
     },
     /// The file is damaged.
     #[error(
-        "{} is damaged: {detail}; stop the agent, move the file away and put back an undamaged \
+        "{} is damaged: {detail}; stop the agent, move the file away and restore an undamaged \
          one. It is not replaced by itself, because what it knew would be lost",
         path.display()
     )]

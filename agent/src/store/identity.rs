@@ -114,7 +114,7 @@ impl PendingIdentity {
         let earlier = read(&path)?
             .map(|text| PendingForm::parse(&text).map_err(|detail| malformed(&path, detail)))
             .transpose()?
-            // One that was adopted just before a crash is no longer pending.
+            // One that was enrolled just before a crash is no longer pending.
             .filter(|key| current.is_none_or(|current| current.key != *key));
         let key = match earlier {
             Some(key) => key,
@@ -130,7 +130,7 @@ impl PendingIdentity {
 
     /// Makes it the endpoint's identity, which is on disk when this returns: there is the old file
     /// or the new one, whole, at any time.
-    pub fn adopt(self, registration: Registration) -> Result<Identity, IdentityError> {
+    pub fn enrolled(self, registration: Registration) -> Result<Identity, IdentityError> {
         let path = &self.identity;
         if !self.replaces && private_metadata(path)?.is_some() {
             return Err(IdentityError::Exists(path.clone()));

@@ -14,8 +14,8 @@ use thiserror::Error;
 
 use super::StoreError;
 use super::database::{self, DamageCheck, Kind};
+pub use super::reserve::JournalRoom;
 use super::reserve::Reserve;
-pub use super::reserve::Room as JournalRoom;
 use super::writer::Writer;
 use ledger::CommandLedger;
 use protocol::timestamp::Timestamp;

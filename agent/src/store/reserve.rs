@@ -15,13 +15,13 @@ use super::file::{create_private, private_metadata};
 pub(super) struct Reserve {
     path: PathBuf,
     file: File,
-    /// Bytes kept for one [`Room`].
+    /// Bytes kept for one [`JournalRoom`].
     unit: u64,
-    held: Mutex<Held>,
+    held: Mutex<KeptSpace>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct KeptSpace {
     /// Rooms that keep their space.
     rooms: u64,
     /// Size of the file.
@@ -30,7 +30,7 @@ struct Held {
 
 /// Space for one thing that has to be written. It is kept until this is dropped.
 #[derive(Debug)]
-pub struct Room {
+pub struct JournalRoom {
     reserve: Arc<Reserve>,
     is_kept: bool,
 }
@@ -48,23 +48,23 @@ impl Reserve {
             }
             None => (create_private(path).map_err(failed)?, 0),
         };
-        let held = Mutex::new(Held { rooms: 0, bytes });
+        let held = Mutex::new(KeptSpace { rooms: 0, bytes });
         Ok(Arc::new(Self { path: path.to_path_buf(), file, unit, held }))
     }
 
     /// Keeps space for one more, if the file is long enough for it.
-    pub fn take_kept(self: &Arc<Self>) -> Option<Room> {
+    pub fn take_kept(self: &Arc<Self>) -> Option<JournalRoom> {
         let mut held = self.held();
         let rooms = held.rooms.checked_add(1)?;
         if rooms.checked_mul(self.unit)? > held.bytes {
             return None;
         }
         held.rooms = rooms;
-        Some(Room { reserve: Arc::clone(self), is_kept: true })
+        Some(JournalRoom { reserve: Arc::clone(self), is_kept: true })
     }
 
     /// Keeps space for one more. May wait for the disk.
-    pub fn take(self: &Arc<Self>) -> Result<Room, StoreError> {
+    pub fn take(self: &Arc<Self>) -> Result<JournalRoom, StoreError> {
         let mut held = self.held();
         let rooms = held.rooms.saturating_add(1);
         let bytes = rooms.saturating_mul(self.unit);
@@ -74,7 +74,7 @@ impl Reserve {
             held.bytes = bytes;
         }
         held.rooms = rooms;
-        Ok(Room { reserve: Arc::clone(self), is_kept: true })
+        Ok(JournalRoom { reserve: Arc::clone(self), is_kept: true })
     }
 
     /// Gives everything back to the disk.
@@ -84,7 +84,7 @@ impl Reserve {
         self.shorten(&mut held, 0);
     }
 
-    fn shorten(&self, held: &mut Held, bytes: u64) {
+    fn shorten(&self, held: &mut KeptSpace, bytes: u64) {
         match self.file.set_len(bytes) {
             Ok(()) => held.bytes = bytes,
             Err(error) => {
@@ -93,12 +93,12 @@ impl Reserve {
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
+    fn held(&self) -> MutexGuard<'_, KeptSpace> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Room {
+impl JournalRoom {
     /// Gives the space back to the disk, so that what it was kept for can be written there. `false` when
     /// that was done before.
     pub fn release(&mut self) -> bool {
@@ -113,7 +113,7 @@ impl Room {
     }
 }
 
-impl Drop for Room {
+impl Drop for JournalRoom {
     fn drop(&mut self) {
         if self.is_kept {
             let mut held = self.reserve.held();

@@ -13,6 +13,6 @@ pub fn write(dir: &Path) -> PathBuf {
         registered_at: "2026-01-02T03:04:05.678Z".to_owned(),
         relay: "https://relay.example".to_owned(),
     };
-    PendingIdentity::prepare(&path, false).unwrap().adopt(registration).unwrap();
+    PendingIdentity::prepare(&path, false).unwrap().enrolled(registration).unwrap();
     path
 }

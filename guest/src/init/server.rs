@@ -36,7 +36,7 @@ pub struct Server {
     signals: SignalFd,
     next_id: u64,
     connections: BTreeMap<u64, Connection>,
-    /// Reused: fresh memory would be more for a reset to put back.
+    /// Reused: fresh memory would be more for a reset to restore.
     buffer: Vec<u8>,
     tools: BTreeMap<u64, Tool>,
     /// Most bytes of output to hold for all running tools together.

@@ -44,7 +44,7 @@ fn hello(fields: &mut Fields<'_>) {
     if let Some(mut proof) = fields.object("connection_proof") {
         proof.text("ts", time);
         proof.text("signature", signature);
-        fields.adopt("connection_proof", proof);
+        fields.take_problems("connection_proof", proof);
     }
 }
 
@@ -78,7 +78,7 @@ fn progress(fields: &mut Fields<'_>) {
     {
         progress.number("fraction", 0.0, 1.0);
         progress.text("message", |_| true);
-        fields.adopt("progress", progress);
+        fields.take_problems("progress", progress);
     }
 }
 
@@ -136,7 +136,7 @@ fn result(fields: &mut Fields<'_>) {
             if let Some(mut error) = fields.object("error") {
                 error.text("code", filled);
                 error.text("message", |_| true);
-                fields.adopt("error", error);
+                fields.take_problems("error", error);
             }
         }
         _ => {}
@@ -167,9 +167,9 @@ fn reset_state(fields: &mut Fields<'_>) -> Option<bool> {
         if passed == Some(false) && !agree && action == Some("none") {
             details.wrong("divergence_action", "is none, yet the sources disagree");
         }
-        state.adopt("verification_details", details);
+        state.take_problems("verification_details", details);
     }
-    fields.adopt("sandbox_reset_state", state);
+    fields.take_problems("sandbox_reset_state", state);
     passed
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use brainstorm_agent::bench::Footprint;
 
 /// A thread that has ended is counted for a moment longer, and keeps its descriptors as long.
-const SETTLED: Duration = Duration::from_secs(2);
+const QUIET_AFTER: Duration = Duration::from_secs(2);
 /// Growth over the second half of the turns that an allocator and the kernel may cause.
 const MAX_MIB: u64 = 16;
 const MAX_MAPPINGS: u64 = 8;
@@ -55,7 +55,7 @@ impl Leak {
         loop {
             self.after = Footprint::now();
             let kept = self.kept();
-            if kept.is_empty() || begun.elapsed() > SETTLED {
+            if kept.is_empty() || begun.elapsed() > QUIET_AFTER {
                 return kept;
             }
             thread::sleep(Duration::from_millis(20));

@@ -254,7 +254,7 @@ impl Testbed {
         sandboxes.iter().all(|sandbox| match self.recover(&**sandbox) {
             None => true,
             Some(reason) => {
-                self.note(format!("a sandbox could not be put back: {reason}"));
+                self.note(format!("a sandbox could not be reset: {reason}"));
                 false
             }
         })

@@ -72,7 +72,7 @@ impl ServedAgent {
         let pending = PendingIdentity::prepare(&state.join("identity.json"), false).unwrap();
         relay.enroll(&endpoint_id, &STANDARD.encode(pending.public_key()));
         pending
-            .adopt(Registration {
+            .enrolled(Registration {
                 endpoint_id: endpoint_id.clone(),
                 tenant_id: relay.tenant_id().to_owned(),
                 registered_at: relay.now().to_string(),

@@ -10,10 +10,10 @@ const PANIC: &str = "Kernel panic - not syncing";
 /// A bounded ring that keeps the newest bytes. Clones share it.
 #[derive(Clone)]
 pub struct Console {
-    ring: Arc<Mutex<Ring>>,
+    ring: Arc<Mutex<OutputRing>>,
 }
 
-struct Ring {
+struct OutputRing {
     bytes: VecDeque<u8>,
     capacity: usize,
     dropped: u64,
@@ -32,7 +32,7 @@ pub struct ConsoleSnapshot {
 impl Console {
     /// A ring of `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
-        let ring = Ring { bytes: VecDeque::new(), capacity, dropped: 0 };
+        let ring = OutputRing { bytes: VecDeque::new(), capacity, dropped: 0 };
         Self { ring: Arc::new(Mutex::new(ring)) }
     }
 
@@ -42,7 +42,7 @@ impl Console {
         ConsoleSnapshot { bytes: ring.bytes.iter().copied().collect(), dropped: ring.dropped }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ring> {
+    fn lock(&self) -> MutexGuard<'_, OutputRing> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -18,9 +18,9 @@ use crate::arch::{Named, layout};
 use crate::mismatch::{self, Mismatch};
 
 #[derive(Clone)]
-struct Line(Arc<dyn IrqLine>);
+struct LineTrigger(Arc<dyn IrqLine>);
 
-impl Trigger for Line {
+impl Trigger for LineTrigger {
     type E = io::Error;
 
     fn trigger(&self) -> io::Result<()> {
@@ -30,9 +30,9 @@ impl Trigger for Line {
 
 /// The first serial port.
 pub struct Com1 {
-    uart: Serial<Line, NoEvents, Console>,
+    uart: Serial<LineTrigger, NoEvents, Console>,
     console: Console,
-    line: Line,
+    line: LineTrigger,
 }
 
 impl Com1 {
@@ -41,7 +41,7 @@ impl Com1 {
 
     /// A port that writes to `console` and interrupts through `line`.
     pub fn new(console: Console, line: Arc<dyn IrqLine>) -> Self {
-        let line = Line(line);
+        let line = LineTrigger(line);
         Self { uart: Serial::new(line.clone(), console.clone()), console, line }
     }
 

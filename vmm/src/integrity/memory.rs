@@ -46,7 +46,7 @@ fn pages_of<'b>(bytes: &'b [u8], pages: &Range<usize>) -> Option<&'b [u8]> {
 }
 
 impl Checker {
-    /// Memory that was just put back: the pages in `restored`, at most `copies` pages that the
+    /// Memory that was just restored: the pages in `restored`, at most `copies` pages that the
     /// mapping has copies of although they are not among them, and the next `steps` of the rest.
     /// Nothing may run.
     pub fn memory(
@@ -59,7 +59,7 @@ impl Checker {
         let mut found = MemoryFound::default();
         let pairs = pairs(ram, golden)?;
         for run in restored {
-            let outside = || io::Error::other("a page was put back outside guest memory");
+            let outside = || io::Error::other("a page was restored outside guest memory");
             let pair = pairs.get(run.region).ok_or_else(outside)?;
             found.compare(pair, run.first..(run.first + run.count).min(pair.pages()));
         }

@@ -18,7 +18,7 @@ pub enum Tamper {
         /// A guest-physical address in it: the byte that changes.
         address: u64,
     },
-    /// The first page that the last reset put back, past every log.
+    /// The first page that the last reset restored, past every log.
     RestoredPage,
     /// The same as [`Self::CleanPage`], for a page that was written by the guest since the last
     /// reset or will be before the next: what the log misses.

@@ -18,7 +18,7 @@ use super::{KvmError, Vcpu};
 
 /// What a vCPU thread is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Request {
+enum VcpuRequest {
     Run,
     Park,
     Exit,
@@ -28,7 +28,7 @@ enum Request {
 pub type Job = Box<dyn FnOnce() + Send>;
 
 struct Inner {
-    request: Request,
+    request: VcpuRequest,
     /// A job that the thread does before anything else, with the vCPU out of the guest.
     job: Option<Job>,
     ended: bool,
@@ -74,7 +74,7 @@ impl VcpuControl {
         let immediate_exit = ImmediateExit::of(&mut vcpu);
         Arc::new(Self {
             inner: Mutex::new(Inner {
-                request: Request::Park,
+                request: VcpuRequest::Park,
                 job: None,
                 ended: false,
                 parked: false,
@@ -89,18 +89,18 @@ impl VcpuControl {
 
     /// Asks the thread to let the vCPU run. Returns at once.
     pub fn run(&self) {
-        self.ask(Request::Run);
+        self.ask(VcpuRequest::Run);
     }
 
     /// Asks the vCPU to leave the guest and wait. Returns at once.
     pub fn park(&self) {
-        self.ask(Request::Park);
+        self.ask(VcpuRequest::Park);
     }
 
     /// Asks the thread to end. Returns at once. A thread that was asked to end
     /// takes no other request.
     pub fn exit(&self) {
-        self.ask(Request::Exit);
+        self.ask(VcpuRequest::Exit);
     }
 
     /// Asks the thread to take the vCPU out of the guest and to do `job`. That thread's processor has
@@ -108,12 +108,12 @@ impl VcpuControl {
     /// unless the job itself lets it run. Returns at once. A thread that has ended drops the job.
     pub fn post(&self, job: Job) {
         let mut inner = self.lock();
-        if inner.request == Request::Exit || inner.ended {
+        if inner.request == VcpuRequest::Exit || inner.ended {
             return;
         }
         inner.job = Some(job);
         drop(inner);
-        self.ask(Request::Park);
+        self.ask(VcpuRequest::Park);
     }
 
     /// Takes back a job that has not begun. False when it has.
@@ -150,13 +150,13 @@ impl VcpuControl {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(&self, request: Request) {
+    fn ask(&self, request: VcpuRequest) {
         let mut inner = self.lock();
-        if inner.request == Request::Exit {
+        if inner.request == VcpuRequest::Exit {
             return;
         }
         inner.request = request;
-        if request == Request::Run {
+        if request == VcpuRequest::Run {
             inner.parked = false;
         } else {
             self.immediate_exit.set(1);
@@ -171,7 +171,7 @@ impl VcpuControl {
     /// True when the guest may be entered. Clears a kick before looking for its reason.
     fn may_run(&self) -> bool {
         self.immediate_exit.set(0);
-        self.lock().request == Request::Run
+        self.lock().request == VcpuRequest::Run
     }
 
     /// Waits for a request other than `Park`. False when it is `Exit`.
@@ -179,12 +179,12 @@ impl VcpuControl {
         let mut inner = self.lock();
         loop {
             match inner.request {
-                Request::Run => {
+                VcpuRequest::Run => {
                     inner.entered = Some(Instant::now());
                     return true;
                 }
-                Request::Exit => return false,
-                Request::Park => {
+                VcpuRequest::Exit => return false,
+                VcpuRequest::Park => {
                     if let Some(job) = inner.job.take() {
                         drop(inner);
                         job();
@@ -262,7 +262,7 @@ impl VcpuThread {
                     }
                 }
             };
-            // The machine ends with a thread that panicked; nobody uses what the panic left.
+            // The machine ends with a thread that panicked; no thread uses what the panic left.
             let ended = match kicks {
                 Ok(()) if panic::catch_unwind(AssertUnwindSafe(work)).is_ok() => Ended::Asked,
                 Ok(()) => Ended::Panicked,

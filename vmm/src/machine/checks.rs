@@ -26,7 +26,7 @@ impl Machine {
     }
 
     /// Compares a paused machine that was just reset with its golden state: all state, all that the
-    /// reset put back, and of the rest as much as `plan` says, another part with every call.
+    /// reset restored, and of the rest as much as `plan` says, another part with every call.
     ///
     /// # Errors
     ///
@@ -89,7 +89,7 @@ impl Machine {
     /// Reads the next part of what was not touched, on a machine that has nothing to do. Together
     /// with the samples of [`Self::check_after_reset`] this goes round and round over all of disk
     /// and memory. The machine may be running; its own memory is read only where it is still as it
-    /// was put back, on a paused machine, and golden memory always. The report has no `disk_root`.
+    /// was restored, on a paused machine, and golden memory always. The report has no `disk_root`.
     ///
     /// # Errors
     ///

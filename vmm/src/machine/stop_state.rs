@@ -1,4 +1,4 @@
-//! How a machine ends: the first reason wins, everybody waiting is told.
+//! How a machine ends: the first reason wins, all waiting threads are told.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};

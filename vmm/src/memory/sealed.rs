@@ -13,7 +13,7 @@ use super::merkle::Hash;
 use super::{BlockHashes, PAGE_BYTES};
 
 /// A memfd sealed against writing, growing and shrinking: the kernel refuses changes from
-/// everybody, this process included. Private mappings of it share its pages until they write.
+/// every process, this one included. Private mappings of it share its pages until they write.
 #[derive(Debug)]
 pub struct SealedMemory {
     file: File,

@@ -18,7 +18,7 @@ use crate::memory::WORD_BITS;
 /// Collects dirty pages. KVM clears its log of them when it is read, so what was collected stays
 /// here until the reset that needed it has succeeded. Hot pages stay in KVM's log.
 pub struct DirtyPages {
-    source: Source,
+    source: DirtyLog,
     runs: Vec<PageRun>,
     restored: Vec<PageRun>,
     /// True where reading the log leaves it as it is and clearing is a call of its own. `None` until
@@ -28,7 +28,7 @@ pub struct DirtyPages {
     protected: bool,
 }
 
-enum Source {
+enum DirtyLog {
     Log(Log),
     /// Entries of the rings, reused.
     Ring(Vec<DirtyEntry>),
@@ -60,9 +60,9 @@ impl DirtyPages {
         let source = match vm.tracking() {
             DirtyTracking::Log => {
                 let bitmaps = vm.ram().iter().map(|r| vec![0; raw::dirty_words(r.len())]).collect();
-                Source::Log(Log { bitmaps, ..Log::default() })
+                DirtyLog::Log(Log { bitmaps, ..Log::default() })
             }
-            DirtyTracking::Ring => Source::Ring(Vec::new()),
+            DirtyTracking::Ring => DirtyLog::Ring(Vec::new()),
         };
         Self {
             source,
@@ -89,14 +89,14 @@ impl DirtyPages {
     ) -> Result<(), KvmError> {
         self.protected = false;
         match &mut self.source {
-            Source::Log(log) => {
+            DirtyLog::Log(log) => {
                 let hot = match hot {
                     Some(pages) if clears_manually(&mut self.manual_clear, vm)? => Some(pages),
                     _ => None,
                 };
                 self.protected = log.collect(vm, hot, scope, &mut self.runs)?;
             }
-            Source::Ring(entries) => {
+            DirtyLog::Ring(entries) => {
                 for vcpu in vcpus {
                     vcpu.drain_ring(entries)?;
                 }
@@ -127,7 +127,7 @@ impl DirtyPages {
     ///
     /// KVM refuses to clear its log.
     pub fn flush(&mut self, vm: &Vm) -> Result<bool, KvmError> {
-        let Source::Log(log) = &mut self.source else { return Ok(self.protected) };
+        let DirtyLog::Log(log) = &mut self.source else { return Ok(self.protected) };
         if !self.protected
             && let Some((slot, word, bit)) = log.left.take()
         {

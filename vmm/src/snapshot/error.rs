@@ -17,7 +17,7 @@ pub enum ResetError {
     #[error(transparent)]
     Memory(#[from] MemoryError),
     /// Dirty pages could not be restored.
-    #[error("cannot put back dirty pages: {0}")]
+    #[error("cannot restore dirty pages: {0}")]
     Pages(#[source] std::io::Error),
     /// The state of a device could not be read or restored.
     #[error(transparent)]

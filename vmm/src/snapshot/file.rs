@@ -40,7 +40,7 @@
 //! - *header*: version of this crate; memory in MiB, SHA-256 of the kernel image, SHA-256 of the
 //!   disk image the machine was made with, kernel command line, guest CID, size of the console
 //!   ring; number of vCPUs; SHA-256 and length of the disk as captured; vendor, family and model of
-//!   the processor; SHA-256 of the CPUID template; whether TSCs can be put back;
+//!   the processor; SHA-256 of the CPUID template; whether TSCs can be restored;
 //! - *cpuid*: list of `kvm_cpuid_entry2`, number of vCPUs;
 //! - *vcpus*: for each its `kvm_mp_state`, `kvm_regs`, `kvm_sregs`, `kvm_vcpu_events`,
 //!   `kvm_xsave`, `kvm_xcrs`, `kvm_debugregs`, `kvm_lapic_state`, list of `kvm_msr_entry`, TSC;

@@ -8,4 +8,4 @@ pub mod steps;
 
 pub use context::Parts;
 pub use report::{ResetParts, ResetReport};
-pub use resetter::{Request, Resetter};
+pub use resetter::{ResetRequest, Resetter};

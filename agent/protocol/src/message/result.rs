@@ -12,7 +12,7 @@ use crate::timestamp::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Lifecycle {
-    /// The tool ran, and its machine was put back and seen to be clean.
+    /// The tool ran, and its machine was reset and seen to be clean.
     Completed,
     /// The command failed.
     Failed,
@@ -32,9 +32,9 @@ pub struct ErrorBody {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SandboxResetState {
-    /// When it was put back.
+    /// When it was reset.
     pub reset_at: String,
-    /// The golden state it was put back to.
+    /// The golden state it was reset to.
     pub golden_hash: String,
     /// Whether everything seen agrees with it.
     pub verification_passed: bool,
@@ -119,7 +119,7 @@ struct ResultFields {
 }
 
 impl CommandResult {
-    /// The tool ran, and its machine was put back and verified. The payload must be an object.
+    /// The tool ran, and its machine was reset and verified. The payload must be an object.
     pub fn completed(
         head: ResultHead,
         payload: Value,
@@ -128,7 +128,7 @@ impl CommandResult {
         ResultFields::new(head, Lifecycle::Completed, Some(payload), None, Some(reset)).try_into()
     }
 
-    /// A command that failed. `reset` is what was seen of the machine, when it was put back.
+    /// A command that failed. `reset` is what was seen of the machine, when it was reset.
     pub fn failed(
         head: ResultHead,
         code: ErrorCode,
@@ -181,11 +181,6 @@ impl CommandResult {
     /// What was seen of the machine after its reset.
     pub fn sandbox_reset_state(&self) -> Option<&SandboxResetState> {
         self.0.sandbox_reset_state.as_ref()
-    }
-
-    /// Whether it is sent in another session than the one of its command.
-    pub fn is_resumed(&self) -> bool {
-        self.0.resumed
     }
 }
 

@@ -153,7 +153,7 @@ impl KvmSandbox {
     }
 
     /// Has `handler` told of every machine of this sandbox, and of forks made from now on, that
-    /// does not pass a verification or cannot be put back.
+    /// does not pass a verification or cannot be reset.
     pub fn set_incident_handler(&self, handler: Arc<dyn IncidentHandler>) {
         *self.incident_handler.lock().unwrap_or_else(PoisonError::into_inner) = Some(handler);
     }
@@ -252,7 +252,7 @@ impl KvmSandbox {
             (inner.image.clone(), inner.golden.clone())
         };
         if let (Some(golden), Some(strategy)) = (golden, config.strategy(spec)) {
-            let mut connected = golden.fork(|machine| self.adopt(epoch, machine))?;
+            let mut connected = golden.fork(|machine| self.register(epoch, machine))?;
             hot_pages::profile(&connected, &golden, strategy)?;
             verify::prepare(self, spec, config, &golden, &mut connected)?;
             connected.report.total = begun.elapsed();
@@ -265,13 +265,13 @@ impl KvmSandbox {
         let image_took = begun.elapsed();
         let gate = Gate::new(image.manifest(), &spec.enable_tools)
             .map_err(|e| boot::registry_failed(&e))?;
-        let adopt = |machine: &Arc<Machine>| {
-            self.adopt(epoch, machine) && {
+        let register = |machine: &Arc<Machine>| {
+            self.register(epoch, machine) && {
                 self.lock().image = Some(Arc::clone(&image));
                 true
             }
         };
-        let mut connected = boot::start(spec, config, &image, gate, adopt)?;
+        let mut connected = boot::start(spec, config, &image, gate, register)?;
         connected.report.image = image_took;
         if let Some(strategy) = config.strategy(spec) {
             let capturing = Instant::now();
@@ -290,7 +290,7 @@ impl KvmSandbox {
     }
 
     /// Makes a machine known that is about to run. False when the boot was overtaken.
-    fn adopt(&self, epoch: u64, machine: &Arc<Machine>) -> bool {
+    fn register(&self, epoch: u64, machine: &Arc<Machine>) -> bool {
         let mut inner = self.lock();
         let current = inner.epoch == epoch;
         if current {

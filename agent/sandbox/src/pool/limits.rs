@@ -27,7 +27,7 @@ pub struct PoolConfig {
     pub refill_retries: u32,
     /// Pause before the first such attempt; every later one is twice as long.
     pub refill_backoff: Duration,
-    /// What follows when a machine cannot be put back or does not pass its verification.
+    /// What follows when a machine cannot be reset or does not pass its verification.
     pub on_fault: OnFault,
     /// How often an idle machine is looked at for a millisecond ([`Sandbox::scrub`]); never with
     /// `None`, nor where calls cannot wait for one that long.
@@ -36,7 +36,7 @@ pub struct PoolConfig {
     pub scrub_every: Option<Duration>,
 }
 
-/// What a pool does when a machine cannot be put back or does not pass its verification. Whatever
+/// What a pool does when a machine cannot be reset or does not pass its verification. Whatever
 /// it is, that machine is ended and never used again.
 ///
 /// Who also wants to know what was wrong, or to keep it on disk, gives the sandboxes a

@@ -27,7 +27,7 @@ pub struct State<S: ?Sized> {
     /// Why no machine is used any more.
     pub halted: Option<Arc<str>>,
     /// Machines are to be made from something new.
-    pub renew: bool,
+    pub recapture: bool,
     /// How often the pool has begun anew.
     pub generation: u64,
     /// Machines for calls that have not come to take them yet, by the number of the call.
@@ -84,7 +84,7 @@ impl<S: ?Sized> State<S> {
             dirty: VecDeque::new(),
             closed: false,
             halted: None,
-            renew: false,
+            recapture: false,
             generation: 0,
             granted: HashMap::new(),
             refill: Refill::default(),
@@ -203,7 +203,7 @@ impl<S: ?Sized> State<S> {
         unwanted
     }
 
-    /// A machine could not be put back, or did not pass. Either it gets a successor, whatever
+    /// A machine could not be reset, or did not pass. Either it gets a successor, whatever
     /// happened to earlier ones, or no machine is used any more.
     pub fn fail_reset(&mut self, index: usize, reason: &str) -> Option<Arc<S>> {
         let lost = self.slots.fail_reset(index)?;
@@ -228,7 +228,7 @@ impl<S: ?Sized> State<S> {
             return Vec::new();
         }
         self.refill = Refill::default();
-        self.renew = true;
+        self.recapture = true;
         self.generation += 1;
         self.slots.distrust();
         std::iter::from_fn(|| self.slots.end_clean()).collect()

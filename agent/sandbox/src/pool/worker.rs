@@ -27,7 +27,7 @@ pub struct Shared {
     /// There may be something for the keeper to do.
     chores: Condvar,
     /// Machines changed their states.
-    settled: Condvar,
+    changed: Condvar,
 }
 
 impl Shared {
@@ -36,8 +36,8 @@ impl Shared {
         source: Box<dyn SandboxSource>,
         pressure: Box<dyn Pressure>,
     ) -> Self {
-        let (dirty, chores, settled) = (Condvar::new(), Condvar::new(), Condvar::new());
-        Self { state: Mutex::new(state), source, pressure, dirty, chores, settled }
+        let (dirty, chores, changed) = (Condvar::new(), Condvar::new(), Condvar::new());
+        Self { state: Mutex::new(state), source, pressure, dirty, chores, changed }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State<dyn Sandbox>> {
@@ -76,7 +76,7 @@ impl Shared {
             return Err(PoolError::QueueFull { waiting: state.queue.len() });
         };
         self.wake_keeper();
-        self.settled.notify_all();
+        self.changed.notify_all();
         let result = loop {
             if state.closed {
                 break Err(PoolError::ShutDown);
@@ -177,7 +177,7 @@ impl Shared {
         self.unless_taken_away(result)
     }
 
-    /// A machine that was ended by its owner while it was put back has not failed.
+    /// A machine that was ended by its owner while it was reset has not failed.
     fn unless_taken_away(
         &self,
         result: Result<VerifiedReset, SandboxError>,
@@ -214,7 +214,7 @@ impl Shared {
     /// Uses no machine any more.
     pub fn halt(&self, reason: &str) {
         self.lock().halt(reason);
-        self.settled.notify_all();
+        self.changed.notify_all();
     }
 
     /// Serves again, with new machines.
@@ -230,7 +230,7 @@ impl Shared {
     fn tell_all(&self, state: MutexGuard<'_, State<dyn Sandbox>>) {
         let starved = state.needs_keeper();
         drop(state);
-        self.settled.notify_all();
+        self.changed.notify_all();
         if starved {
             self.wake_keeper();
         }
@@ -246,7 +246,7 @@ impl Shared {
             self.lock().ended(index);
         }
         self.wake_keeper();
-        self.settled.notify_all();
+        self.changed.notify_all();
         count
     }
 
@@ -329,18 +329,18 @@ impl Shared {
                 Chore::LookAtMemory => self.look_at_memory(),
                 Chore::Wait(_) => {}
             }
-            self.settled.notify_all();
+            self.changed.notify_all();
         }
     }
 
     fn make(&self) {
-        let (generation, renew) = {
+        let (generation, recapture) = {
             let state = self.lock();
-            (state.generation, state.renew)
+            (state.generation, state.recapture)
         };
         let made = shielded(|| {
-            if renew {
-                self.source.renew()?;
+            if recapture {
+                self.source.recapture()?;
             }
             self.source.make()
         });
@@ -348,7 +348,7 @@ impl Shared {
             Ok(machine) => {
                 let mut state = self.lock();
                 if state.generation == generation {
-                    state.renew = false;
+                    state.recapture = false;
                 }
                 let unwanted = state.made(machine, generation).err();
                 drop(state);
@@ -380,7 +380,7 @@ impl Shared {
             if until.is_some_and(|until| until <= Instant::now()) {
                 return false;
             }
-            state = wait(&self.settled, state, until);
+            state = wait(&self.changed, state, until);
         }
         true
     }
@@ -390,7 +390,7 @@ impl Shared {
         let machines = self.lock().close();
         self.dirty.notify_all();
         self.chores.notify_all();
-        self.settled.notify_all();
+        self.changed.notify_all();
         for machine in &machines {
             end(&**machine);
         }

@@ -66,7 +66,7 @@ pub struct GoldenFacts {
 }
 
 impl Baseline {
-    /// What was measured on a machine that had been put back, if it can serve as a baseline.
+    /// What was measured on a machine that had been reset, if it can serve as a baseline.
     ///
     /// # Errors
     ///

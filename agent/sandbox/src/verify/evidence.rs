@@ -5,10 +5,10 @@ use std::time::SystemTime;
 
 use super::{Finding, GuestInventory, VerificationParts};
 
-/// What the sources said about a machine that had been put back.
+/// What the sources said about a machine that had been reset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
-    /// When the machine had been put back.
+    /// When the machine had been reset.
     pub reset_at: SystemTime,
     /// Root of the Merkle tree over the disk as the guest reads it, or why there is none.
     pub disk: Result<[u8; 32], String>,

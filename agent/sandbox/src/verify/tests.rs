@@ -123,7 +123,7 @@ fn a_block_that_is_named_says_more_than_the_whole_disk() {
 #[test]
 fn a_machine_that_is_held_as_it_was_found_is_blamed_for_nothing_else() {
     let found = verify(|e| {
-        e.disk = Err("the machine was not put back".into());
+        e.disk = Err("the machine was not reset".into());
         e.descriptors = Descriptors::NotAsked;
         e.run_state = RunState::Held;
         e.differences = vec![difference(Source::Disk, "block 17")];

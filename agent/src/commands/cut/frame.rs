@@ -3,7 +3,7 @@
 use protocol::code::ErrorCode;
 use serde_json::{Value, json};
 
-use super::{STREAMS, Stream, cut_middle, encoded_len, put_streams};
+use super::{OutputStream, STREAMS, cut_middle, encoded_len, put_streams};
 
 /// A last answer with less output, or with a shorter message, so that its frame has at most `bound`
 /// bytes. A result that cannot be cut so far is replaced by a failed one that says so. `None` when the
@@ -27,13 +27,13 @@ pub(in crate::commands) fn cut_frame(text: &str, bound: usize) -> Option<String>
 
 fn cut_payload(value: &mut Value, bound: usize) {
     let Some(Value::Object(payload)) = value.get_mut("payload") else { return };
-    let streams = STREAMS.map(|name| Stream::take(payload, name));
+    let streams = STREAMS.map(|name| OutputStream::take(payload, name));
     // With the marks of streams that are cut.
     put_streams(payload, streams.clone(), 0);
     let rest = value.to_string().len();
     let Some(Value::Object(payload)) = value.get_mut("payload") else { return };
     for name in STREAMS {
-        Stream::take(payload, name);
+        OutputStream::take(payload, name);
     }
     put_streams(payload, streams, bound.saturating_sub(rest));
 }

@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn stream(bytes: &[u8]) -> Stream {
-    Stream::new(bytes, false, bytes.len() as u64, usize::MAX)
+fn stream(bytes: &[u8]) -> OutputStream {
+    OutputStream::new(bytes, false, bytes.len() as u64, usize::MAX)
 }
 
 fn payload(stdout: &[u8], stderr: &[u8], room: usize) -> Map<String, Value> {
@@ -37,9 +37,9 @@ fn a_cut_is_measured_as_json_and_leaves_whole_characters() {
     let cut = payload("aé".as_bytes(), b"", 2);
     assert_eq!(cut["stdout"], "a");
     // A cut of the guest, or one made before, may go through a character.
-    assert_eq!(Stream::new(b"a\xc3", true, 9, 9).content, Content::Text("a".into()));
-    assert_eq!(Stream::new("aé".as_bytes(), false, 3, 2).content, Content::Text("a".into()));
-    assert_eq!(Stream::new(b"a\xc3", false, 2, 9).content, Content::Bytes(b"a\xc3".to_vec()));
+    assert_eq!(OutputStream::new(b"a\xc3", true, 9, 9).content, Content::Text("a".into()));
+    assert_eq!(OutputStream::new("aé".as_bytes(), false, 3, 2).content, Content::Text("a".into()));
+    assert_eq!(OutputStream::new(b"a\xc3", false, 2, 9).content, Content::Bytes(b"a\xc3".to_vec()));
 }
 
 #[test]

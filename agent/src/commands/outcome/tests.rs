@@ -32,12 +32,12 @@ fn finding() -> Finding {
     Finding::new(Source::Guest, Location::Descriptors, 6, 9)
 }
 
-fn judge(
+fn outcome_of(
     result: Result<ToolOutcome, Failure>,
     reset: Option<Result<Verification, SandboxError>>,
 ) -> Outcome {
     let (execute, reset_took) = (Duration::ZERO, Duration::ZERO);
-    Outcome::judge(ID, &Executed { result, reset, execute, reset_took }, DEFAULT_FRAME_BYTES)
+    Outcome::of_execution(ID, &Executed { result, reset, execute, reset_took }, DEFAULT_FRAME_BYTES)
 }
 
 fn problem(outcome: &Outcome) -> (&'static str, &str) {
@@ -47,7 +47,7 @@ fn problem(outcome: &Outcome) -> (&'static str, &str) {
 
 #[test]
 fn a_tool_that_ended_well_on_a_verified_machine_has_completed() {
-    let outcome = judge(Ok(ran(0, b"hello\n", b"note")), Some(Ok(verified())));
+    let outcome = outcome_of(Ok(ran(0, b"hello\n", b"note")), Some(Ok(verified())));
     let payload = json!({"exit_code": 0, "stdout": "hello\n", "stderr": "note"});
     assert_eq!(outcome.verdict, Ok(payload));
     assert_eq!(outcome.evidence_hash, "sha256:11");
@@ -61,7 +61,7 @@ fn a_tool_that_ended_well_on_a_verified_machine_has_completed() {
 fn bytes_that_are_no_text_and_cuts_are_told() {
     let mut tool = ran(0, b"\xff\0x", b"");
     (tool.stdout_truncated, tool.stdout_total) = (true, 99);
-    let payload = judge(Ok(tool), Some(Ok(verified()))).verdict.unwrap();
+    let payload = outcome_of(Ok(tool), Some(Ok(verified()))).verdict.unwrap();
     assert_eq!(payload["stdout"], "");
     assert_eq!(payload["stdout_base64"], STANDARD.encode(b"\xff\0x"));
     assert_eq!(payload["stdout_truncated"], true);
@@ -71,16 +71,16 @@ fn bytes_that_are_no_text_and_cuts_are_told() {
 
 #[test]
 fn what_was_not_verified_is_a_failure_whatever_the_tool_did() {
-    let outcome = judge(Ok(ran(0, b"", b"")), None);
+    let outcome = outcome_of(Ok(ran(0, b"", b"")), None);
     assert_eq!(problem(&outcome).0, "ENDPOINT_RESET_VERIFICATION_TIMEOUT");
     assert_eq!(outcome.reset, None);
 
     let reason = "no".to_owned();
-    let outcome = judge(Ok(ran(0, b"", b"")), Some(Err(SandboxError::ResetFailed { reason })));
+    let outcome = outcome_of(Ok(ran(0, b"", b"")), Some(Err(SandboxError::ResetFailed { reason })));
     assert_eq!(problem(&outcome).0, "ENDPOINT_RESET_FAILED");
 
     let silent = Verification { silent: true, descriptors: None, ..verified() };
-    let outcome = judge(Ok(ran(0, b"", b"")), Some(Ok(silent)));
+    let outcome = outcome_of(Ok(ran(0, b"", b"")), Some(Ok(silent)));
     assert_eq!(problem(&outcome).0, "ENDPOINT_RESET_VERIFICATION_TIMEOUT");
     assert!(!outcome.reset.unwrap().verification_passed);
 }
@@ -95,7 +95,7 @@ fn a_source_that_disagrees_fails_the_command_and_is_named() {
     for verification in cases {
         let findings = vec![finding()];
         let outcome =
-            judge(Ok(ran(0, b"", b"")), Some(Ok(Verification { findings, ..verification })));
+            outcome_of(Ok(ran(0, b"", b"")), Some(Ok(Verification { findings, ..verification })));
         let (code, message) = problem(&outcome);
         assert_eq!(code, "ENDPOINT_RESET_VERIFICATION_DIVERGENCE");
         assert!(message.contains("open descriptors is 9, was 6"), "{message}");
@@ -108,7 +108,7 @@ fn a_source_that_disagrees_fails_the_command_and_is_named() {
 #[test]
 fn a_tool_that_failed_says_how_with_bounded_tails() {
     let noise = [b'x'; 5000];
-    let outcome = judge(Ok(ran(3, &noise, b"cannot\n")), Some(Ok(verified())));
+    let outcome = outcome_of(Ok(ran(3, &noise, b"cannot\n")), Some(Ok(verified())));
     let (code, message) = problem(&outcome);
     assert_eq!(code, "SANDBOX_TOOL_ERROR");
     assert!(message.starts_with("tool exited with 3\n"), "{message}");
@@ -122,13 +122,13 @@ fn a_tool_that_failed_says_how_with_bounded_tails() {
 fn a_deadline_is_a_timeout_whoever_enforced_it() {
     let mut tool = ran(137, b"half", b"");
     tool.reason = Some(ResultReason::DeadlineExceeded);
-    let outcome = judge(Ok(tool), Some(Ok(verified())));
+    let outcome = outcome_of(Ok(tool), Some(Ok(verified())));
     assert_eq!(problem(&outcome).0, "SANDBOX_TOOL_TIMEOUT");
 
     let partial = PartialOutput { stdout: b"half".to_vec(), ..PartialOutput::default() };
     let (deadline_ms, stopped_by, partial) = (50, StoppedBy::Host, Box::new(partial));
     let error = SandboxError::ToolTimeout { deadline_ms, stopped_by, partial };
-    let outcome = judge(Err(error.into()), Some(Ok(verified())));
+    let outcome = outcome_of(Err(error.into()), Some(Ok(verified())));
     let (code, message) = problem(&outcome);
     assert_eq!(code, "SANDBOX_TOOL_TIMEOUT");
     assert!(message.ends_with("stdout: half"), "{message}");
@@ -139,7 +139,7 @@ fn a_deadline_is_a_timeout_whoever_enforced_it() {
 fn the_reset_speaks_first_when_both_failed() {
     let findings = vec![finding()];
     let bad = Verification { descriptors: Some(9), findings, ..verified() };
-    let outcome = judge(Ok(ran(3, b"", b"oops")), Some(Ok(bad)));
+    let outcome = outcome_of(Ok(ran(3, b"", b"oops")), Some(Ok(bad)));
     let (code, message) = problem(&outcome);
     assert_eq!(code, "ENDPOINT_RESET_VERIFICATION_DIVERGENCE");
     assert!(message.contains("descriptors is 9") && message.contains("exited with 3"), "{message}");
@@ -152,7 +152,7 @@ fn a_command_without_a_machine_needs_no_verification() {
         message: "full".into(),
         partial: PartialOutput::default(),
     };
-    let outcome = judge(Err(failure), None);
+    let outcome = outcome_of(Err(failure), None);
     assert_eq!(problem(&outcome), ("ENDPOINT_SANDBOX_NOT_READY", "full"));
 }
 
@@ -165,13 +165,13 @@ fn no_output_has_the_evidence_of_one_empty_chunk() {
 #[test]
 fn heads_of_the_chains_are_in_the_payload_or_the_last_line() {
     let head = AuditHead { seq: 12, hash: format!("sha256:{}", "c".repeat(64)) };
-    let mut outcome = judge(Ok(ran(0, b"hello\n", b"")), Some(Ok(verified())));
+    let mut outcome = outcome_of(Ok(ran(0, b"hello\n", b"")), Some(Ok(verified())));
     outcome.anchor(head.clone());
     let chains = json!({"audit": {"head": head.hash, "seq": 12}, "evidence": "sha256:11"});
     assert_eq!(outcome.verdict.unwrap()["chains"], chains);
 
     // A tool cannot put its own line last.
-    let mut outcome = judge(Ok(ran(1, b"", b"chains: {}\n")), Some(Ok(verified())));
+    let mut outcome = outcome_of(Ok(ran(1, b"", b"chains: {}\n")), Some(Ok(verified())));
     outcome.anchor(head);
     let (_, message) = problem(&outcome);
     let last = message.lines().last().unwrap().strip_prefix("chains: ").unwrap();
@@ -196,7 +196,7 @@ fn frame(result: Result<ToolOutcome, Failure>, bound: usize) -> String {
     let hash = format!("sha256:{}", "b".repeat(64));
     let reset = Verification::agreeing(SystemTime::now(), hash.clone(), hash.clone(), 6);
     let executed = Executed { result, reset: Some(Ok(reset)), execute, reset_took };
-    let mut outcome = Outcome::judge(ID, &executed, bound);
+    let mut outcome = Outcome::of_execution(ID, &executed, bound);
     outcome.evidence_hash.clone_from(&hash);
     outcome.anchor(AuditHead { seq: u64::MAX, hash });
     outcome.into_result(head(), bound).to_text()
@@ -248,7 +248,7 @@ fn a_message_of_any_length_is_cut_and_keeps_the_heads_of_the_chains() {
 
 #[test]
 fn a_result_whose_other_parts_are_too_long_fails_and_says_so() {
-    let mut outcome = judge(Ok(ran(0, b"x", b"")), Some(Ok(verified())));
+    let mut outcome = outcome_of(Ok(ran(0, b"x", b"")), Some(Ok(verified())));
     outcome.reset.as_mut().unwrap().golden_hash = "x".repeat(DEFAULT_FRAME_BYTES);
     let result = outcome.into_result(head(), DEFAULT_FRAME_BYTES);
     assert!(result.to_text().len() <= DEFAULT_FRAME_BYTES);

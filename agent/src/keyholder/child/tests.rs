@@ -3,7 +3,7 @@ use ed25519_dalek::VerifyingKey;
 use super::*;
 use protocol::signing::verify;
 
-fn held() -> Held {
+fn held() -> LoadedKey {
     let key = Box::new(SigningKey::from_bytes(&std::array::from_fn(|at| 0x20 + at as u8)));
     let public = PublicIdentity {
         endpoint_id: "dc4a8b19-91c5-4c30-b66d-549dc96aea71".to_owned(),
@@ -11,7 +11,7 @@ fn held() -> Held {
         relay: "wss://relay.example".to_owned(),
         public_key: key.verifying_key().to_bytes(),
     };
-    Held { public, key }
+    LoadedKey { public, key }
 }
 
 #[test]

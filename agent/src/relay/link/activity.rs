@@ -1,4 +1,4 @@
-//! Whether the other side is still there, judged by bytes.
+//! Whether the other side is still there, told by bytes.
 //!
 //! Two things prove a peer alive: a byte from it, and room in a send buffer that was full, because
 //! its TCP has taken what was in the way. The second keeps a long upload over a slow network from
@@ -37,7 +37,7 @@ struct ActivityState {
 
 impl ActivityState {
     /// What is known at `now`: the loss, or when to look again.
-    fn judge(&self, now: Instant, dead_after: Duration) -> Result<Instant, Lost> {
+    fn next_check(&self, now: Instant, dead_after: Duration) -> Result<Instant, Lost> {
         let moved = self.heard.max(self.drained);
         let quiet_until = if self.paused { now + dead_after } else { moved + dead_after };
         let blocked_until = self.blocked.map(|since| since.max(self.drained) + dead_after);
@@ -82,8 +82,8 @@ impl Activity {
     /// Returns when the peer is lost.
     pub async fn until_lost(&self, dead_after: Duration) -> Lost {
         loop {
-            let judged = self.state().judge(Instant::now(), dead_after);
-            match judged {
+            let next = self.state().next_check(Instant::now(), dead_after);
+            match next {
                 Ok(look_again) => sleep_until(look_again).await,
                 Err(lost) => return lost,
             }
@@ -174,10 +174,10 @@ mod tests {
         let start = Instant::now();
         let mut state =
             ActivityState { heard: start, drained: start, blocked: None, paused: false };
-        assert_eq!(state.judge(after(start, 24), DEAD_AFTER), Ok(after(start, 25)));
-        assert_eq!(state.judge(after(start, 25), DEAD_AFTER), Err(Lost::Silent));
+        assert_eq!(state.next_check(after(start, 24), DEAD_AFTER), Ok(after(start, 25)));
+        assert_eq!(state.next_check(after(start, 25), DEAD_AFTER), Err(Lost::Silent));
         state.paused = true;
-        assert_eq!(state.judge(after(start, 90), DEAD_AFTER), Ok(after(start, 115)));
+        assert_eq!(state.next_check(after(start, 90), DEAD_AFTER), Ok(after(start, 115)));
     }
 
     #[test]
@@ -189,11 +189,11 @@ mod tests {
             blocked: Some(after(start, 21)),
             paused: false,
         };
-        assert_eq!(state.judge(after(start, 30), DEAD_AFTER), Ok(after(start, 45)));
+        assert_eq!(state.next_check(after(start, 30), DEAD_AFTER), Ok(after(start, 45)));
         // A peer that talks and takes nothing is lost as well, even while it is not read.
         state.heard = after(start, 45);
-        assert_eq!(state.judge(after(start, 46), DEAD_AFTER), Err(Lost::Stalled));
+        assert_eq!(state.next_check(after(start, 46), DEAD_AFTER), Err(Lost::Stalled));
         state.paused = true;
-        assert_eq!(state.judge(after(start, 46), DEAD_AFTER), Err(Lost::Stalled));
+        assert_eq!(state.next_check(after(start, 46), DEAD_AFTER), Err(Lost::Stalled));
     }
 }

@@ -26,7 +26,7 @@ impl FrameBound {
 
     /// The relay closed a session because a frame was too long. From now on, no frame is sent that
     /// may have been this one.
-    pub(super) fn lower(&self, refused: &Refused) {
+    pub(super) fn lower(&self, refused: &RefusedLengths) {
         let bound = (refused.shortest / 2).max(refused.longest_taken).max(SHORTEST);
         self.0.fetch_min(bound, Relaxed);
     }
@@ -40,7 +40,7 @@ impl Default for FrameBound {
 
 /// What is known of a frame that was too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedLengths {
     /// Length of the shortest frame that it may have been.
     pub shortest: usize,
     /// Length of the longest frame that the relay has taken in the session.
@@ -82,10 +82,10 @@ impl Lengths {
     }
 
     /// What was refused when the relay closes the session now; nothing when it has confirmed all.
-    pub fn refused(&self) -> Option<Refused> {
+    pub fn refused(&self) -> Option<RefusedLengths> {
         let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, shortest) = *state.records.first()?;
-        Some(Refused { shortest, longest_taken: state.longest_taken })
+        Some(RefusedLengths { shortest, longest_taken: state.longest_taken })
     }
 }
 
@@ -100,9 +100,12 @@ mod tests {
         for (number, bytes) in [(1, 300), (2, 9000), (3, 500), (4, 70_000), (5, 8000)] {
             lengths.wrote(number, bytes);
         }
-        assert_eq!(lengths.refused(), Some(Refused { shortest: 300, longest_taken: 0 }));
+        assert_eq!(lengths.refused(), Some(RefusedLengths { shortest: 300, longest_taken: 0 }));
         lengths.confirmed(3);
-        assert_eq!(lengths.refused(), Some(Refused { shortest: 70_000, longest_taken: 9000 }));
+        assert_eq!(
+            lengths.refused(),
+            Some(RefusedLengths { shortest: 70_000, longest_taken: 9000 })
+        );
         lengths.confirmed(5);
         lengths.wrote(6, 60_000);
         assert_eq!(lengths.refused(), None, "one as long was taken");
@@ -112,7 +115,7 @@ mod tests {
     fn nothing_that_may_have_been_refused_is_within_the_bound_again() {
         let bound = FrameBound::new(100_000);
         let after = |shortest, longest_taken| {
-            bound.lower(&Refused { shortest, longest_taken });
+            bound.lower(&RefusedLengths { shortest, longest_taken });
             bound.clone().bytes()
         };
         assert_eq!(after(70_000, 9000), 35_000);

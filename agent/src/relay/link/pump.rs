@@ -53,7 +53,7 @@ impl<H: Handler> Pump<'_, H> {
     ) -> (Option<Socket>, SessionEnd) {
         let (mut sink, mut stream) = socket.split();
         let limit = self.config.dead_after;
-        // Reading comes first: what has arrived must count before silence is judged.
+        // Reading comes first: what has arrived must count before silence is measured.
         let end = tokio::select! {
             biased;
             end = self.read(&mut stream, confirmations) => end,

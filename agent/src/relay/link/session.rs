@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use super::bound::{FrameBound, Lengths, Refused};
+use super::bound::{FrameBound, Lengths, RefusedLengths};
 use super::guard::{self, FrameFault};
 use protocol::message::MAX_FRAME_BYTES;
 
@@ -201,7 +201,7 @@ impl Session {
     }
 
     /// The frame that a relay refuses which closes the session now because of its length.
-    pub(super) fn refused(&self) -> Option<Refused> {
+    pub(super) fn refused(&self) -> Option<RefusedLengths> {
         self.shared.marks.lengths.refused()
     }
 

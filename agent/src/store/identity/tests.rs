@@ -26,7 +26,7 @@ fn enrolled() -> (TempDir, PathBuf, Identity) {
     let directory = on_disk();
     let path = directory.path().join("identity.json");
     let pending = PendingIdentity::prepare(&path, false).unwrap();
-    let identity = pending.adopt(registration("endpoint")).unwrap();
+    let identity = pending.enrolled(registration("endpoint")).unwrap();
     (directory, path, identity)
 }
 
@@ -68,7 +68,7 @@ fn the_key_is_on_disk_before_a_relay_hears_of_it_and_is_taken_again() {
     assert_eq!(mode(&pending(&path)), 0o600);
     let again = PendingIdentity::prepare(&path, false).unwrap();
     assert_eq!(again.public_key(), first);
-    assert_eq!(again.adopt(registration("endpoint")).unwrap().into_key().verifying_key(), {
+    assert_eq!(again.enrolled(registration("endpoint")).unwrap().into_key().verifying_key(), {
         Identity::load(&path, None).unwrap().key.verifying_key()
     });
     assert!(!pending(&path).exists());
@@ -82,7 +82,7 @@ fn an_identity_is_replaced_only_on_purpose_and_by_another_key() {
     let next = PendingIdentity::prepare(&path, true).unwrap();
     assert_ne!(next.public_key(), identity.public_key());
     assert_eq!(Identity::load(&path, None).unwrap().public_key(), identity.public_key());
-    next.adopt(registration("another")).unwrap();
+    next.enrolled(registration("another")).unwrap();
     Identity::load(&path, Some("another")).unwrap();
 }
 
@@ -91,8 +91,8 @@ fn an_identity_that_appeared_meanwhile_is_not_replaced() {
     let directory = on_disk();
     let path = directory.path().join("identity.json");
     let late = PendingIdentity::prepare(&path, false).unwrap();
-    PendingIdentity::prepare(&path, false).unwrap().adopt(registration("endpoint")).unwrap();
-    let error = late.adopt(registration("late")).unwrap_err();
+    PendingIdentity::prepare(&path, false).unwrap().enrolled(registration("endpoint")).unwrap();
+    let error = late.enrolled(registration("late")).unwrap_err();
     assert_eq!(error, IdentityError::Exists(path.clone()));
     Identity::load(&path, Some("endpoint")).unwrap();
 }
@@ -103,7 +103,7 @@ fn a_pending_key_that_a_crash_left_behind_is_not_used_for_another_identity() {
     let path = directory.path().join("identity.json");
     let first = PendingIdentity::prepare(&path, false).unwrap();
     let text = fs::read(pending(&path)).unwrap();
-    let identity = first.adopt(registration("endpoint")).unwrap();
+    let identity = first.enrolled(registration("endpoint")).unwrap();
     replace(&pending(&path), &text).unwrap();
     let next = PendingIdentity::prepare(&path, true).unwrap();
     assert_ne!(next.public_key(), identity.public_key());
@@ -115,10 +115,10 @@ fn what_a_relay_says_must_fit_into_the_file() {
     let path = directory.path().join("identity.json");
     for endpoint_id in [String::new(), "x".repeat(3000), "\u{1}".repeat(2048)] {
         let key = PendingIdentity::prepare(&path, false).unwrap();
-        let adopted =
-            key.adopt(Registration { endpoint_id: endpoint_id.clone(), ..registration("") });
-        assert_eq!(adopted.is_ok(), endpoint_id.starts_with('\u{1}'), "{}", endpoint_id.len());
-        assert_eq!(path.exists(), adopted.is_ok());
+        let enrolled =
+            key.enrolled(Registration { endpoint_id: endpoint_id.clone(), ..registration("") });
+        assert_eq!(enrolled.is_ok(), endpoint_id.starts_with('\u{1}'), "{}", endpoint_id.len());
+        assert_eq!(path.exists(), enrolled.is_ok());
     }
 }
 
@@ -248,7 +248,7 @@ fn the_seed_is_neither_printed_nor_serialised_and_is_wiped() {
 #[test]
 fn there_is_a_whole_identity_at_any_time() {
     if let Some(directory) = child_directory() {
-        adopt_until_killed(&directory);
+        enroll_until_killed(&directory);
     }
     let (directory, path, _identity) = enrolled();
     for round in 0..10_u64 {
@@ -269,12 +269,12 @@ fn there_is_a_whole_identity_at_any_time() {
     }
 }
 
-fn adopt_until_killed(directory: &Path) -> ! {
+fn enroll_until_killed(directory: &Path) -> ! {
     let path = directory.join("identity.json");
     for number in 1_u64.. {
         let registered_at = number.to_string();
         let next = PendingIdentity::prepare(&path, true).unwrap();
-        next.adopt(Registration {
+        next.enrolled(Registration {
             registered_at: registered_at.clone(),
             ..registration("endpoint")
         })

@@ -1,6 +1,6 @@
 //! Stacked bars of the parts of a reset: in microseconds, and as shares of the whole.
 
-use brainstorm_agent::bench::Parts;
+use brainstorm_agent::bench::StepTimes;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -24,7 +24,7 @@ struct Panel {
 }
 
 /// A bar for each label. `None` when there are none.
-pub fn stacked(bars: &[(String, Parts)], caption: &str) -> Result<Option<String>, DrawError> {
+pub fn stacked(bars: &[(String, StepTimes)], caption: &str) -> Result<Option<String>, DrawError> {
     let bars: Vec<Bar> = bars.iter().map(|(label, parts)| bar(label, parts)).collect();
     if bars.is_empty() {
         return Ok(None);
@@ -33,7 +33,8 @@ pub fn stacked(bars: &[(String, Parts)], caption: &str) -> Result<Option<String>
         label,
         sample: Sample::Area(style::of_index(index).filled()),
     };
-    let entries: Vec<Entry> = Parts::default().named().into_iter().enumerate().map(entry).collect();
+    let entries: Vec<Entry> =
+        StepTimes::default().named().into_iter().enumerate().map(entry).collect();
     page(|area| {
         legend::draw(area, &entries)?;
         let rest = area.margin(12, 0, 0, legend::width(&entries));
@@ -45,7 +46,7 @@ pub fn stacked(bars: &[(String, Parts)], caption: &str) -> Result<Option<String>
     .map(Some)
 }
 
-fn bar<'a>(label: &'a str, parts: &Parts) -> Bar<'a> {
+fn bar<'a>(label: &'a str, parts: &StepTimes) -> Bar<'a> {
     // Parts that are no numbers, or less than nothing, have no height.
     let parts = parts
         .named()
@@ -85,7 +86,7 @@ fn draw(area: &Area, bars: &[Bar], panel: &Panel) -> Result<(), DrawError> {
         .draw()?;
 
     let mut bottoms = vec![0.0; bars.len()];
-    for index in 0..Parts::default().named().len() {
+    for index in 0..StepTimes::default().named().len() {
         let fill = style::of_index(index).filled();
         let mut boxes = Vec::new();
         for (at, (bar, bottom)) in bars.iter().zip(&mut bottoms).enumerate() {

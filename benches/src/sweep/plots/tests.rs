@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use brainstorm_agent::bench::Parts;
+use brainstorm_agent::bench::StepTimes;
 
 use super::*;
 use crate::sweep::tests::row;
@@ -48,7 +48,7 @@ fn every_plot_is_written_with_its_legend() {
     for name in ["latency-by-dirty-pages.svg", "latency-by-memory.svg", "cdf.svg"] {
         assert!(STRATEGIES.iter().all(|strategy| says(&plots[name], strategy)), "{name}");
     }
-    let parts = Parts::default().named();
+    let parts = StepTimes::default().named();
     assert!(parts.iter().all(|(part, _)| says(&plots["parts.svg"], part)));
     let next_run = &plots["next-run.svg"];
     assert!(says(next_run, "copy-back: reset + next run") && says(next_run, "hybrid: next run"));

@@ -77,13 +77,13 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// An object to be read in turn and given back with [`adopt`](Self::adopt).
+    /// An object to be read in turn and given back with [`take_problems`](Self::take_problems).
     pub(super) fn object(&mut self, name: &'static str) -> Option<Fields<'a>> {
         self.value(name, "an object", Value::as_object).map(Fields::new)
     }
 
     /// Takes over what was wrong with a field's own fields.
-    pub(super) fn adopt(&mut self, name: &str, inner: Fields<'_>) {
+    pub(super) fn take_problems(&mut self, name: &str, inner: Fields<'_>) {
         self.problems.extend(inner.finish().iter().map(|problem| format!("{name}.{problem}")));
     }
 

@@ -27,7 +27,7 @@ fn kinds(relay: &DevRelay) -> Vec<ViolationKind> {
 }
 
 /// Waits until the relay has read everything the endpoint sent so far.
-async fn settled(endpoint: &mut Endpoint) {
+async fn answered(endpoint: &mut Endpoint) {
     let ping = json!({"type": "HealthPing", "session_id": endpoint.session_id,
         "ts": "2026-01-02T03:04:05Z", "ping_id": "settled"});
     endpoint.wire.send(&ping).await;
@@ -96,7 +96,7 @@ async fn the_timer_gives_up_on_a_silent_endpoint() {
     assert!(command.timings().to_end().unwrap() >= ack_timeout);
     // What comes now is late and breaks no rule.
     endpoint.wire.send(&endpoint.ack(command.command_id())).await;
-    settled(&mut endpoint).await;
+    answered(&mut endpoint).await;
     assert_eq!(relay.late().len(), 1);
     assert!(relay.violations().is_empty(), "{:?}", relay.violations());
 }
@@ -180,12 +180,12 @@ async fn frames_that_break_rules_are_named() {
     ];
     for (text, expected) in cases {
         endpoint.wire.send_text(&text).await;
-        settled(&mut endpoint).await;
+        answered(&mut endpoint).await;
         assert_eq!(kinds(&relay), expected, "{text}");
     }
     let binary = endpoint.completed(&id).to_string().into_bytes();
     endpoint.wire.0.send(Message::binary(binary)).await.unwrap();
-    settled(&mut endpoint).await;
+    answered(&mut endpoint).await;
     assert_eq!(kinds(&relay), [BinaryFrame]);
     // Text that is no JSON ends the connection.
     endpoint.wire.send_text("junk").await;
@@ -211,10 +211,10 @@ async fn a_replay_may_be_refused_without_breaking_a_rule() {
     assert_eq!(endpoint.wire.frame().await["command_id"], id.as_str());
     assert_eq!(endpoint.wire.frame().await["command_id"], id.as_str());
     endpoint.wire.send(&endpoint.error(&id, "ENDPOINT_NONCE_REPLAY")).await;
-    settled(&mut endpoint).await;
+    answered(&mut endpoint).await;
     assert!(relay.violations().is_empty(), "{:?}", relay.violations());
     endpoint.wire.send(&endpoint.error(&id, "ENDPOINT_NONCE_REPLAY")).await;
-    settled(&mut endpoint).await;
+    answered(&mut endpoint).await;
     assert_eq!(kinds(&relay), [ViolationKind::SecondAnswer]);
 }
 
@@ -223,7 +223,7 @@ async fn a_command_that_was_not_sent_is_a_violation() {
     let (relay, _identity, mut endpoint) = pair(Config::default()).await;
     let stranger = "3f2b8c1e-7d4a-4e9b-9c55-0123456789ab";
     endpoint.wire.send(&endpoint.ack(stranger)).await;
-    settled(&mut endpoint).await;
+    answered(&mut endpoint).await;
     assert_eq!(kinds(&relay), [ViolationKind::UnknownCommand]);
 }
 
@@ -235,11 +235,11 @@ async fn a_refusal_may_be_about_no_command() {
     endpoint.wire.send(&refusal).await;
     refusal.as_object_mut().unwrap().remove("command_id");
     endpoint.wire.send(&refusal).await;
-    settled(&mut endpoint).await;
+    answered(&mut endpoint).await;
     assert!(relay.violations().is_empty(), "{:?}", relay.violations());
     // Nothing else may be.
     endpoint.wire.send(&endpoint.ack(unknown)).await;
-    settled(&mut endpoint).await;
+    answered(&mut endpoint).await;
     assert_eq!(kinds(&relay), [ViolationKind::UnknownCommand]);
 }
 
@@ -261,12 +261,12 @@ async fn a_restart_forgets_commands_and_keeps_enrollments() {
     let mut resumed = endpoint.completed(&id);
     resumed["resumed"] = json!(true);
     endpoint.wire.send(&resumed).await;
-    settled(&mut endpoint).await;
+    answered(&mut endpoint).await;
     assert!(relay.violations().is_empty(), "{:?}", relay.violations());
     assert_eq!(relay.late().len(), 1);
     assert!(relay.late()[0].resumed);
     endpoint.wire.send(&endpoint.completed(&id)).await;
-    settled(&mut endpoint).await;
+    answered(&mut endpoint).await;
     assert!(kinds(&relay).contains(&ViolationKind::NotResumed));
 }
 

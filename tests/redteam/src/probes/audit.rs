@@ -158,7 +158,7 @@ impl Log {
             return Err(ProbeError::Control(format!("{} rows are about one command", kept.len())));
         }
         let (mut breaches, mut seen) = (Vec::new(), Vec::new());
-        let mut judge = |name: &str, path: &Path| {
+        let mut examine = |name: &str, path: &Path| {
             let said = check(path).err().map(|fault| fault.to_string());
             if said.is_none() {
                 breaches.push(format!("{name}: no check noticed"));
@@ -171,11 +171,11 @@ impl Log {
             let database = Connection::open(&path).map_err(failed)?;
             change(&database).map_err(failed)?;
             drop(database);
-            judge(name, &path);
+            examine(name, &path);
         }
         let anew = file(self.scratch.path(), "anew");
         write(&anew, b"innocent")?;
-        judge("written anew", &anew);
+        examine("written anew", &anew);
         Ok((breaches, seen))
     }
 }

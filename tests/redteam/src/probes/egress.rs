@@ -19,7 +19,7 @@ pub const AS_A_TOOL: FnProbe = FnProbe {
         let sandbox = testbed.kvm(Guest::Shipped)?;
         let before = counters(&sandbox)?;
         let log = testbed.attack(&*sandbox, "attack_egress", json!({}))?;
-        Ok(judge(&log, Packets::since(before, counters(&sandbox)?), Expected::NoPacket))
+        Ok(verdict_on(&log, Packets::since(before, counters(&sandbox)?), Expected::NoPacket))
     },
 };
 
@@ -47,7 +47,7 @@ pub const AS_ROOT: FnProbe = FnProbe {
         let params = json!({"listening": LISTENING.to_string()});
         let log = testbed.attack(&*sandbox, "attack_egress", params)?;
         drop((listener, open));
-        Ok(judge(&log, Packets::since(before, counters(&sandbox)?), Expected::Refusals))
+        Ok(verdict_on(&log, Packets::since(before, counters(&sandbox)?), Expected::Refusals))
     },
 };
 
@@ -94,7 +94,7 @@ fn counters(sandbox: &KvmSandbox) -> Result<VsockCounters, ProbeError> {
         .ok_or_else(|| ProbeError::Control("the machine is gone".into()))
 }
 
-fn judge(log: &AttackLog, packets: Packets, expected: Expected) -> Verdict {
+fn verdict_on(log: &AttackLog, packets: Packets, expected: Expected) -> Verdict {
     let mut breaches = log.breaches();
     let list = |name: &str| -> Vec<&str> {
         let values = log.facts.get(name).and_then(Value::as_array);
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_way_out_or_a_device_too_many_fails() {
-        let passes = |log: &AttackLog| judge(log, NONE, Expected::NoPacket).passed;
+        let passes = |log: &AttackLog| verdict_on(log, NONE, Expected::NoPacket).passed;
         assert!(passes(&log("", Value::Null)));
         assert!(!passes(&log("interfaces", json!(["lo", "eth0"]))));
         assert!(!passes(&log("virtio_devices", json!(["0x0001", "0x0002"]))));
@@ -170,8 +170,8 @@ mod tests {
     fn packets_count() {
         let some = Packets { to_closed_ports: 3, ..NONE };
         let log = log("", Value::Null);
-        assert!(!judge(&log, some, Expected::NoPacket).passed);
-        assert!(judge(&log, some, Expected::Refusals).passed);
-        assert!(!judge(&log, NONE, Expected::Refusals).passed);
+        assert!(!verdict_on(&log, some, Expected::NoPacket).passed);
+        assert!(verdict_on(&log, some, Expected::Refusals).passed);
+        assert!(!verdict_on(&log, NONE, Expected::Refusals).passed);
     }
 }

@@ -52,7 +52,7 @@ fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
     for (what, fair) in THINGS {
         let deadline = testbed.plan().deadline();
         let result = testbed.run(&*sandbox, "attack_exhaust", json!({"what": what}), deadline);
-        let (wrong, told) = judge(what, &fair, &result);
+        let (wrong, told) = verdict_on(what, &fair, &result);
         let mut wrong: Vec<String> = wrong.into_iter().collect();
         // Before its traces are reset away.
         wrong.extend(testbed.next_command(&*sandbox));
@@ -69,7 +69,7 @@ fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
 }
 
 /// What is wrong with how an attack ended, if anything, and how it ended.
-fn judge(
+fn verdict_on(
     what: &str,
     fair: &Range<u64>,
     result: &Result<ToolOutcome, SandboxError>,
@@ -111,21 +111,21 @@ mod tests {
 
     #[test]
     fn more_than_allowed_and_nothing_at_all_fail_and_a_kill_does_not() {
-        assert_eq!(judge("forks", &(1..17), &Ok(taken(16))).0, None);
-        assert!(judge("forks", &(1..17), &Ok(taken(17))).0.is_some());
-        assert!(judge("forks", &(1..17), &Ok(taken(0))).0.is_some());
+        assert_eq!(verdict_on("forks", &(1..17), &Ok(taken(16))).0, None);
+        assert!(verdict_on("forks", &(1..17), &Ok(taken(17))).0.is_some());
+        assert!(verdict_on("forks", &(1..17), &Ok(taken(0))).0.is_some());
         let mut killed = outcome(137, "");
         killed.reason = Some(ResultReason::OutOfMemory);
-        assert_eq!(judge("memory", &(1..33), &Ok(killed)).0, None);
-        assert!(judge("memory", &(1..33), &Ok(outcome(1, ""))).0.is_some());
+        assert_eq!(verdict_on("memory", &(1..33), &Ok(killed)).0, None);
+        assert!(verdict_on("memory", &(1..33), &Ok(outcome(1, ""))).0.is_some());
     }
 
     #[test]
     fn output_must_be_cut() {
         let mut all = outcome(0, "x");
         all.stdout_total = WRITTEN;
-        assert!(judge("output", &(1..17), &Ok(all.clone())).0.is_some());
+        assert!(verdict_on("output", &(1..17), &Ok(all.clone())).0.is_some());
         all.stdout_truncated = true;
-        assert_eq!(judge("output", &(1..17), &Ok(all)).0, None);
+        assert_eq!(verdict_on("output", &(1..17), &Ok(all)).0, None);
     }
 }

@@ -106,10 +106,10 @@ fn run(testbed: &Testbed, guest: Guest) -> Result<Verdict, ProbeError> {
             console: console.contains(marker),
         }
     };
-    judge(&log, found(0), found(1))
+    verdict_on(&log, found(0), found(1))
 }
 
-fn judge(log: &AttackLog, own: Found, host: Found) -> Result<Verdict, ProbeError> {
+fn verdict_on(log: &AttackLog, own: Found, host: Found) -> Result<Verdict, ProbeError> {
     // Nothing prints it to the console.
     let everywhere =
         Found { memory: true, disk: true, output: true, evidence: true, console: own.console };
@@ -137,15 +137,15 @@ mod tests {
         )
         .unwrap();
         let own = Found { memory: true, disk: true, output: true, evidence: true, console: false };
-        assert!(judge(&log, own, Found::default()).unwrap().passed);
+        assert!(verdict_on(&log, own, Found::default()).unwrap().passed);
         for host in [
             Found { memory: true, ..Found::default() },
             Found { disk: true, ..Found::default() },
             Found { evidence: true, ..Found::default() },
         ] {
-            assert!(!judge(&log, own, host).unwrap().passed);
+            assert!(!verdict_on(&log, own, host).unwrap().passed);
         }
         let blind = Found { memory: false, ..own };
-        assert!(judge(&log, blind, Found::default()).is_err());
+        assert!(verdict_on(&log, blind, Found::default()).is_err());
     }
 }

@@ -116,7 +116,7 @@ fn run(testbed: &Testbed) -> Result<Verdict, ProbeError> {
         let begun = Instant::now();
         let result = poison(mode, count, testbed.enforced(deadline, slack));
         let took = begun.elapsed();
-        let mut wrong = judge(*expected, &result);
+        let mut wrong = verdict_on(*expected, &result);
         if took > deadline + slack {
             wrong.push(format!("it took {took:?}, more than {:?}", deadline + slack));
         }
@@ -155,7 +155,7 @@ fn is_good(outcome: &ToolOutcome) -> bool {
     outcome.exit_code == 0 && outcome.stdout == GOOD
 }
 
-fn judge(expected: Outcome, result: &Result<ToolOutcome, SandboxError>) -> Vec<String> {
+fn verdict_on(expected: Outcome, result: &Result<ToolOutcome, SandboxError>) -> Vec<String> {
     match (expected, result) {
         (Refused, Ok(outcome)) => {
             vec![format!("it was taken for a result with exit code {}", outcome.exit_code)]
@@ -184,11 +184,11 @@ mod tests {
     fn a_result_where_a_refusal_is_due_fails() {
         let good = || Ok(outcome(0, "well behaved\n"));
         let refused = || Err(SandboxError::Channel(ChannelError::Malformed));
-        assert_eq!(judge(Refused, &good()).len(), 1);
-        assert!(judge(Refused, &refused()).is_empty());
-        assert!(judge(Harmless, &good()).is_empty());
-        assert!(judge(Harmless, &refused()).is_empty());
+        assert_eq!(verdict_on(Refused, &good()).len(), 1);
+        assert!(verdict_on(Refused, &refused()).is_empty());
+        assert!(verdict_on(Harmless, &good()).is_empty());
+        assert!(verdict_on(Harmless, &refused()).is_empty());
         let gone = Err(SandboxError::NotAvailable { reason: "gone".into() });
-        assert_eq!(judge(Refused, &gone).len(), 1);
+        assert_eq!(verdict_on(Refused, &gone).len(), 1);
     }
 }

@@ -18,7 +18,7 @@ pub const PROBE: FnProbe = FnProbe {
     expectation: Expectation::ShouldFail,
     description: "The connection is lost while a command leaves a mark; in the next session the \
                   same envelope is sent again, and a command that looks for the mark: it waits \
-                  for a machine that was put back and verified, and the first result comes once",
+                  for a machine that was reset and verified, and the first result comes once",
     repeats: false,
     run,
 };
@@ -79,7 +79,7 @@ async fn attack(testbed: &Testbed) -> Result<Verdict, ProbeError> {
     breaches.extend(looked_at(&looked)?);
     breaches.extend(once(&second, marking.id()));
     served.end().await;
-    let held = "the second session's command found a machine put back and verified";
+    let held = "the second session's command found a machine reset and verified";
     let evidence =
         json!({"stale": stale["code"], "first": short(&answered), "next": short(&looked)});
     Ok(Verdict::of(&breaches, held, evidence))

@@ -67,7 +67,7 @@ fn defuse(testbed: &Testbed, guest: Guest, bombs: &[(&str, Fate)]) -> Result<Ver
         let begun = Instant::now();
         let result = testbed.run(&*sandbox, "attack_hold", json!({"how": how}), enforced);
         let took = begun.elapsed();
-        let mut wrong = judge(*fate, &result, took, DEADLINE + slack);
+        let mut wrong = verdict_on(*fate, &result, took, DEADLINE + slack);
         if guest == Guest::Shipped {
             wrong.extend(left_behind(&*sandbox));
         }
@@ -87,7 +87,7 @@ fn defuse(testbed: &Testbed, guest: Guest, bombs: &[(&str, Fate)]) -> Result<Ver
     Ok(Verdict::of(&breaches, held, evidence))
 }
 
-fn judge(
+fn verdict_on(
     fate: Fate,
     result: &Result<ToolOutcome, SandboxError>,
     took: Duration,
@@ -150,14 +150,14 @@ mod tests {
     #[test]
     fn ends_too_late_or_by_others_fail() {
         let second = Duration::from_secs(1);
-        let by = |fate, who| judge(fate, &stopped_by(who), second, second).is_empty();
+        let by = |fate, who| verdict_on(fate, &stopped_by(who), second, second).is_empty();
         assert!(by(Fate::Ended, StoppedBy::Guest));
         assert!(by(Fate::Ended, StoppedBy::Host));
         assert!(by(Fate::EndedByHost, StoppedBy::Host));
         assert!(!by(Fate::EndedByHost, StoppedBy::Guest));
         assert!(!by(Fate::Returned, StoppedBy::Guest));
         assert!(!by(Fate::Ended, StoppedBy::NotStarted));
-        let late = judge(Fate::Ended, &stopped_by(StoppedBy::Guest), second * 2, second);
+        let late = verdict_on(Fate::Ended, &stopped_by(StoppedBy::Guest), second * 2, second);
         assert_eq!(late.len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! The filter behind which a captured guest can write only MSRs that a reset puts back.
+//! The filter behind which a captured guest can write only MSRs that a reset restores.
 
 use kvm_ioctls::VmFd;
 

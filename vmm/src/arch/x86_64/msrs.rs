@@ -1,7 +1,7 @@
-//! Model-specific registers: which there are, which a guest may write, which a reset puts back.
+//! Model-specific registers: which there are, which a guest may write, which a reset restores.
 //!
 //! The state space is closed, not listed: once a golden state exists, a filter that denies by
-//! default lets the guest write only the MSRs of one table that were captured, and a reset puts back
+//! default lets the guest write only the MSRs of one table that were captured, and a reset restores
 //! exactly those. Two kinds of access pass by the filter: the x2APIC registers, which are part of the
 //! local APIC's state, and `SWAPGS`, whose MSR is writable.
 
@@ -33,7 +33,7 @@ struct Writable {
     kept: Kept,
 }
 
-/// What keeps the captured value of a writable MSR, and so puts it back.
+/// What keeps the captured value of a writable MSR, and so restores it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kept {
     /// The captured MSRs. Every processor here has it: a capture without it fails.
@@ -47,7 +47,7 @@ enum Kept {
     Command,
 }
 
-/// The one table from which come the MSRs that a guest may write and those that a reset puts back
+/// The one table from which come the MSRs that a guest may write and those that a reset restores
 /// (Intel SDM volume 4; AMD APM volume 2). The deadline comes last: it is compared with the TSC and
 /// belongs to a timer whose mode is part of the local APIC.
 ///
@@ -74,7 +74,7 @@ const TABLE: [Writable; 17] = [
 ];
 
 /// MSRs that a guest cannot write, and that KVM changes at an event which a guest can cause: an INIT
-/// switches kvmclock off, a system management interrupt is counted. A reset puts them back too.
+/// switches kvmclock off, a system management interrupt is counted. A reset restores them too.
 const ALSO_PUT_BACK: [u32; 2] = [SMI_COUNT, KVM_SYSTEM_TIME];
 
 const fn at(index: u32, kept: Kept) -> Writable {
@@ -120,7 +120,7 @@ pub fn writable(captured: &[kvm_msr_entry]) -> Result<Vec<u32>, KvmError> {
 const BLOCKS: [(u32, u32); 4] =
     [(0, 0x2000), (0xc000_0000, 0x2000), (0xc001_0000, 0x2000), (0x4b56_4d00, 0x100)];
 
-/// Every MSR of which KVM says that it is state, without those that are not put back by writing
+/// Every MSR of which KVM says that it is state, without those that are not restored by writing
 /// them.
 pub fn msr_list(kvm: &Kvm) -> Result<Vec<u32>, KvmError> {
     let list = kvm.get_msr_index_list().map_err(KvmError::ioctl("KVM_GET_MSR_INDEX_LIST"))?;
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_filter_opens_is_put_back_or_holds_no_state() {
+    fn what_the_filter_opens_is_restored_or_holds_no_state() {
         let all = entries(TABLE.map(|msr| msr.index));
         // Nothing but what must be there.
         let few = entries(TABLE.iter().filter(|m| m.kept == Kept::Always).map(|m| m.index));

@@ -1,4 +1,4 @@
-//! States in which a machine that was put back may differ although nobody tampered with it: the
+//! States in which a machine that was reset may differ without tampering: the
 //! processor or KVM carried something over that no call of KVM takes back in every case. Each has its
 //! reason. A difference that is not one of these is an alarm.
 
@@ -40,7 +40,7 @@ impl Residue {
             Self::DeadlinePassed => {
                 "the time between capture and deadline passed while the machine stood still"
             }
-            Self::PitTick => "the timer ticked after its controller was put back",
+            Self::PitTick => "the timer ticked after its controller was restored",
         }
     }
 

@@ -30,7 +30,7 @@ use super::{Named, msrs, tsc};
 use crate::elapsed::ElapsedBounds;
 use crate::ioctl::{self, KvmError};
 use crate::mismatch::Mismatch;
-use group::{Comparison, MsrSource, Reader, Writer};
+use group::{MsrSource, VcpuComparison, VcpuReader, Writer};
 use table::{GROUPS, listed};
 
 /// Most MSRs of a vCPU: what the kernel takes in one call (`MAX_IO_MSRS`).
@@ -100,7 +100,7 @@ impl VcpuState {
     /// Compares this captured state with `now`. With `tsc`, the counter has to be within bounds; its
     /// frequency is in hertz.
     pub fn compare(&self, now: &Self, tsc: Option<(ElapsedBounds, u64)>) -> Vec<Mismatch<String>> {
-        let comparison = Comparison { then: self, now, tsc };
+        let comparison = VcpuComparison { then: self, now, tsc };
         let mut found = Vec::new();
         for group in listed() {
             (group.compare)(&comparison, &mut found);
@@ -127,7 +127,7 @@ impl ArchVcpu {
     ///
     /// KVM refuses to tell a group.
     pub fn capture(&self, wanted: &[u32], host_tsc: u64) -> Result<VcpuState, KvmError> {
-        read(Reader {
+        read(VcpuReader {
             fd: &self.fd,
             left: None,
             msrs: MsrSource::Listed(wanted),
@@ -157,7 +157,7 @@ impl ArchVcpu {
         } else {
             MsrSource::Prepared(image.all())
         };
-        read(Reader { fd: &self.fd, left, msrs, host_tsc, state: VcpuState::default() })
+        read(VcpuReader { fd: &self.fd, left, msrs, host_tsc, state: VcpuState::default() })
     }
 
     /// Restores everything a guest could have changed since `image` was captured. The vCPU must be
@@ -179,8 +179,8 @@ impl ArchVcpu {
         let state = image.state();
         let offset = Some(state.tsc.wrapping_sub(host_tsc));
         let (msrs, tsc_offset) = match kind {
-            RestoreKind::Only => (image.put_back_and_tsc(), None),
-            RestoreKind::OneOfSeveral => (image.put_back(), offset),
+            RestoreKind::Only => (image.restored_and_tsc(), None),
+            RestoreKind::OneOfSeveral => (image.restored(), offset),
             RestoreKind::New => {
                 // KVM takes the local APIC's registers in the form of the mode the APIC is in.
                 self.fd.set_sregs(&state.sregs).map_err(KvmError::ioctl("KVM_SET_SREGS"))?;
@@ -231,7 +231,7 @@ impl ArchVcpu {
     }
 }
 
-fn read(mut reader: Reader<'_>) -> Result<VcpuState, KvmError> {
+fn read(mut reader: VcpuReader<'_>) -> Result<VcpuState, KvmError> {
     for group in &GROUPS {
         (group.read)(&mut reader)?;
     }

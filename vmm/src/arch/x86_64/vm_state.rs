@@ -16,7 +16,7 @@ use super::Named;
 use crate::elapsed::ElapsedBounds;
 use crate::ioctl::KvmError;
 use crate::mismatch::Mismatch;
-use group::{Comparison, Reader};
+use group::{VmComparison, VmReader};
 use table::GROUPS;
 
 /// Interrupt controllers, timer and clock.
@@ -37,7 +37,7 @@ impl VmState {
     ///
     /// KVM refuses to tell a group.
     pub fn read(vm: &VmFd) -> Result<(Self, bool), KvmError> {
-        let mut reader = Reader { vm, state: Self::default(), tsc_is_stable: false };
+        let mut reader = VmReader { vm, state: Self::default(), tsc_is_stable: false };
         for group in &GROUPS {
             (group.read)(&mut reader)?;
         }
@@ -79,7 +79,7 @@ impl VmState {
 
     /// Compares this captured state with `now`. The clock has to be within `clock`.
     pub fn compare(&self, now: &Self, clock: ElapsedBounds) -> Vec<Mismatch<&'static str>> {
-        let comparison = Comparison { then: self, now, clock };
+        let comparison = VmComparison { then: self, now, clock };
         GROUPS.iter().filter_map(|group| (group.compare)(&comparison)).collect()
     }
 

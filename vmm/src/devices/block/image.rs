@@ -16,9 +16,6 @@ use crate::memory::{PAGE_BYTES, SealedMemory, is_zero};
 pub const SECTOR_BYTES: u64 = 512;
 /// Larger disks would no longer fit the memory of the endpoints this is made for.
 const MAX_BYTES: u64 = 4 << 30;
-/// `s_magic` of an ext4 superblock, which starts at byte 1024.
-const EXT4_MAGIC: [u8; 2] = [0x53, 0xef];
-const EXT4_MAGIC_AT: u64 = 1024 + 0x38;
 const COPY_BYTES: usize = 256 << 10;
 
 /// Why a disk image was refused.
@@ -39,9 +36,6 @@ pub enum DiskError {
     /// The size cannot be that of a disk.
     #[error("a disk image of {0} bytes; it must be a multiple of 512, not empty and at most 4 GiB")]
     Size(u64),
-    /// The image holds no ext4 file system.
-    #[error("the disk image holds no ext4 file system; build it again")]
-    NotExt4,
     /// The host could not hold the image.
     #[error("cannot hold the disk image in memory: {0}")]
     Memory(#[from] io::Error),
@@ -152,21 +146,6 @@ impl DiskImage {
         let mut bytes = vec![0; self.memory.length()];
         self.memory.file().read_exact_at(&mut bytes, 0)?;
         Ok(bytes)
-    }
-
-    /// Fails unless the disk holds an ext4 file system from its first block on.
-    ///
-    /// # Errors
-    ///
-    /// [`DiskError::NotExt4`] where the magic number is not there, [`DiskError::Memory`] where the sealed
-    /// memory cannot be read.
-    pub fn require_ext4(&self) -> Result<(), DiskError> {
-        let mut magic = [0; 2];
-        match self.memory.file().read_exact_at(&mut magic, EXT4_MAGIC_AT) {
-            Ok(()) if magic == EXT4_MAGIC => Ok(()),
-            Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => Err(e.into()),
-            _ => Err(DiskError::NotExt4),
-        }
     }
 
     /// The descriptor behind it.

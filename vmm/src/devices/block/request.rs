@@ -54,7 +54,7 @@ impl RequestBuffers {
         let Some(room) = writable.bytes().checked_sub(STATUS_BYTES) else {
             return Err(NAME.bad_chain("no place for the status".into()));
         };
-        let request = Request { memory, overlay, readable, writable, room };
+        let request = BlockRequest { memory, overlay, readable, writable, room };
         let (status, done) = match request.carry_out() {
             Ok(done) => (VIRTIO_BLK_S_OK, done),
             Err(status) => (status, Done::default()),
@@ -73,7 +73,7 @@ struct Done {
 }
 
 /// One request whose chain lies in guest RAM and has a place for the status.
-struct Request<'a> {
+struct BlockRequest<'a> {
     memory: &'a GuestRam,
     overlay: &'a mut Overlay,
     readable: &'a Buffers,
@@ -82,7 +82,7 @@ struct Request<'a> {
     room: usize,
 }
 
-impl Request<'_> {
+impl BlockRequest<'_> {
     /// What was done, or the status of a failed request.
     fn carry_out(self) -> Result<Done, u32> {
         let mut header = [0; HEADER_BYTES];

@@ -116,7 +116,7 @@ impl RequestQueue {
         self.queue.state()
     }
 
-    /// What [`Self::restore`] puts back.
+    /// What [`Self::restore`] restores.
     pub fn state(&self) -> RequestQueueState {
         RequestQueueState { queue: self.queue.state(), more: self.more }
     }

@@ -8,7 +8,7 @@ use std::task::Poll;
 use serde::{Deserialize, Serialize};
 
 use super::error::VsockError;
-use super::packet::{Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
+use super::packet::{Op, PacketHeader, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 
 /// Size of each direction's host buffer, in bytes: the credit given to the guest, and the most a
 /// writer can be ahead of it.
@@ -33,7 +33,7 @@ pub struct Ports {
 
 /// Where a connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
+pub enum ConnectionPhase {
     /// The host asked, the guest has not answered.
     Connecting,
     /// Open, in at least one direction.
@@ -70,7 +70,7 @@ pub struct Connection {
     /// Ports of the connection.
     pub ports: Ports,
     /// Where it stands.
-    pub phase: Phase,
+    pub phase: ConnectionPhase,
     /// Bytes from the guest that the host has not read.
     pub receive: VecDeque<u8>,
     /// Bytes from the host that the guest has no buffer or credit for yet.
@@ -110,7 +110,7 @@ impl Connection {
     pub fn connecting(ports: Ports) -> Self {
         Self {
             ports,
-            phase: Phase::Connecting,
+            phase: ConnectionPhase::Connecting,
             receive: VecDeque::new(),
             send: VecDeque::new(),
             forwarded: 0,
@@ -131,15 +131,18 @@ impl Connection {
     }
 
     /// A connection the guest asked for with `request`.
-    pub fn accepted(ports: Ports, request: &Header) -> Self {
-        let mut connection =
-            Self { phase: Phase::Established, owes_response: true, ..Self::connecting(ports) };
+    pub fn accepted(ports: Ports, request: &PacketHeader) -> Self {
+        let mut connection = Self {
+            phase: ConnectionPhase::Established,
+            owes_response: true,
+            ..Self::connecting(ports)
+        };
         connection.update_peer_credit(request);
         connection
     }
 
     /// Takes over the credit that every packet carries.
-    pub fn update_peer_credit(&mut self, header: &Header) {
+    pub fn update_peer_credit(&mut self, header: &PacketHeader) {
         self.peer_buffer = header.buf_alloc;
         self.peer_forwarded = header.fwd_cnt;
         if self.credit() > 0 {
@@ -187,10 +190,10 @@ impl Connection {
     pub fn end(&mut self, ending: Ending) {
         // Whatever ends it, a connection that never was one has been refused.
         let ending = match self.phase {
-            Phase::Connecting => Ending::Refused,
-            Phase::Established | Phase::Closed(_) => ending,
+            ConnectionPhase::Connecting => Ending::Refused,
+            ConnectionPhase::Established | ConnectionPhase::Closed(_) => ending,
         };
-        self.phase = Phase::Closed(ending);
+        self.phase = ConnectionPhase::Closed(ending);
         self.send = VecDeque::new();
         self.owes_response = false;
         self.owes_credit = false;
@@ -213,10 +216,10 @@ impl Connection {
             return Poll::Ready(Ok(0));
         }
         match self.phase {
-            Phase::Connecting | Phase::Established => Poll::Pending,
-            Phase::Closed(Ending::Finished) => Poll::Ready(Ok(0)),
-            Phase::Closed(Ending::Reset) => Poll::Ready(Err(VsockError::Reset)),
-            Phase::Closed(Ending::Refused) => {
+            ConnectionPhase::Connecting | ConnectionPhase::Established => Poll::Pending,
+            ConnectionPhase::Closed(Ending::Finished) => Poll::Ready(Ok(0)),
+            ConnectionPhase::Closed(Ending::Reset) => Poll::Ready(Err(VsockError::Reset)),
+            ConnectionPhase::Closed(Ending::Refused) => {
                 Poll::Ready(Err(VsockError::Refused(self.ports.guest)))
             }
         }
@@ -225,12 +228,14 @@ impl Connection {
     /// Writes for the host.
     pub fn write(&mut self, data: &[u8]) -> Poll<Result<usize, VsockError>> {
         match self.phase {
-            Phase::Closed(Ending::Refused) => {
+            ConnectionPhase::Closed(Ending::Refused) => {
                 return Poll::Ready(Err(VsockError::Refused(self.ports.guest)));
             }
-            Phase::Closed(Ending::Reset) => return Poll::Ready(Err(VsockError::Reset)),
-            Phase::Closed(Ending::Finished) => return Poll::Ready(Err(VsockError::Closed)),
-            Phase::Connecting | Phase::Established => {}
+            ConnectionPhase::Closed(Ending::Reset) => return Poll::Ready(Err(VsockError::Reset)),
+            ConnectionPhase::Closed(Ending::Finished) => {
+                return Poll::Ready(Err(VsockError::Closed));
+            }
+            ConnectionPhase::Connecting | ConnectionPhase::Established => {}
         }
         let closed = self.shutdown & SHUTDOWN_SEND | self.peer_shutdown & SHUTDOWN_RECEIVE;
         if closed != 0 {
@@ -249,10 +254,10 @@ impl Connection {
     pub fn next(&self, room: usize) -> Option<Outgoing> {
         let bare = |op| Some(Outgoing { op, flags: 0, len: 0 });
         match self.phase {
-            Phase::Connecting if self.requested => return None,
-            Phase::Connecting => return bare(Op::Request),
-            Phase::Closed(_) => return None,
-            Phase::Established => {}
+            ConnectionPhase::Connecting if self.requested => return None,
+            ConnectionPhase::Connecting => return bare(Op::Request),
+            ConnectionPhase::Closed(_) => return None,
+            ConnectionPhase::Established => {}
         }
         if self.owes_response {
             return bare(Op::Response);

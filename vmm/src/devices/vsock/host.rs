@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::{BUFFER_BYTES, Ending, Phase, Ports};
+use super::connection::{BUFFER_BYTES, ConnectionPhase, Ending, Ports};
 use super::counters::VsockCounters;
 use super::endpoints::Listening;
 use super::error::VsockError;
@@ -59,12 +59,14 @@ impl VsockHost {
                     }
                     match core.muxer.get(id).map(|connection| connection.phase) {
                         None => Some(Err(VsockError::Gone)),
-                        Some(Phase::Connecting) => None,
-                        Some(Phase::Closed(Ending::Refused)) => {
+                        Some(ConnectionPhase::Connecting) => None,
+                        Some(ConnectionPhase::Closed(Ending::Refused)) => {
                             Some(Err(VsockError::Refused(guest_port)))
                         }
                         // The guest may have closed it again already; it may also have sent.
-                        Some(Phase::Established | Phase::Closed(_)) => Some(Ok(())),
+                        Some(ConnectionPhase::Established | ConnectionPhase::Closed(_)) => {
+                            Some(Ok(()))
+                        }
                     }
                 },
             )

@@ -11,13 +11,13 @@ use std::task::Poll;
 
 use serde::{Deserialize, Serialize};
 
-use super::connection::{Connection, ConnectionId, Ending, Phase, Ports};
+use super::connection::{Connection, ConnectionId, ConnectionPhase, Ending, Ports};
 use super::endpoints::HostEndpoints;
 use super::error::VsockError;
 use super::limits::{MAX_CONNECTIONS, MAX_LINGERING, MAX_PENDING_RST};
-use super::packet::{HOST_CID, Header, Op, SHUTDOWN_BOTH, TYPE_STREAM};
+use super::packet::{HOST_CID, Op, PacketHeader, SHUTDOWN_BOTH, TYPE_STREAM};
 
-pub use send::Source;
+pub use send::PacketSource;
 
 /// First host port of connections the host opens.
 const FIRST_EPHEMERAL: u32 = 1 << 30;
@@ -38,7 +38,7 @@ pub struct Muxer {
     /// Connections with something to send, in turn.
     ready: VecDeque<ConnectionId>,
     /// Resets that belong to no connection any more.
-    pending_rst: VecDeque<Header>,
+    pending_rst: VecDeque<PacketHeader>,
     rst_first: bool,
     next_port: u32,
     /// Packets from the guest may be waiting in the transmit queue.
@@ -52,7 +52,7 @@ impl Muxer {
     pub fn open_ports(&self) -> Vec<(u32, u32)> {
         self.connections
             .values()
-            .filter(|connection| connection.phase == Phase::Established)
+            .filter(|connection| connection.phase == ConnectionPhase::Established)
             .map(|connection| (connection.ports.guest, connection.ports.host))
             .collect()
     }
@@ -192,15 +192,15 @@ impl Muxer {
             return;
         };
         match connection.phase {
-            Phase::Closed(_) => self.remove(id),
-            Phase::Connecting => {
+            ConnectionPhase::Closed(_) => self.remove(id),
+            ConnectionPhase::Connecting => {
                 if connection.requested {
                     self.reset_peer(id);
                 }
                 self.remove(id);
             }
-            Phase::Established if connection.lingering => {}
-            Phase::Established => {
+            ConnectionPhase::Established if connection.lingering => {}
+            ConnectionPhase::Established => {
                 connection.lingering = true;
                 connection.close(SHUTDOWN_BOTH);
                 self.lingering.push_back(id);
@@ -219,9 +219,9 @@ impl Muxer {
             .connections
             .iter()
             .filter(|(_, connection)| match connection.phase {
-                Phase::Connecting => connection.requested,
-                Phase::Established => true,
-                Phase::Closed(_) => false,
+                ConnectionPhase::Connecting => connection.requested,
+                ConnectionPhase::Established => true,
+                ConnectionPhase::Closed(_) => false,
             })
             .map(|(id, _)| *id)
             .collect();
@@ -260,14 +260,14 @@ impl Muxer {
         if let Some(connection) = self.connections.get(&id)
             && self.by_ports.get(&connection.ports) == Some(&id)
         {
-            let header = Header {
+            let header = PacketHeader {
                 src_cid: HOST_CID,
                 dst_cid: self.guest_cid,
                 src_port: connection.ports.host,
                 dst_port: connection.ports.guest,
                 kind: TYPE_STREAM,
                 op: Op::Rst as u16,
-                ..Header::default()
+                ..PacketHeader::default()
             };
             self.queue_rst(header);
         }
@@ -278,7 +278,7 @@ impl Muxer {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
-        if matches!(connection.phase, Phase::Closed(_)) {
+        if matches!(connection.phase, ConnectionPhase::Closed(_)) {
             return;
         }
         connection.end(ending);

@@ -53,7 +53,7 @@ impl Op {
 
 /// `struct virtio_vsock_hdr`. All fields are little-endian on the wire, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Header {
+pub struct PacketHeader {
     /// Who sends.
     pub src_cid: u64,
     /// Who is meant.
@@ -76,7 +76,7 @@ pub struct Header {
     pub fwd_cnt: u32,
 }
 
-impl Header {
+impl PacketHeader {
     /// Reads a header.
     pub fn parse(bytes: &[u8; HEADER_BYTES]) -> Self {
         Self {
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn every_field_lies_where_the_specification_puts_it() {
-        let header = Header {
+        let header = PacketHeader {
             src_cid: 0x0807_0605_0403_0201,
             dst_cid: 0x100f_0e0d_0c0b_0a09,
             src_port: 0x1413_1211,
@@ -177,7 +177,7 @@ mod tests {
             let mut wire = [0; HEADER_BYTES];
             wire[..32].copy_from_slice(&bytes);
             wire[32..].copy_from_slice(&tail);
-            prop_assert_eq!(Header::parse(&wire).to_bytes(), wire);
+            prop_assert_eq!(PacketHeader::parse(&wire).to_bytes(), wire);
         }
     }
 }

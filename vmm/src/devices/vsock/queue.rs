@@ -7,8 +7,8 @@ use virtio_queue::{DescriptorChain, Queue};
 
 use super::connection::ConnectionId;
 use super::endpoints::HostEndpoints;
-use super::muxer::{Muxer, Source};
-use super::packet::{HEADER_BYTES, Header};
+use super::muxer::{Muxer, PacketSource};
+use super::packet::{HEADER_BYTES, PacketHeader};
 use crate::devices::virtio::chain::{Buffers, Direction};
 use crate::devices::virtio::virtqueue::{QueueName, Virtqueue, signal};
 use crate::devices::virtio::{DeviceFault, FaultLatch, Interrupt};
@@ -132,7 +132,7 @@ impl Pass<'_> {
         buffers.load(chain, memory, Direction::FromGuest, limit).map_err(bad)?;
         let mut bytes = [0; HEADER_BYTES];
         buffers.read(memory, 0, &mut bytes).map_err(bad)?;
-        let header = Header::parse(&bytes);
+        let header = PacketHeader::parse(&bytes);
         let length = header.len as usize;
         let present = buffers.bytes().saturating_sub(HEADER_BYTES);
         if length > present {
@@ -201,7 +201,7 @@ impl Pass<'_> {
     /// Writes one packet; returns its length with the header.
     fn give_packet(
         &mut self,
-        source: Source,
+        source: PacketSource,
         chain: DescriptorChain<&GuestRam>,
     ) -> Result<u32, DeviceFault> {
         let bad = |reason| bad_chain(RECEIVE, reason);
@@ -221,7 +221,7 @@ impl Pass<'_> {
         };
         buffers.write(memory, 0, &header.to_bytes()).map_err(bad)?;
         let length = header.len as usize;
-        if let (Source::Connection(id), true) = (source, length > 0)
+        if let (PacketSource::Connection(id), true) = (source, length > 0)
             && let Some(connection) = self.muxer.get(id)
         {
             let (front, back) = connection.send.as_slices();

@@ -37,11 +37,6 @@ impl AsyncVsockStream {
         self.stream.guest_port()
     }
 
-    /// Makes this stream one for blocking use.
-    pub fn into_blocking(self) -> VsockStream {
-        self.stream
-    }
-
     fn poll(
         &self,
         interest: Interest,

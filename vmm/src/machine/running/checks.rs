@@ -17,7 +17,7 @@ use crate::kvm::{CallError, VcpuCall, VcpuControl};
 use crate::machine::MachineError;
 use crate::memory::PAGE_BYTES;
 use crate::snapshot::registers::{self, Register};
-use crate::snapshot::reset::Request;
+use crate::snapshot::reset::ResetRequest;
 use crate::snapshot::state::{self, StateMismatch, VcpuReport};
 use crate::snapshot::{Golden, PageRun, ResetError, ResetReport, Strategy};
 
@@ -56,7 +56,7 @@ impl RunningMachine {
     }
 
     /// A reset of a parked machine and the check after it, without a pause between the two: the
-    /// vCPU's thread goes on with the state that it has just put back.
+    /// vCPU's thread goes on with the state that it has just restored.
     pub fn reset_and_check(
         &self,
         strategy: Strategy,
@@ -75,7 +75,7 @@ impl RunningMachine {
         let sample = if plan.deep { 0 } else { plan.memory_steps() };
         only.post(Box::new(move || {
             let asked = Instant::now();
-            let report = core.reset(Request { strategy, asked, resumes: false });
+            let report = core.reset(ResetRequest { strategy, asked, resumes: false });
             let worked = report.is_ok();
             let checker = core.checker();
             // No caller waits any more when the machine is going down.
@@ -183,7 +183,7 @@ impl RunningMachine {
         Ok(all)
     }
 
-    /// What the last reset put back.
+    /// What the last reset restored.
     pub fn restored(&self) -> Result<Vec<PageRun>, MachineError> {
         let resetter = self.core.resetter.lock().unwrap_or_else(PoisonError::into_inner);
         let resetter = resetter.as_ref().ok_or(MachineError::NotCaptured)?;
@@ -201,7 +201,7 @@ impl RunningMachine {
 
     /// Makes registers that a reset wrote take effect on a vCPU.
     #[cfg(any(test, feature = "testing"))]
-    pub fn settle(&self, index: usize) -> Result<(), MachineError> {
+    pub fn apply_staged_regs(&self, index: usize) -> Result<(), MachineError> {
         let Some(control) = self.core.vcpus.get(index) else { return Ok(()) };
         let vcpu = Arc::clone(control);
         let call = control.call(move || vcpu.vcpu().apply_staged_regs());
@@ -343,7 +343,7 @@ impl MachineCore {
 }
 
 /// Compares vCPUs, of which the first one has this index, each on its own thread: registers
-/// that were put back take effect, and KVM waits for every processor of the host when a vCPU
+/// that were restored take effect, and KVM waits for every processor of the host when a vCPU
 /// changes threads for that.
 fn read(
     vcpus: &[Arc<VcpuControl>],

@@ -1,4 +1,4 @@
-//! What a guest may write, a reset puts back.
+//! What a guest may write, a reset restores.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::machine::*;
 fn with_first<T>(machine: &Machine, look: impl FnOnce(&mut Vcpu, &Golden) -> T) -> T {
     let phase = machine.lock();
     let Phase::Paused(live) = &*phase else { panic!("not paused") };
-    live.settle(0).unwrap();
+    live.apply_staged_regs(0).unwrap();
     let golden = live.golden().unwrap();
     let mut vcpu = live.core.vcpus[0].vcpu();
     look(&mut vcpu, &golden)
@@ -34,7 +34,7 @@ fn change(vcpu: &Vcpu, index: u32) -> bool {
 }
 
 #[test]
-fn every_msr_that_a_guest_may_write_is_put_back() {
+fn every_msr_that_a_guest_may_write_is_restored() {
     let machine = captured(config(&SPIN));
     for strategy in STRATEGIES {
         let changed = with_first(&machine, |vcpu, golden| {

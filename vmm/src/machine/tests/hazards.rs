@@ -186,7 +186,7 @@ fn pages_from(start: GuestAddress, pages: usize) -> Difference {
 fn at_any_moment(machine: &Machine, seed: u64) {
     let mut moments = Moments(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
     for strategy in STRATEGIES.into_iter().cycle().take(16) {
-        // Out of the guest by force, and put back while it runs.
+        // Out of the guest by force, and back in while it runs.
         machine.resume().unwrap();
         for _ in 0..5 {
             moments.wait();
@@ -355,7 +355,7 @@ fn the_console_is_the_hosts_and_does_not_go_back() {
 }
 
 #[test]
-fn registers_that_no_reset_puts_back_cannot_be_written() {
+fn registers_that_no_reset_restores_cannot_be_written() {
     let free = Machine::create(config(&WRITE_PAT)).unwrap();
     free.boot_paused().unwrap();
     with_ram(&free, |ram| ram.write_obj(1_u64, DATA).unwrap());

@@ -281,7 +281,7 @@ fn a_flipped_bit_of_state_is_seen_and_named() {
             assert_eq!(place(only(&findings)), in_state(part));
             assert!(findings[0].is.contains(words), "{}", findings[0]);
             reset(&machine);
-            assert_eq!(check(&machine).findings, [], "{lie:?} was not put back");
+            assert_eq!(check(&machine).findings, [], "{lie:?} was not restored");
         }
     }
 }

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::expect::check_processor;
-use super::format::{Header, PAGE, hex};
+use super::format::{FileHeader, PAGE, hex};
 use super::sparse::{self, Run};
 use super::{SnapshotError, open, read_file};
 use crate::arch::Named;
@@ -111,7 +111,8 @@ impl Diff {
 
 fn made_with(left: &Golden, right: &Golden) -> Result<Vec<Change>, SnapshotError> {
     let named = |golden: &Golden| -> Result<Vec<Named>, SnapshotError> {
-        let Header { vmm_version, origin, vcpus, disk, tsc_offset_works, .. } = Header::of(golden)?;
+        let FileHeader { vmm_version, origin, vcpus, disk, tsc_offset_works, .. } =
+            FileHeader::of(golden)?;
         let sha = |sha: Option<[u8; 32]>| sha.map_or("none".to_owned(), |sha| hex(&sha));
         Ok([
             ("version of the program", vmm_version),
@@ -124,7 +125,7 @@ fn made_with(left: &Golden, right: &Golden) -> Result<Vec<Change>, SnapshotError
             ("vCPUs", vcpus.to_string()),
             ("guest CID", origin.guest_cid.to_string()),
             ("console bytes", origin.console_bytes.to_string()),
-            ("TSC can be put back", tsc_offset_works.to_string()),
+            ("TSC can be restored", tsc_offset_works.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into())

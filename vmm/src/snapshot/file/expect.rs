@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use super::SnapshotError;
-use super::format::{Header, Processor, hex};
+use super::format::{FileHeader, Processor, hex};
 use crate::arch::{CpuidTemplate, HostIdentity};
 use crate::kvm;
 
@@ -26,7 +26,7 @@ pub struct Expectation {
 
 impl Expectation {
     /// Compares with a snapshot's header.
-    pub(super) fn check(&self, header: &Header) -> Result<(), SnapshotError> {
+    pub(super) fn check(&self, header: &FileHeader) -> Result<(), SnapshotError> {
         let origin = &header.origin;
         same_version(header)?;
         if let Some(expected) = &self.kernel_sha256 {
@@ -50,7 +50,7 @@ impl Expectation {
 }
 
 /// Other versions may keep other states, or offer a guest other devices.
-pub fn same_version(header: &Header) -> Result<(), SnapshotError> {
+pub fn same_version(header: &FileHeader) -> Result<(), SnapshotError> {
     same("version of this program", header.vmm_version.as_str(), env!("CARGO_PKG_VERSION"))
 }
 

@@ -118,7 +118,7 @@ impl Section {
 
 /// What a snapshot is bound to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
+pub struct FileHeader {
     pub vmm_version: String,
     pub origin: Origin,
     pub vcpus: u8,
@@ -157,7 +157,7 @@ impl std::fmt::Display for Processor {
     }
 }
 
-impl Header {
+impl FileHeader {
     /// What `golden` is bound to.
     pub fn of(golden: &Golden) -> Result<Self, SnapshotError> {
         let disk = match &golden.disk {

@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::SnapshotError;
-use super::format::{Header, PAGE, encode};
+use super::format::{FileHeader, PAGE, encode};
 use super::{sparse, write};
 use crate::snapshot::Golden;
 
@@ -17,7 +17,7 @@ pub fn of(golden: &Golden) -> Result<[u8; 32], SnapshotError> {
     }
     let mut hash = Sha256::new();
     hash.update(DOMAIN);
-    let header = encode(&Header::of(golden)?)?;
+    let header = encode(&FileHeader::of(golden)?)?;
     let sections = write::small_sections(golden)?;
     for part in std::iter::once(&header).chain(sections.iter().map(|(_, content)| content)) {
         hash.update((part.len() as u64).to_le_bytes());

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::expect::{Expectation, check_host};
 use super::format::{
-    DIGEST_BYTES, EXTENT_BYTES, Header, MAGIC, MAX_HEADER, PAGE, PREAMBLE_BYTES, Processor,
+    DIGEST_BYTES, EXTENT_BYTES, FileHeader, MAGIC, MAX_HEADER, PAGE, PREAMBLE_BYTES, Processor,
     SECTION_HEAD_BYTES, Section, section_head, sha256,
 };
 use super::sparse::Run;
@@ -24,7 +24,7 @@ use crate::snapshot::Golden;
 /// What a file holds.
 pub struct Loaded {
     pub golden: Golden,
-    pub header: Header,
+    pub header: FileHeader,
     /// Sections with the length of their content.
     pub sections: Vec<(Section, u64)>,
     pub file_bytes: u64,
@@ -37,7 +37,7 @@ pub fn read(
     length: u64,
     expect: Option<&Expectation>,
 ) -> Result<Loaded, SnapshotError> {
-    let mut source = Source { from, left: length, section: "header", all: Sha256::new() };
+    let mut source = CheckedReader { from, left: length, section: "header", all: Sha256::new() };
     let header = source.header()?;
     if let Some(expect) = expect {
         expect.check(&header)?;
@@ -73,7 +73,7 @@ pub fn read(
     Ok(Loaded { golden, header, sections, file_bytes: length })
 }
 
-fn cpuid(content: &[u8], header: &Header) -> Result<CpuidTemplate, SnapshotError> {
+fn cpuid(content: &[u8], header: &FileHeader) -> Result<CpuidTemplate, SnapshotError> {
     let cpuid: CpuidTemplate = Section::Cpuid.decode(content)?;
     let agree = cpuid.vcpus() == header.vcpus
         && cpuid.sha256() == header.cpuid_sha256
@@ -84,7 +84,7 @@ fn cpuid(content: &[u8], header: &Header) -> Result<CpuidTemplate, SnapshotError
     Ok(cpuid)
 }
 
-fn vcpus(content: &[u8], header: &Header) -> Result<Vec<VcpuImage>, SnapshotError> {
+fn vcpus(content: &[u8], header: &FileHeader) -> Result<Vec<VcpuImage>, SnapshotError> {
     let states: Vec<VcpuState> = Section::Vcpus.decode(content)?;
     if states.len() != usize::from(header.vcpus) {
         return Err(Section::Vcpus.damaged("it does not belong to this header"));
@@ -101,7 +101,7 @@ fn machine(content: &[u8]) -> Result<VmState, SnapshotError> {
     Ok(vm)
 }
 
-fn devices(content: &[u8], header: &Header) -> Result<DeviceStates, SnapshotError> {
+fn devices(content: &[u8], header: &FileHeader) -> Result<DeviceStates, SnapshotError> {
     let shape =
         MachineShape { has_disk: header.disk.is_some(), guest_cid: header.origin.guest_cid };
     DeviceStates::decode(DEVICES, shape, content)
@@ -109,7 +109,7 @@ fn devices(content: &[u8], header: &Header) -> Result<DeviceStates, SnapshotErro
 }
 
 /// The rest of the file.
-struct Source<R> {
+struct CheckedReader<R> {
     from: R,
     left: u64,
     /// Where in the file this is, for errors.
@@ -118,7 +118,7 @@ struct Source<R> {
     all: Sha256,
 }
 
-impl<R: Read> Source<R> {
+impl<R: Read> CheckedReader<R> {
     fn fill(&mut self, bytes: &mut [u8]) -> Result<(), SnapshotError> {
         let truncated = SnapshotError::Truncated { section: self.section };
         let Some(left) = self.left.checked_sub(bytes.len() as u64) else { return Err(truncated) };
@@ -155,7 +155,7 @@ impl<R: Read> Source<R> {
         Err(SnapshotError::Damaged { section: self.section, reason })
     }
 
-    fn header(&mut self) -> Result<Header, SnapshotError> {
+    fn header(&mut self) -> Result<FileHeader, SnapshotError> {
         let preamble = self.array::<PREAMBLE_BYTES>()?;
         let [magic @ .., v0, v1, v2, v3, l0, l1, l2, l3] = preamble;
         if magic != MAGIC {
@@ -175,7 +175,7 @@ impl<R: Read> Source<R> {
         self.compare(digest)?;
         self.all.update(digest);
         let damaged = |reason: String| SnapshotError::Damaged { section: "header", reason };
-        let header: Header = match postcard::take_from_bytes(&content) {
+        let header: FileHeader = match postcard::take_from_bytes(&content) {
             Ok((header, [])) => header,
             Ok(_) => return Err(damaged("there is more in it than belongs there".into())),
             Err(e) => return Err(damaged(e.to_string())),
@@ -236,7 +236,7 @@ impl<R: Read> Source<R> {
 
     fn memory(
         &mut self,
-        header: &Header,
+        header: &FileHeader,
         sections: &mut Vec<(Section, u64)>,
     ) -> Result<GoldenMemory, SnapshotError> {
         let mut regions = Vec::new();
@@ -257,7 +257,7 @@ impl<R: Read> Source<R> {
 
     fn disk(
         &mut self,
-        header: &Header,
+        header: &FileHeader,
         sections: &mut Vec<(Section, u64)>,
     ) -> Result<Option<Arc<DiskImage>>, SnapshotError> {
         let Some((_, length)) = header.disk else { return Ok(None) };
@@ -282,7 +282,7 @@ impl<R: Read> Source<R> {
 
 /// The content of a section being read.
 struct Content<'a, R> {
-    source: &'a mut Source<R>,
+    source: &'a mut CheckedReader<R>,
     section: Section,
     left: u64,
     hash: Sha256,

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::BUFFER_BYTES;
 use super::SnapshotError;
 use super::format::{
-    DIGEST_BYTES, EXTENT_BYTES, Header, Section, encode, hex, preamble, section_head, sha256,
+    DIGEST_BYTES, EXTENT_BYTES, FileHeader, Section, encode, hex, preamble, section_head, sha256,
 };
 use super::sparse::{self, Run};
 use crate::arch::{VcpuImage, VcpuState};
@@ -89,7 +89,7 @@ impl Drop for Temporary {
 
 /// Writes a whole snapshot.
 pub fn write(golden: &Golden, out: &mut impl Write) -> Result<(), SnapshotError> {
-    let header = encode(&Header::of(golden)?)?;
+    let header = encode(&FileHeader::of(golden)?)?;
     let length = u32::try_from(header.len()).map_err(io::Error::other)?;
     let preamble = preamble(length);
     let digest = sha256([preamble.as_slice(), &header]);

@@ -10,7 +10,7 @@ use crate::memory::{GoldenMemory, GuestRam, PAGE_BYTES};
 use crate::snapshot::{PageRun, Strategy};
 
 /// From this many pages on a copy passes by the caches. Up to 4 MiB it is better to find in them
-/// what comes next: the comparison of what was put back, and the guest.
+/// what comes next: the comparison of what was restored, and the guest.
 const STREAMING_FROM: usize = 1024;
 
 /// What a reset did with dirty pages.

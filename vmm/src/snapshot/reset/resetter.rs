@@ -15,7 +15,7 @@ use crate::snapshot::{Golden, PageRun, ResetError, Strategy};
 
 /// How a machine is to be reset.
 #[derive(Debug, Clone, Copy)]
-pub struct Request {
+pub struct ResetRequest {
     /// How dirty pages get their content back.
     pub strategy: Strategy,
     /// When the caller asked for the reset: time counts from here.
@@ -81,7 +81,7 @@ impl Resetter {
     pub fn reset(
         &mut self,
         machine: Parts<'_>,
-        request: Request,
+        request: ResetRequest,
     ) -> Result<ResetReport, ResetError> {
         let (golden, threads) = (self.golden.vcpus.len(), machine.threads.len());
         if golden != threads {

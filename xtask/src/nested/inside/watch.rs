@@ -12,15 +12,15 @@ use crate::nested::wire::{self, Message, Notice};
 const BEAT: Duration = Duration::from_secs(2);
 /// How long a job may say nothing.
 #[derive(Debug, Clone, Copy)]
-struct Patience {
+struct SilenceLimits {
     /// While the processors are mostly idle: a test that waits prints its result long before.
     idle: Duration,
     /// While they work: a thousand resets take minutes on a host that is busy with other things.
     busy: Duration,
 }
 
-const PATIENCE: Patience =
-    Patience { idle: Duration::from_secs(300), busy: Duration::from_secs(1200) };
+const SILENCE_LIMITS: SilenceLimits =
+    SilenceLimits { idle: Duration::from_secs(300), busy: Duration::from_secs(1200) };
 
 /// The way to the host, for several threads.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ impl Running {
     }
 
     /// Whether it has been silent for longer than `patience` allows.
-    fn is_stuck(&self, patience: Patience) -> bool {
+    fn is_stuck(&self, patience: SilenceLimits) -> bool {
         let silence = self.printed.elapsed();
         silence >= patience.busy
             || (silence >= patience.idle && IdleTime::read().mostly_idle_since(self.idle))
@@ -74,13 +74,13 @@ impl Port {
     }
 
     /// The job that is stuck.
-    fn stuck(&self, patience: Patience) -> Option<usize> {
+    fn stuck(&self, patience: SilenceLimits) -> Option<usize> {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.job.filter(|job| job.is_stuck(patience)).map(|job| job.index)
     }
 
     /// One sign of life, or the news that a job is stuck. False once the host has gone.
-    fn beat(&self, patience: Patience) -> bool {
+    fn beat(&self, patience: SilenceLimits) -> bool {
         let notice = match self.stuck(patience) {
             Some(index) => Notice::Stuck { index, report: processes::report() },
             None => Notice::Alive,
@@ -93,7 +93,7 @@ impl Port {
 pub fn start(port: &Port) {
     let port = port.clone();
     std::thread::spawn(move || {
-        while port.beat(PATIENCE) {
+        while port.beat(SILENCE_LIMITS) {
             std::thread::sleep(BEAT);
         }
     });
@@ -143,9 +143,9 @@ mod tests {
     #[test]
     fn a_job_is_stuck_once_it_is_silent_for_too_long() {
         let (port, sent) = port_with_a_job();
-        assert!(port.beat(Patience { idle: LONG, busy: LONG }));
+        assert!(port.beat(SilenceLimits { idle: LONG, busy: LONG }));
         assert_eq!(sent.last(), Message::Notice(Notice::Alive));
-        assert!(port.beat(Patience { idle: LONG, busy: Duration::ZERO }));
+        assert!(port.beat(SilenceLimits { idle: LONG, busy: Duration::ZERO }));
         let Message::Notice(Notice::Stuck { index: 4, report }) = sent.last() else {
             panic!("{:?}", sent.last())
         };
@@ -156,7 +156,7 @@ mod tests {
     fn without_a_job_nothing_is_stuck() {
         let sent = Sent::default();
         let port = Port::new(sent.clone());
-        assert!(port.beat(Patience { idle: Duration::ZERO, busy: Duration::ZERO }));
+        assert!(port.beat(SilenceLimits { idle: Duration::ZERO, busy: Duration::ZERO }));
         assert_eq!(sent.last(), Message::Notice(Notice::Alive));
     }
 }

@@ -25,14 +25,14 @@ const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// How much of the guest's console is kept.
 const CONSOLE_BYTES: usize = 64 << 10;
 
-/// Boots. `adopt` is given the machine before it runs, so that others can stop it, and says
+/// Boots. `register` is given the machine before it runs, so that others can stop it, and says
 /// whether to go on. After an error nothing is left.
 pub fn start(
     spec: &SandboxSpec,
     config: &KvmConfig,
     image: &KvmImage,
     gate: Gate,
-    adopt: impl FnOnce(&Arc<Machine>) -> bool,
+    register: impl FnOnce(&Arc<Machine>) -> bool,
 ) -> Result<Connected, SandboxError> {
     let begun = Instant::now();
     let machine = MachineConfig::builder(Arc::clone(image.kernel()))
@@ -47,7 +47,7 @@ pub fn start(
         .and_then(Machine::create)
         .map_err(machine_failed)?;
     let machine = Arc::new(machine);
-    if !adopt(&machine) {
+    if !register(&machine) {
         return Err(not_available("the sandbox was shut down while it was booting"));
     }
     establish(&machine, config.guest_port(image), gate, begun).inspect_err(|_| machine.shutdown())

@@ -79,7 +79,7 @@ impl Connected {
     }
 
     /// After a reset: the connection is as it was at the capture, and knows no request.
-    pub fn renew_channel(&self) -> Result<(), SandboxError> {
+    pub fn reconnect(&self) -> Result<(), SandboxError> {
         let channel = Arc::new(channel_on(&self.control)?);
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = channel;
         Ok(())

@@ -13,7 +13,7 @@ use crate::error::SandboxError;
 use crate::state::ResetOutcome;
 use crate::{Cause, ForensicDump};
 
-/// Looks at a machine that has been put back and has not run yet.
+/// Looks at a machine that has been reset and has not run yet.
 pub type Inspection<'a> = dyn FnMut(&Machine) -> Result<(), MachineError> + 'a;
 
 /// The only one to use a machine, until [`ExclusiveMachine::end`] says what has become of it. Every other caller
@@ -123,7 +123,7 @@ impl Drop for ExclusiveMachine<'_> {
 
 /// Puts a machine back to its golden state, with a control connection that knows no request.
 ///
-/// `inspect` sees the machine when it has been put back and has not run yet.
+/// `inspect` sees the machine when it has been reset and has not run yet.
 pub fn reset_machine(
     connected: &Connected,
     strategy: Strategy,
@@ -131,7 +131,7 @@ pub fn reset_machine(
 ) -> Result<ResetReport, SandboxError> {
     let report =
         reset(&connected.machine, strategy, inspect).map_err(|error| reset_failed(&error))?;
-    renew_connection(connected, &report)?;
+    reconnect(connected, &report)?;
     Ok(report)
 }
 
@@ -151,12 +151,12 @@ pub fn reset_and_check(
             machine.resume().map(|()| report)
         })
         .map_err(|error| reset_failed(&error))?;
-    renew_connection(connected, &report)?;
+    reconnect(connected, &report)?;
     Ok(report)
 }
 
-fn renew_connection(connected: &Connected, report: &ResetReport) -> Result<(), SandboxError> {
-    connected.renew_channel()?;
+fn reconnect(connected: &Connected, report: &ResetReport) -> Result<(), SandboxError> {
+    connected.reconnect()?;
     debug!(took = ?report.parts.total(), pages = report.dirty_pages, "reset");
     Ok(())
 }
@@ -166,7 +166,7 @@ pub fn hold(machine: &Machine) -> Result<(), MachineError> {
     if machine.is_paused() { Ok(()) } else { machine.pause() }
 }
 
-/// The error of a machine that cannot be put back.
+/// The error of a machine that cannot be reset.
 pub fn reset_failed(error: &MachineError) -> SandboxError {
     SandboxError::ResetFailed { reason: error.to_string() }
 }

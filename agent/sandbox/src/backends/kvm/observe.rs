@@ -47,7 +47,7 @@ impl QueryTimeouts {
     pub const USUAL: Self = Self { answer: Duration::from_secs(1), silent_after: SILENT_AFTER };
 }
 
-/// How a machine is put back and looked at.
+/// How a machine is reset and looked at.
 #[derive(Debug, Clone, Copy)]
 pub struct VerifyOptions {
     pub strategy: Strategy,
@@ -69,7 +69,7 @@ pub struct Observation {
 }
 
 /// Puts the machine back and asks every source. No other caller may use the machine. A machine that
-/// has something to hide before its reset is not put back: it stands still as it was found.
+/// has something to hide before its reset is not reset: it stands still as it was found.
 pub fn observe(
     connected: &Connected,
     golden: &Arc<Golden>,
@@ -106,9 +106,9 @@ pub fn observe(
 
     faults.at(FaultPoint::Running, machine);
     let clean = differences.is_empty();
-    let put_back_at = begun + took;
+    let reset_at = begun + took;
     let GuestReport { answers, run_state } =
-        ask_guest(connected, golden, how.timeouts, put_back_at, clean, &mut faults, &mut parts);
+        ask_guest(connected, golden, how.timeouts, reset_at, clean, &mut faults, &mut parts);
     let evidence = Evidence {
         reset_at: wall + took,
         disk,
@@ -122,7 +122,7 @@ pub fn observe(
     Ok(Observation { report: Some(report), evidence, residues, mismatched })
 }
 
-/// What was seen of a machine that was put back and had not run yet.
+/// What was seen of a machine that was reset and had not run yet.
 struct HostChecks {
     differences: Vec<Finding>,
     residues: Vec<Finding>,
@@ -203,7 +203,7 @@ fn ask_guest(
     connected: &Connected,
     golden: &Golden,
     timeouts: QueryTimeouts,
-    put_back_at: Instant,
+    reset_at: Instant,
     clean: bool,
     faults: &mut Faults<'_>,
     parts: &mut VerificationParts,
@@ -230,11 +230,11 @@ fn ask_guest(
     if clean && answers.descriptors == Descriptors::Silent && run_state == RunState::Running {
         std::thread::sleep(BACK_OFF);
         debug!("the guest is asked again");
-        answers = ask(put_back_at + timeouts.silent_after);
+        answers = ask(reset_at + timeouts.silent_after);
         run_state = read();
         if matches!(answers.descriptors, Descriptors::Count(_)) {
             let limit = format!("within {:?}", timeouts.answer);
-            let is = format!("there after {:.1?}", put_back_at.elapsed());
+            let is = format!("there after {:.1?}", reset_at.elapsed());
             answers.odd.push(Finding::new(Source::Guest, Location::Answer, limit, is));
         }
     }
@@ -247,12 +247,12 @@ fn ask_guest(
     GuestReport { answers, run_state }
 }
 
-/// The evidence about a machine that was not put back. Its guest is not asked: it is as the command
+/// The evidence about a machine that was not reset. Its guest is not asked: it is as the command
 /// left it.
 pub fn not_reset(differences: Vec<Finding>, parts: VerificationParts) -> Evidence {
     Evidence {
         reset_at: SystemTime::now(),
-        disk: Err("the machine was not put back".to_owned()),
+        disk: Err("the machine was not reset".to_owned()),
         descriptors: Descriptors::NotAsked,
         inventory: GuestInventory::default(),
         run_state: RunState::Held,

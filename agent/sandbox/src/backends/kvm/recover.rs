@@ -20,7 +20,7 @@ impl KvmSandbox {
     /// Puts a machine back to its golden state. Calls that are under way fail. Afterwards it is
     /// ready, or will never be used again.
     ///
-    /// `inspect` sees the machine when it has been put back and has not run yet.
+    /// `inspect` sees the machine when it has been reset and has not run yet.
     pub(super) fn reset_connected(
         &self,
         connected: &Arc<Connected>,
@@ -64,7 +64,7 @@ impl KvmSandbox {
         };
     }
 
-    /// The machine, if it can be put back. One whose guest has ended it has a successor.
+    /// The machine, if it can be reset. One whose guest has ended it has a successor.
     pub(super) fn ready_to_reset(&self) -> Result<Arc<Connected>, SandboxError> {
         let connected = self.ready()?;
         let Some(end) = connected.machine.stop_reason() else { return Ok(connected) };
@@ -82,7 +82,7 @@ impl KvmSandbox {
     }
 
     /// Puts another machine of the golden state in the place of one that is over: there is nothing
-    /// to put back. It has not been verified yet. Leaves no machine if the disk of the one that is over
+    /// to reset. It has not been verified yet. Leaves no machine if the disk of the one that is over
     /// has been changed by the host.
     fn replace(
         &self,
@@ -176,7 +176,7 @@ impl KvmSandbox {
         result
     }
 
-    /// Ends a machine that could not be put back.
+    /// Ends a machine that could not be reset.
     pub(super) fn retire(
         &self,
         exclusive: ExclusiveMachine<'_>,

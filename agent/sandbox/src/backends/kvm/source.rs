@@ -49,9 +49,9 @@ impl KvmSource {
         })
     }
 
-    /// Renews the golden state this way, instead of by booting the image as it is on disk.
+    /// Captures the golden state this way, instead of by booting the image as it is on disk.
     #[must_use]
-    pub fn renewed_by(self, origin: Origin) -> Self {
+    pub fn recaptured_from(self, origin: Origin) -> Self {
         Self { origin: Some(origin), ..self }
     }
 
@@ -88,7 +88,7 @@ impl SandboxSource for KvmSource {
 
     /// Boots the image as it is on disk, whatever the golden state came from, unless there is another
     /// way.
-    fn renew(&self) -> Result<(), SandboxError> {
+    fn recapture(&self) -> Result<(), SandboxError> {
         let anew = if let Some(origin) = &self.origin {
             origin()?
         } else {

@@ -65,7 +65,7 @@ impl KvmSandbox {
         drop(injector);
         let observed = match observed {
             Ok(Observation { residues, .. }) if !residues.is_empty() => {
-                warn!(?residues, "another machine takes the place of one that KVM cannot put back");
+                warn!(?residues, "another machine takes the place of one that KVM cannot reset");
                 self.successor(&exclusive, connected).and_then(|successor| {
                     let observed = observe(&successor, &golden, how, Faults::none())?;
                     Ok((observed, Some(successor)))
@@ -138,7 +138,7 @@ pub fn prepare(
     Ok(())
 }
 
-/// On a machine that was put back, as every machine will be that is compared with this.
+/// On a machine that was reset, as every machine will be that is compared with this.
 fn measure(
     connected: &Connected,
     golden: &Arc<Golden>,

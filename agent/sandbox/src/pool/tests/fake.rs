@@ -27,7 +27,7 @@ pub struct Facts {
     pub made: usize,
     pub tried: usize,
     pub ended: usize,
-    pub renewed: usize,
+    pub recaptured: usize,
     /// What must never happen, in words.
     pub violations: Vec<String>,
     /// The next ones fail.
@@ -151,8 +151,8 @@ impl SandboxSource for FakeSource {
         1 << 20
     }
 
-    fn renew(&self) -> Result<(), SandboxError> {
-        self.0.change(|facts| facts.renewed += 1);
+    fn recapture(&self) -> Result<(), SandboxError> {
+        self.0.change(|facts| facts.recaptured += 1);
         Ok(())
     }
 }

@@ -48,7 +48,7 @@ fn a_machine_that_does_not_pass_halts_the_pool_until_it_is_resumed_with_new_ones
         until(&pool, |now| now.machines.clean == 3);
         // None of the old ones is left.
         assert_eq!(machines(&world), (6, 3));
-        assert_eq!(world.facts().renewed, 1);
+        assert_eq!(world.facts().recaptured, 1);
         world.assert_clean();
     }
 }
@@ -117,7 +117,7 @@ fn another_caller_may_halt_it() {
     let world = World::new();
     let pool = pool(&world, PoolConfig::new(1));
     pool.resume();
-    assert_eq!(world.facts().renewed, 0);
+    assert_eq!(world.facts().recaptured, 0);
     pool.halt("as the test wanted");
     pool.halt("too late");
     assert_eq!(&*pool.halted().unwrap(), "as the test wanted");

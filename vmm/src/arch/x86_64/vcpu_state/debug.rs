@@ -1,12 +1,12 @@
 //! Debug registers.
 
 use super::VcpuState;
-use super::group::Group;
+use super::group::VcpuGroup;
 use crate::arch::Named;
 use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
-pub const GROUP: Group = Group {
+pub const GROUP: VcpuGroup = VcpuGroup {
     listed: 5,
     read: |reader| {
         let read = reader.fd.get_debug_regs();

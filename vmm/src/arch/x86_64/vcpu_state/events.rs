@@ -6,7 +6,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::SyncReg;
 
-use super::group::{Group, Reader, Writer};
+use super::group::{VcpuGroup, VcpuReader, Writer};
 use crate::arch::x86_64::residue::Residue;
 use crate::ioctl::{self, KvmError};
 use crate::mismatch;
@@ -17,7 +17,7 @@ const VALID: u32 = KVM_VCPUEVENT_VALID_NMI_PENDING
     | KVM_VCPUEVENT_VALID_SIPI_VECTOR
     | KVM_VCPUEVENT_VALID_SMM;
 
-pub const GROUP: Group = Group {
+pub const GROUP: VcpuGroup = VcpuGroup {
     listed: 3,
     read,
     write,
@@ -30,7 +30,7 @@ pub const GROUP: Group = Group {
     describe: |state, named| named.push(("events".into(), format!("{:?}", state.events))),
 };
 
-fn read(reader: &mut Reader<'_>) -> Result<(), KvmError> {
+fn read(reader: &mut VcpuReader<'_>) -> Result<(), KvmError> {
     let mut events = match &reader.left {
         Some((_, _, events)) => *events,
         None => reader.fd.get_vcpu_events().map_err(KvmError::ioctl("KVM_GET_VCPU_EVENTS"))?,

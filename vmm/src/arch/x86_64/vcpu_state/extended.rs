@@ -3,7 +3,7 @@
 use kvm_bindings::kvm_xsave;
 
 use super::VcpuState;
-use super::group::{Comparison, Group, Writer};
+use super::group::{VcpuComparison, VcpuGroup, Writer};
 use crate::arch::Named;
 use crate::ioctl::{self, KvmError};
 use crate::mismatch::{self, Mismatch};
@@ -14,7 +14,7 @@ const XSTATE_BV: usize = 512 / 4;
 const ROW: usize = 16;
 
 /// XCR0.
-pub const CONTROL: Group = Group {
+pub const CONTROL: VcpuGroup = VcpuGroup {
     listed: 4,
     read: |reader| {
         reader.state.xcrs = reader.fd.get_xcrs().map_err(KvmError::ioctl("KVM_GET_XCRS"))?;
@@ -36,7 +36,7 @@ pub const CONTROL: Group = Group {
 };
 
 /// The XSAVE area.
-pub const STATE: Group = Group {
+pub const STATE: VcpuGroup = VcpuGroup {
     listed: 6,
     read: |reader| {
         *reader.state.xsave = reader.fd.get_xsave().map_err(KvmError::ioctl("KVM_GET_XSAVE"))?;
@@ -54,7 +54,7 @@ fn write(writer: &mut Writer<'_>) -> Result<(), KvmError> {
     ioctl::call("KVM_SET_XSAVE", || unsafe { fd.set_xsave(xsave) })
 }
 
-fn compare(pair: &Comparison<'_>, found: &mut Vec<Mismatch<String>>) {
+fn compare(pair: &VcpuComparison<'_>, found: &mut Vec<Mismatch<String>>) {
     let (then, now) = (&*pair.then.xsave, &*pair.now.xsave);
     if compared(then) != compared(now) {
         let part = "floating point and vector registers".to_owned();

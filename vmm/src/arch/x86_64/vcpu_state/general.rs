@@ -3,12 +3,12 @@
 use kvm_ioctls::SyncReg;
 
 use super::VcpuState;
-use super::group::{Group, Writer};
+use super::group::{VcpuGroup, Writer};
 use crate::arch::Named;
 use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
-pub const GROUP: Group = Group {
+pub const GROUP: VcpuGroup = VcpuGroup {
     listed: 1,
     read: |reader| {
         reader.state.regs = match &reader.left {

@@ -12,16 +12,16 @@ use crate::ioctl::KvmError;
 use crate::mismatch::Mismatch;
 
 /// One group of a vCPU's state: what KVM gives and takes together.
-pub struct Group {
+pub struct VcpuGroup {
     /// Place of the group in comparisons and descriptions, which begin with what people look for
     /// first. Writing has an order of its own: that of the table.
     pub listed: u8,
-    /// Reads the group into [`Reader::state`].
-    pub read: fn(&mut Reader<'_>) -> Result<(), KvmError>,
+    /// Reads the group into [`VcpuReader::state`].
+    pub read: fn(&mut VcpuReader<'_>) -> Result<(), KvmError>,
     /// Writes the group of [`Writer::state`].
     pub write: fn(&mut Writer<'_>) -> Result<(), KvmError>,
     /// Adds what differs.
-    pub compare: fn(&Comparison<'_>, &mut Vec<Mismatch<String>>),
+    pub compare: fn(&VcpuComparison<'_>, &mut Vec<Mismatch<String>>),
     /// Adds names and values.
     pub describe: fn(&VcpuState, &mut Vec<Named>),
 }
@@ -30,7 +30,7 @@ pub struct Group {
 pub type Registers = (kvm_regs, kvm_sregs, kvm_vcpu_events);
 
 /// A vCPU that is being read.
-pub struct Reader<'a> {
+pub struct VcpuReader<'a> {
     pub fd: &'a VcpuFd,
     /// Registers that KVM has left in `kvm_run`. Without them each group makes a call.
     pub left: Option<Registers>,
@@ -74,7 +74,7 @@ impl Writer<'_> {
 }
 
 /// Two states of a vCPU that are being compared.
-pub struct Comparison<'a> {
+pub struct VcpuComparison<'a> {
     pub then: &'a VcpuState,
     pub now: &'a VcpuState,
     /// Bounds of the TSC and its frequency in hertz, where the TSC can be compared.

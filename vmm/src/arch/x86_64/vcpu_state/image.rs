@@ -13,10 +13,10 @@ pub struct VcpuImage {
     all: Msrs,
     /// The TSC first, and every other MSR: for reading them.
     all_and_tsc: Msrs,
-    /// The MSRs that a reset puts back.
-    put_back: Msrs,
-    /// The TSC, and the MSRs that a reset puts back.
-    put_back_and_tsc: Msrs,
+    /// The MSRs that a reset restores.
+    restored: Msrs,
+    /// The TSC, and the MSRs that a reset restores.
+    restored_and_tsc: Msrs,
     /// The timer's deadline, if one was set.
     deadline: Option<Msrs>,
     /// MSRs that a guest in this state may write.
@@ -32,13 +32,13 @@ impl VcpuImage {
     /// every processor has.
     pub fn new(state: VcpuState) -> Result<Self, KvmError> {
         let open = msrs::writable(&state.msrs)?;
-        let put_back: Vec<kvm_msr_entry> =
+        let restored: Vec<kvm_msr_entry> =
             state.msrs.iter().copied().filter(|entry| msrs::is_put_back(entry.index)).collect();
         let mut tsc_and_all = vec![kvm_msr_entry { index: msrs::TSC, ..Default::default() }];
         tsc_and_all.extend_from_slice(&state.msrs);
         let mut with_tsc = msrs::tsc(state.tsc).to_vec();
-        with_tsc.extend_from_slice(&put_back);
-        let deadline = put_back
+        with_tsc.extend_from_slice(&restored);
+        let deadline = restored
             .iter()
             .find(|entry| entry.index == msrs::TSC_DEADLINE && entry.data != 0)
             .map(|entry| msrs::collection(&[*entry]))
@@ -46,8 +46,8 @@ impl VcpuImage {
         Ok(Self {
             all: msrs::collection(&state.msrs)?,
             all_and_tsc: msrs::collection(&tsc_and_all)?,
-            put_back: msrs::collection(&put_back)?,
-            put_back_and_tsc: msrs::collection(&with_tsc)?,
+            restored: msrs::collection(&restored)?,
+            restored_and_tsc: msrs::collection(&with_tsc)?,
             deadline,
             open,
             state,
@@ -72,12 +72,12 @@ impl VcpuImage {
         &self.all_and_tsc
     }
 
-    pub(super) fn put_back(&self) -> &Msrs {
-        &self.put_back
+    pub(super) fn restored(&self) -> &Msrs {
+        &self.restored
     }
 
-    pub(super) fn put_back_and_tsc(&self) -> &Msrs {
-        &self.put_back_and_tsc
+    pub(super) fn restored_and_tsc(&self) -> &Msrs {
+        &self.restored_and_tsc
     }
 
     pub(super) fn deadline(&self) -> Option<&Msrs> {

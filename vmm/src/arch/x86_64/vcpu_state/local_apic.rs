@@ -3,14 +3,14 @@
 use kvm_bindings::kvm_lapic_state;
 
 use super::VcpuState;
-use super::group::{Comparison, Group, Writer};
+use super::group::{VcpuComparison, VcpuGroup, Writer};
 use crate::arch::Named;
 use crate::arch::x86_64::residue::Residue;
 use crate::arch::x86_64::{lapic, msrs};
 use crate::ioctl::{self, KvmError};
 use crate::mismatch::{self, Mismatch};
 
-pub const GROUP: Group = Group {
+pub const GROUP: VcpuGroup = VcpuGroup {
     listed: 7,
     read: |reader| {
         *reader.state.lapic = reader.fd.get_lapic().map_err(KvmError::ioctl("KVM_GET_LAPIC"))?;
@@ -32,7 +32,7 @@ fn write(writer: &mut Writer<'_>) -> Result<(), KvmError> {
     }
 }
 
-fn compare(pair: &Comparison<'_>, found: &mut Vec<Mismatch<String>>) {
+fn compare(pair: &VcpuComparison<'_>, found: &mut Vec<Mismatch<String>>) {
     let (then, now) = (&*pair.then.lapic, &*pair.now.lapic);
     if compared(then) == compared(now) {
         return;

@@ -1,14 +1,14 @@
 //! Model-specific registers, and the TSC where it is read and written with them.
 
 use super::VcpuState;
-use super::group::{Comparison, Group, MsrSource, Reader};
+use super::group::{MsrSource, VcpuComparison, VcpuGroup, VcpuReader};
 use crate::arch::Named;
 use crate::arch::x86_64::msrs;
 use crate::arch::x86_64::residue::Residue;
 use crate::ioctl::KvmError;
 use crate::mismatch::Mismatch;
 
-pub const GROUP: Group = Group {
+pub const GROUP: VcpuGroup = VcpuGroup {
     listed: 8,
     read,
     write: |writer| msrs::write(writer.fd, writer.msrs),
@@ -16,7 +16,7 @@ pub const GROUP: Group = Group {
     describe,
 };
 
-fn read(reader: &mut Reader<'_>) -> Result<(), KvmError> {
+fn read(reader: &mut VcpuReader<'_>) -> Result<(), KvmError> {
     reader.state.msrs = match reader.msrs {
         MsrSource::Listed(wanted) => msrs::read(reader.fd, wanted)?,
         MsrSource::Prepared(wanted) => msrs::read_prepared(reader.fd, wanted)?,
@@ -34,7 +34,7 @@ fn read(reader: &mut Reader<'_>) -> Result<(), KvmError> {
     Ok(())
 }
 
-fn compare(pair: &Comparison<'_>, found: &mut Vec<Mismatch<String>>) {
+fn compare(pair: &VcpuComparison<'_>, found: &mut Vec<Mismatch<String>>) {
     let (then, now) = (&pair.then.msrs, &pair.now.msrs);
     if then.len() != now.len() {
         let words = (then.len().to_string(), now.len().to_string());

@@ -2,12 +2,12 @@
 
 use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, kvm_mp_state};
 
-use super::group::{Group, Writer};
+use super::group::{VcpuGroup, Writer};
 use crate::arch::x86_64::residue::Residue;
 use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
-pub const GROUP: Group = Group {
+pub const GROUP: VcpuGroup = VcpuGroup {
     listed: 0,
     read: |reader| {
         let read = reader.fd.get_mp_state();

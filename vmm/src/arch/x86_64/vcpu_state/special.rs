@@ -4,12 +4,12 @@ use kvm_bindings::{kvm_dtable, kvm_segment};
 use kvm_ioctls::SyncReg;
 
 use super::VcpuState;
-use super::group::{Group, Writer};
+use super::group::{VcpuGroup, Writer};
 use crate::arch::Named;
 use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
-pub const GROUP: Group = Group {
+pub const GROUP: VcpuGroup = VcpuGroup {
     listed: 2,
     read: |reader| {
         reader.state.sregs = match &reader.left {

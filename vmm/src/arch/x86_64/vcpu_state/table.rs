@@ -1,6 +1,6 @@
 //! The table of groups.
 
-use super::group::Group;
+use super::group::VcpuGroup;
 use super::{
     debug, events, extended, general, local_apic, model_specific, run_state, special, tsc_group,
 };
@@ -13,7 +13,7 @@ use super::{
 /// - The TSC and the timer's deadline, an MSR, are written before the local APIC: writing that
 ///   starts its timer again, and a deadline that has passed would interrupt the golden state.
 /// - Writing general registers clears pending exceptions, so events come after them.
-pub const GROUPS: [Group; 10] = [
+pub const GROUPS: [VcpuGroup; 10] = [
     run_state::GROUP,
     extended::CONTROL,
     extended::STATE,
@@ -27,8 +27,8 @@ pub const GROUPS: [Group; 10] = [
 ];
 
 /// All groups, in the order of comparisons and descriptions.
-pub fn listed() -> [&'static Group; GROUPS.len()] {
-    const TABLE: &[Group; GROUPS.len()] = &GROUPS;
+pub fn listed() -> [&'static VcpuGroup; GROUPS.len()] {
+    const TABLE: &[VcpuGroup; GROUPS.len()] = &GROUPS;
     let mut groups = TABLE.each_ref();
     groups.sort_unstable_by_key(|group| group.listed);
     groups

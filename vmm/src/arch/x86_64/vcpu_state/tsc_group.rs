@@ -1,10 +1,10 @@
 //! The guest's time-stamp counter.
 
-use super::group::{Comparison, Group, MsrSource};
+use super::group::{MsrSource, VcpuComparison, VcpuGroup};
 use crate::arch::x86_64::tsc;
 use crate::mismatch::Mismatch;
 
-pub const GROUP: Group = Group {
+pub const GROUP: VcpuGroup = VcpuGroup {
     listed: 9,
     read: |reader| {
         // Otherwise it comes with the other MSRs.
@@ -22,7 +22,7 @@ pub const GROUP: Group = Group {
 };
 
 /// The counter runs on: it has to be within bounds.
-fn compare(pair: &Comparison<'_>, found: &mut Vec<Mismatch<String>>) {
+fn compare(pair: &VcpuComparison<'_>, found: &mut Vec<Mismatch<String>>) {
     let Some((bounds, hertz)) = &pair.tsc else { return };
     let (then, now) = (pair.then.tsc, pair.now.tsc);
     if !bounds.fits(then, now, *hertz) {

@@ -4,13 +4,13 @@ use kvm_bindings::{KVM_CLOCK_TSC_STABLE, kvm_clock_data};
 use kvm_ioctls::VmFd;
 
 use super::VmState;
-use super::group::{Comparison, Group};
+use super::group::{VmComparison, VmGroup};
 use crate::ioctl::{self, KvmError};
 use crate::mismatch::Mismatch;
 
 const HERTZ: u64 = 1_000_000_000;
 
-pub const GROUP: Group = Group {
+pub const GROUP: VmGroup = VmGroup {
     read: |reader| {
         let clock = reader.vm.get_clock().map_err(KvmError::ioctl("KVM_GET_CLOCK"))?;
         reader.state.clock_ns = clock.clock;
@@ -30,7 +30,7 @@ fn write(vm: &VmFd, state: &VmState) -> Result<(), KvmError> {
 }
 
 /// The clock runs on: it has to be within bounds.
-fn compare(pair: &Comparison<'_>) -> Option<Mismatch<&'static str>> {
+fn compare(pair: &VmComparison<'_>) -> Option<Mismatch<&'static str>> {
     let (then, now) = (pair.then.clock_ns, pair.now.clock_ns);
     let words = || (pair.clock.expected(then), now.to_string());
     (!pair.clock.fits(then, now, HERTZ)).then(|| Mismatch::new("kvmclock", words()))

@@ -9,19 +9,19 @@ use crate::ioctl::KvmError;
 use crate::mismatch::Mismatch;
 
 /// One group of a VM's state: what KVM gives and takes together.
-pub struct Group {
-    /// Reads the group into [`Reader::state`].
-    pub read: fn(&mut Reader<'_>) -> Result<(), KvmError>,
+pub struct VmGroup {
+    /// Reads the group into [`VmReader::state`].
+    pub read: fn(&mut VmReader<'_>) -> Result<(), KvmError>,
     /// Writes the group of a state to a VM.
     pub write: fn(&VmFd, &VmState) -> Result<(), KvmError>,
     /// What differs.
-    pub compare: fn(&Comparison<'_>) -> Option<Mismatch<&'static str>>,
+    pub compare: fn(&VmComparison<'_>) -> Option<Mismatch<&'static str>>,
     /// Adds names and values.
     pub describe: fn(&VmState, &mut Vec<Named>),
 }
 
 /// A VM that is being read.
-pub struct Reader<'a> {
+pub struct VmReader<'a> {
     pub vm: &'a VmFd,
     /// What has been read so far.
     pub state: VmState,
@@ -30,7 +30,7 @@ pub struct Reader<'a> {
 }
 
 /// Two states of a VM that are being compared.
-pub struct Comparison<'a> {
+pub struct VmComparison<'a> {
     pub then: &'a VmState,
     pub now: &'a VmState,
     /// Bounds of the clock.

@@ -5,7 +5,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 
-use super::group::{Comparison, Group, Reader};
+use super::group::{VmComparison, VmGroup, VmReader};
 use crate::arch::Named;
 use crate::arch::x86_64::residue::Residue;
 use crate::ioctl::{self, KvmError};
@@ -14,28 +14,28 @@ use crate::mismatch::{self, Mismatch};
 /// Which controller stands at which index of the state.
 pub const CHIPS: [u32; 3] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_IRQCHIP_IOAPIC];
 
-pub const PIC_MASTER: Group = Group {
+pub const PIC_MASTER: VmGroup = VmGroup {
     read: |reader| read(reader, 0),
     write: |vm, state| write(vm, &state.irqchips[0]),
     compare: |pair| compare("PIC master", pair, 0),
     describe: |state, named| pic("PIC master", &state.irqchips[0], named),
 };
 
-pub const PIC_SLAVE: Group = Group {
+pub const PIC_SLAVE: VmGroup = VmGroup {
     read: |reader| read(reader, 1),
     write: |vm, state| write(vm, &state.irqchips[1]),
     compare: |pair| compare("PIC slave", pair, 1),
     describe: |state, named| pic("PIC slave", &state.irqchips[1], named),
 };
 
-pub const IO_APIC: Group = Group {
+pub const IO_APIC: VmGroup = VmGroup {
     read: |reader| read(reader, 2),
     write: |vm, state| write(vm, &state.irqchips[2]),
     compare: |pair| compare("I/O APIC", pair, 2),
     describe: |state, named| io_apic(&state.irqchips[2], named),
 };
 
-fn read(reader: &mut Reader<'_>, index: usize) -> Result<(), KvmError> {
+fn read(reader: &mut VmReader<'_>, index: usize) -> Result<(), KvmError> {
     for (chip, chip_id) in reader.state.irqchips.iter_mut().zip(CHIPS).skip(index).take(1) {
         *chip = kvm_irqchip { chip_id, ..Default::default() };
         reader.vm.get_irqchip(chip).map_err(KvmError::ioctl("KVM_GET_IRQCHIP"))?;
@@ -49,7 +49,7 @@ fn write(vm: &VmFd, chip: &kvm_irqchip) -> Result<(), KvmError> {
 
 fn compare(
     name: &'static str,
-    pair: &Comparison<'_>,
+    pair: &VmComparison<'_>,
     index: usize,
 ) -> Option<Mismatch<&'static str>> {
     let [then, now] = [pair.then, pair.now].map(|state| state.irqchips.get(index).map(bytes));

@@ -3,12 +3,12 @@
 use kvm_bindings::kvm_pit_state2;
 
 use super::VmState;
-use super::group::Group;
+use super::group::VmGroup;
 use crate::arch::Named;
 use crate::ioctl::{self, KvmError};
 use crate::mismatch;
 
-pub const GROUP: Group = Group {
+pub const GROUP: VmGroup = VmGroup {
     read: |reader| {
         reader.state.pit = reader.vm.get_pit2().map_err(KvmError::ioctl("KVM_GET_PIT2"))?;
         Ok(())

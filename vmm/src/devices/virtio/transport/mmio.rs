@@ -22,7 +22,7 @@ mod slot;
 mod state;
 mod status;
 
-use register::Register;
+use register::MmioRegister;
 pub use slot::Slot;
 pub use state::MmioState;
 use status::Status;
@@ -98,7 +98,7 @@ impl MmioTransport {
         if let Some(config) = offset.checked_sub(CONFIG) {
             self.device().read_config(config, data);
         } else if let (Ok(word), Some(register)) =
-            (<&mut [u8; 4]>::try_from(data), Register::at(offset))
+            (<&mut [u8; 4]>::try_from(data), MmioRegister::at(offset))
         {
             *word = self.register(register).to_le_bytes();
         }
@@ -107,7 +107,7 @@ impl MmioTransport {
     /// A write of `data` at `offset` into the device's window.
     pub fn write(&mut self, offset: u64, data: &[u8]) {
         // Configuration space is read-only: no device here has a writable field.
-        let accepted = match (<[u8; 4]>::try_from(data), Register::at(offset)) {
+        let accepted = match (<[u8; 4]>::try_from(data), MmioRegister::at(offset)) {
             (Ok(word), Some(register)) => self.set(register, u32::from_le_bytes(word)),
             _ => false,
         };
@@ -117,50 +117,50 @@ impl MmioTransport {
         }
     }
 
-    fn register(&self, register: Register) -> u32 {
+    fn register(&self, register: MmioRegister) -> u32 {
         match register {
-            Register::Magic => MAGIC,
-            Register::Version => VERSION,
-            Register::DeviceId => self.device().device_type(),
-            Register::VendorId => VENDOR,
-            Register::DeviceFeatures => half(self.offered, self.device_features_sel),
-            Register::QueueNumMax => {
+            MmioRegister::Magic => MAGIC,
+            MmioRegister::Version => VERSION,
+            MmioRegister::DeviceId => self.device().device_type(),
+            MmioRegister::VendorId => VENDOR,
+            MmioRegister::DeviceFeatures => half(self.offered, self.device_features_sel),
+            MmioRegister::QueueNumMax => {
                 self.queue_sizes.get(self.queue_sel as usize).copied().unwrap_or(0).into()
             }
-            Register::QueueReady => {
+            MmioRegister::QueueReady => {
                 self.queues.get(self.queue_sel as usize).is_some_and(QueueT::ready).into()
             }
-            Register::InterruptStatus => self.interrupt.status(),
-            Register::Status => self.status.bits_with(self.faults.is_raised()),
+            MmioRegister::InterruptStatus => self.interrupt.status(),
+            MmioRegister::Status => self.status.bits_with(self.faults.is_raised()),
             // No shared memory regions: length and base of all ones (section 4.2.2).
-            Register::ShmLenLow
-            | Register::ShmLenHigh
-            | Register::ShmBaseLow
-            | Register::ShmBaseHigh => u32::MAX,
+            MmioRegister::ShmLenLow
+            | MmioRegister::ShmLenHigh
+            | MmioRegister::ShmBaseLow
+            | MmioRegister::ShmBaseHigh => u32::MAX,
             // The configuration space never changes.
             _ => 0,
         }
     }
 
     /// False when the write is refused.
-    fn set(&mut self, register: Register, value: u32) -> bool {
+    fn set(&mut self, register: MmioRegister, value: u32) -> bool {
         match register {
-            Register::DeviceFeaturesSel => self.device_features_sel = value,
-            Register::DriverFeaturesSel => self.driver_features_sel = value,
-            Register::QueueSel => self.queue_sel = value,
-            Register::ShmSel => {}
-            Register::DriverFeatures => return self.accept_features(value),
-            Register::QueueNotify => return self.notify(value),
-            Register::InterruptAck => self.acknowledge(value),
-            Register::Status => return self.set_status(value),
-            Register::QueueNum
-            | Register::QueueReady
-            | Register::QueueDescLow
-            | Register::QueueDescHigh
-            | Register::QueueDriverLow
-            | Register::QueueDriverHigh
-            | Register::QueueDeviceLow
-            | Register::QueueDeviceHigh => return self.configure_queue(register, value),
+            MmioRegister::DeviceFeaturesSel => self.device_features_sel = value,
+            MmioRegister::DriverFeaturesSel => self.driver_features_sel = value,
+            MmioRegister::QueueSel => self.queue_sel = value,
+            MmioRegister::ShmSel => {}
+            MmioRegister::DriverFeatures => return self.accept_features(value),
+            MmioRegister::QueueNotify => return self.notify(value),
+            MmioRegister::InterruptAck => self.acknowledge(value),
+            MmioRegister::Status => return self.set_status(value),
+            MmioRegister::QueueNum
+            | MmioRegister::QueueReady
+            | MmioRegister::QueueDescLow
+            | MmioRegister::QueueDescHigh
+            | MmioRegister::QueueDriverLow
+            | MmioRegister::QueueDriverHigh
+            | MmioRegister::QueueDeviceLow
+            | MmioRegister::QueueDeviceHigh => return self.configure_queue(register, value),
             _ => return false,
         }
         true
@@ -178,38 +178,38 @@ impl MmioTransport {
         true
     }
 
-    fn configure_queue(&mut self, register: Register, value: u32) -> bool {
+    fn configure_queue(&mut self, register: MmioRegister, value: u32) -> bool {
         if !self.status.configuring_queues() {
             return false;
         }
         let Some(queue) = self.queues.get_mut(self.queue_sel as usize) else { return false };
         // A ready queue can only be made not ready (section 4.2.2.2).
-        if queue.ready() && register != Register::QueueReady {
+        if queue.ready() && register != MmioRegister::QueueReady {
             return false;
         }
         let part = match register {
-            Register::QueueDescLow | Register::QueueDriverLow | Register::QueueDeviceLow => {
-                Part::Low
-            }
-            _ => Part::High,
+            MmioRegister::QueueDescLow
+            | MmioRegister::QueueDriverLow
+            | MmioRegister::QueueDeviceLow => Half::Low,
+            _ => Half::High,
         };
         match register {
-            Register::QueueNum => {
+            MmioRegister::QueueNum => {
                 u16::try_from(value).is_ok_and(|size| queue.try_set_size(size).is_ok())
             }
-            Register::QueueReady if value <= 1 => {
+            MmioRegister::QueueReady if value <= 1 => {
                 queue.set_ready(value == 1);
                 true
             }
-            Register::QueueDescLow | Register::QueueDescHigh => {
+            MmioRegister::QueueDescLow | MmioRegister::QueueDescHigh => {
                 let address = part.replace(queue.desc_table(), value);
                 queue.try_set_desc_table_address(address).is_ok()
             }
-            Register::QueueDriverLow | Register::QueueDriverHigh => {
+            MmioRegister::QueueDriverLow | MmioRegister::QueueDriverHigh => {
                 let address = part.replace(queue.avail_ring(), value);
                 queue.try_set_avail_ring_address(address).is_ok()
             }
-            Register::QueueDeviceLow | Register::QueueDeviceHigh => {
+            MmioRegister::QueueDeviceLow | MmioRegister::QueueDeviceHigh => {
                 let address = part.replace(queue.used_ring(), value);
                 queue.try_set_used_ring_address(address).is_ok()
             }
@@ -332,12 +332,12 @@ impl Transport for MmioTransport {
 
 /// Which half of an address a register holds.
 #[derive(Clone, Copy)]
-enum Part {
+enum Half {
     Low,
     High,
 }
 
-impl Part {
+impl Half {
     fn replace(self, address: u64, value: u32) -> GuestAddress {
         let value = u64::from(value);
         GuestAddress(match self {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Muxer, Phase};
+use super::{ConnectionPhase, Muxer};
 
 impl Muxer {
     /// Sizes of everything that could grow: connections, known ports, backlogs, lingering, ready,
@@ -38,7 +38,7 @@ impl Muxer {
         }
         for (id, connection) in &self.connections {
             let known = self.by_ports.get(&connection.ports) == Some(id);
-            assert_eq!(known, !matches!(connection.phase, Phase::Closed(_)));
+            assert_eq!(known, !matches!(connection.phase, ConnectionPhase::Closed(_)));
             let turns = self.ready.iter().filter(|other| *other == id).count();
             assert_eq!(turns, usize::from(connection.queued));
             let waits = connection.next(1).is_some() && !connection.queued;

@@ -4,17 +4,21 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Muxer;
-use crate::devices::vsock::connection::{Connection, ConnectionId, Ending, Phase, Ports};
+use crate::devices::vsock::connection::{Connection, ConnectionId, ConnectionPhase, Ending, Ports};
 use crate::devices::vsock::endpoints::HostEndpoints;
 use crate::devices::vsock::limits::BACKLOG;
 use crate::devices::vsock::packet::{
-    HOST_CID, Header, Op, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM,
+    HOST_CID, Op, PacketHeader, SHUTDOWN_BOTH, SHUTDOWN_RECEIVE, SHUTDOWN_SEND, TYPE_STREAM,
 };
 
 impl Muxer {
     /// Takes a packet from the guest. Returns the connection that its payload belongs to; the
     /// payload has been checked to fit.
-    pub fn receive(&mut self, header: &Header, host: &mut HostEndpoints) -> Option<ConnectionId> {
+    pub fn receive(
+        &mut self,
+        header: &PacketHeader,
+        host: &mut HostEndpoints,
+    ) -> Option<ConnectionId> {
         host.counters.packets_from_guest += 1;
         if header.src_cid != self.guest_cid {
             host.counters.spoofed_source += 1;
@@ -59,20 +63,22 @@ impl Muxer {
         &mut self,
         id: ConnectionId,
         op: Op,
-        header: &Header,
+        header: &PacketHeader,
         host: &mut HostEndpoints,
     ) -> Option<ConnectionId> {
         let connection = self.connections.get_mut(&id)?;
         connection.update_peer_credit(header);
-        let established = connection.phase == Phase::Established;
+        let established = connection.phase == ConnectionPhase::Established;
         match op {
             Op::Rst => {
                 let ending = connection.ending_by_reset();
                 self.end(id, ending, host);
                 return None;
             }
-            Op::Response if connection.phase == Phase::Connecting && connection.requested => {
-                connection.phase = Phase::Established;
+            Op::Response
+                if connection.phase == ConnectionPhase::Connecting && connection.requested =>
+            {
+                connection.phase = ConnectionPhase::Established;
                 host.wake(id);
             }
             Op::Rw
@@ -118,7 +124,7 @@ impl Muxer {
     }
 
     /// The guest wants to connect.
-    fn accept(&mut self, ports: Ports, header: &Header, host: &mut HostEndpoints) {
+    fn accept(&mut self, ports: Ports, header: &PacketHeader, host: &mut HostEndpoints) {
         let Some(listener) = host.listeners.get(&ports.host) else {
             host.counters.refused_no_listener += 1;
             self.reply_rst(header);

@@ -4,11 +4,11 @@ use super::Muxer;
 use crate::devices::vsock::connection::{BUFFER_BYTES, ConnectionId, Outgoing};
 use crate::devices::vsock::endpoints::HostEndpoints;
 use crate::devices::vsock::limits::{MAX_CONNECTIONS, MAX_PENDING_RST};
-use crate::devices::vsock::packet::{HOST_CID, Header, Op, TYPE_STREAM};
+use crate::devices::vsock::packet::{HOST_CID, Op, PacketHeader, TYPE_STREAM};
 
 /// Where the next packet for the guest comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum PacketSource {
     /// The queue of RST packets that belong to no connection.
     Rst,
     /// A connection.
@@ -18,32 +18,36 @@ pub enum Source {
 impl Muxer {
     /// Where the next packet comes from. RST packets and connections take turns, so that a guest
     /// process that asks for resets cannot silence the rest.
-    pub fn next_source(&mut self) -> Option<Source> {
+    pub fn next_source(&mut self) -> Option<PacketSource> {
         let connection = loop {
             let Some(id) = self.ready.front().copied() else {
                 break None;
             };
             match self.connections.get_mut(&id) {
                 Some(connection) if connection.next(1).is_some() => {
-                    break Some(Source::Connection(id));
+                    break Some(PacketSource::Connection(id));
                 }
                 Some(connection) => connection.queued = false,
                 None => {}
             }
             self.ready.pop_front();
         };
-        let rst = (!self.pending_rst.is_empty()).then_some(Source::Rst);
+        let rst = (!self.pending_rst.is_empty()).then_some(PacketSource::Rst);
         if self.rst_first { rst.or(connection) } else { connection.or(rst) }
     }
 
     /// The packet from `source`, with at most `room` bytes of payload.
-    pub fn packet(&self, source: Source, room: usize) -> Option<(Header, Option<Outgoing>)> {
+    pub fn packet(
+        &self,
+        source: PacketSource,
+        room: usize,
+    ) -> Option<(PacketHeader, Option<Outgoing>)> {
         match source {
-            Source::Rst => Some((*self.pending_rst.front()?, None)),
-            Source::Connection(id) => {
+            PacketSource::Rst => Some((*self.pending_rst.front()?, None)),
+            PacketSource::Connection(id) => {
                 let connection = self.connections.get(&id)?;
                 let outgoing = connection.next(room)?;
-                let header = Header {
+                let header = PacketHeader {
                     src_cid: HOST_CID,
                     dst_cid: self.guest_cid,
                     src_port: connection.ports.host,
@@ -63,17 +67,17 @@ impl Muxer {
     /// The guest has the packet from `source`.
     pub fn on_sent(
         &mut self,
-        source: Source,
+        source: PacketSource,
         outgoing: Option<&Outgoing>,
         host: &mut HostEndpoints,
     ) {
         host.counters.packets_to_guest += 1;
         match source {
-            Source::Rst => {
+            PacketSource::Rst => {
                 self.pending_rst.pop_front();
                 self.rst_first = false;
             }
-            Source::Connection(id) => {
+            PacketSource::Connection(id) => {
                 self.rst_first = true;
                 self.ready.pop_front();
                 let Some(connection) = self.connections.get_mut(&id) else {
@@ -112,7 +116,7 @@ impl Muxer {
         }
     }
 
-    pub(super) fn reply_rst(&mut self, header: &Header) {
+    pub(super) fn reply_rst(&mut self, header: &PacketHeader) {
         if header.op != Op::Rst as u16 {
             self.queue_rst(header.reset());
         }
@@ -120,7 +124,7 @@ impl Muxer {
 
     /// The guest cannot get past [`MAX_PENDING_RST`], the host cannot get past one reset for each of
     /// its connections on top.
-    pub(super) fn queue_rst(&mut self, header: Header) {
+    pub(super) fn queue_rst(&mut self, header: PacketHeader) {
         if self.pending_rst.len() < MAX_PENDING_RST + MAX_CONNECTIONS {
             self.pending_rst.push_back(header);
         }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::{Muxer, Phase};
+use super::{ConnectionPhase, Muxer};
 use crate::devices::vsock::connection::{BUFFER_BYTES, ConnectionId};
 use crate::devices::vsock::limits::{BACKLOG, MAX_CONNECTIONS, MAX_LINGERING, MAX_PENDING_RST};
 
@@ -31,7 +31,7 @@ impl Muxer {
     fn connections_are_sound(&self) -> bool {
         let mut known = 0;
         let each = self.connections.iter().all(|(id, connection)| {
-            let open = !matches!(connection.phase, Phase::Closed(_));
+            let open = !matches!(connection.phase, ConnectionPhase::Closed(_));
             known += usize::from(open);
             let most = BUFFER_BYTES as usize;
             id.0 <= LAST_ID

@@ -16,7 +16,7 @@ use crate::devices::virtio::{
     Activation, DeviceFault, FaultLatch, Interrupt, IrqLine, VirtioDevice,
 };
 use crate::devices::vsock::connection::Ports;
-use crate::devices::vsock::packet::{HEADER_BYTES, Header, Op, SHUTDOWN_BOTH};
+use crate::devices::vsock::packet::{HEADER_BYTES, Op, PacketHeader, SHUTDOWN_BOTH};
 use crate::devices::vsock::queue::{EVENT, RECEIVE, TRANSMIT};
 use crate::devices::vsock::{VsockDevice, VsockHost};
 use crate::memory::GuestRam;
@@ -93,7 +93,7 @@ pub struct Guest {
     pub peers: BTreeMap<Ports, Peer>,
     pub listening: BTreeSet<u32>,
     /// Everything received, newest last.
-    pub log: Vec<Header>,
+    pub log: Vec<PacketHeader>,
     pub kicks: u64,
 }
 
@@ -219,9 +219,9 @@ impl Guest {
     }
 
     /// A header from the guest to the host, with the guest's credit for that connection.
-    pub fn header(&self, ports: Ports, op: Op) -> Header {
+    pub fn header(&self, ports: Ports, op: Op) -> PacketHeader {
         let forwarded = self.peers.get(&ports).map_or(0, |peer| peer.forwarded);
-        Header {
+        PacketHeader {
             src_cid: CID,
             dst_cid: 2,
             src_port: ports.guest,
@@ -230,11 +230,11 @@ impl Guest {
             op: op as u16,
             buf_alloc: self.behaviour.buffer,
             fwd_cnt: forwarded,
-            ..Header::default()
+            ..PacketHeader::default()
         }
     }
 
-    pub fn send_raw(&mut self, header: Header, payload: &[u8]) {
+    pub fn send_raw(&mut self, header: PacketHeader, payload: &[u8]) {
         let bytes = [&header.to_bytes(), payload].concat();
         self.transmit_bytes(&bytes, &[HEADER_BYTES]);
         self.kick(TRANSMIT);
@@ -245,7 +245,7 @@ impl Guest {
     }
 
     pub fn send_payload(&mut self, ports: Ports, payload: &[u8]) {
-        let header = Header { len: payload.len() as u32, ..self.header(ports, Op::Rw) };
+        let header = PacketHeader { len: payload.len() as u32, ..self.header(ports, Op::Rw) };
         if let Some(peer) = self.peers.get_mut(&ports) {
             peer.sent = peer.sent.wrapping_add(payload.len() as u32);
         }
@@ -253,18 +253,18 @@ impl Guest {
     }
 
     pub fn send_shutdown(&mut self, ports: Ports, flags: u32) {
-        let header = Header { flags, ..self.header(ports, Op::Shutdown) };
+        let header = PacketHeader { flags, ..self.header(ports, Op::Shutdown) };
         self.send_raw(header, &[]);
     }
 
     /// Packets that have arrived, without giving the buffers back.
-    pub fn collect(&mut self) -> Vec<(Header, Vec<u8>)> {
+    pub fn collect(&mut self) -> Vec<(PacketHeader, Vec<u8>)> {
         let mut packets = Vec::new();
         while let Some((head, written)) = self.receive.take_used() {
             let address = GuestAddress(RECEIVE_BUFFERS + SLOT_BYTES * u64::from(head));
             let mut bytes = vec![0; written as usize];
             self.memory.read_slice(&mut bytes, address).unwrap();
-            let header = Header::parse(bytes[..HEADER_BYTES].try_into().unwrap());
+            let header = PacketHeader::parse(bytes[..HEADER_BYTES].try_into().unwrap());
             let payload = bytes[HEADER_BYTES..].to_vec();
             assert_eq!(payload.len(), header.len as usize);
             self.log.push(header);
@@ -274,7 +274,7 @@ impl Guest {
     }
 
     /// Takes packets and gives the buffers back.
-    pub fn receive(&mut self) -> Vec<(Header, Vec<u8>)> {
+    pub fn receive(&mut self) -> Vec<(PacketHeader, Vec<u8>)> {
         let packets = self.collect();
         while self.post_receive(self.behaviour.receive_bytes) {}
         self.kick(RECEIVE);
@@ -322,7 +322,7 @@ impl Guest {
         }
     }
 
-    fn handle(&mut self, header: &Header, payload: &[u8]) {
+    fn handle(&mut self, header: &PacketHeader, payload: &[u8]) {
         assert_eq!((header.src_cid, header.dst_cid), (2, CID));
         let ports = Ports { guest: header.dst_port, host: header.src_port };
         let op = Op::from_raw(header.op).unwrap();

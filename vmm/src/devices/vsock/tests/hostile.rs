@@ -11,7 +11,7 @@ use super::{GUEST_PORT, LIMIT};
 use crate::devices::virtio::{DeviceFault, VirtioDevice};
 use crate::devices::vsock::connection::BUFFER_BYTES;
 use crate::devices::vsock::connection::Ports;
-use crate::devices::vsock::packet::{Header, Op, SHUTDOWN_SEND};
+use crate::devices::vsock::packet::{Op, PacketHeader, SHUTDOWN_SEND};
 use crate::devices::vsock::queue::{RECEIVE, TRANSMIT};
 use crate::devices::vsock::{VsockCounters, VsockError};
 
@@ -68,7 +68,7 @@ fn a_payload_longer_than_its_chain_is_a_fault() {
     for (claimed, present) in [(1, 0), (101, 100), (u32::MAX, 100)] {
         let mut guest = guest();
         let _stream = accepted(&mut guest);
-        let header = Header { len: claimed, ..guest.header(PORTS, Op::Rw) };
+        let header = PacketHeader { len: claimed, ..guest.header(PORTS, Op::Rw) };
         guest.send_raw(header, &vec![0; present]);
         assert_bad_chain(&guest, TRANSMIT);
     }
@@ -78,7 +78,7 @@ fn a_payload_longer_than_its_chain_is_a_fault() {
 fn a_payload_may_end_where_memory_ends_but_not_after() {
     let mut guest = guest();
     let mut stream = accepted(&mut guest);
-    let header = Header { len: 8, ..guest.header(PORTS, Op::Rw) };
+    let header = PacketHeader { len: 8, ..guest.header(PORTS, Op::Rw) };
     let end = RAM_BYTES - 8;
     guest.memory.write_slice(&header.to_bytes(), GuestAddress(BUFFER)).unwrap();
     guest.memory.write_slice(b"the end!", GuestAddress(end)).unwrap();
@@ -204,7 +204,7 @@ fn after_a_fault_nothing_is_taken_any_more() {
 }
 
 /// Sends one packet; returns the answers.
-fn answers(guest: &mut Guest, header: Header, payload: &[u8]) -> Vec<Header> {
+fn answers(guest: &mut Guest, header: PacketHeader, payload: &[u8]) -> Vec<PacketHeader> {
     guest.send_raw(header, payload);
     guest.receive().into_iter().map(|(h, _)| h).collect()
 }
@@ -225,7 +225,7 @@ fn packets_for_another_cid_are_answered_in_its_name() {
     let mut guest = guest();
     let _listener = guest.host.listen(PORTS.host).unwrap();
     for cid in [0, 1, CID, 4, 1 << 32 | 2, u64::MAX] {
-        let header = Header { dst_cid: cid, ..guest.header(PORTS, Op::Request) };
+        let header = PacketHeader { dst_cid: cid, ..guest.header(PORTS, Op::Request) };
         assert_eq!(answers(&mut guest, header, &[]), [header.reset()]);
     }
     assert_eq!(
@@ -239,7 +239,7 @@ fn packets_in_the_name_of_another_cid_are_dropped() {
     let mut guest = guest();
     let _listener = guest.host.listen(PORTS.host).unwrap();
     for cid in [0, 2, 4, 1 << 32 | CID, u64::MAX] {
-        let header = Header { src_cid: cid, ..guest.header(PORTS, Op::Request) };
+        let header = PacketHeader { src_cid: cid, ..guest.header(PORTS, Op::Request) };
         assert_eq!(answers(&mut guest, header, &[]), []);
     }
     assert_eq!(offences(&guest), VsockCounters { spoofed_source: 5, ..VsockCounters::default() });
@@ -250,7 +250,7 @@ fn unknown_socket_types_are_reset_in_kind() {
     let mut guest = guest();
     let _listener = guest.host.listen(PORTS.host).unwrap();
     for kind in [0, 2, 3, u16::MAX] {
-        let header = Header { kind, ..guest.header(PORTS, Op::Request) };
+        let header = PacketHeader { kind, ..guest.header(PORTS, Op::Request) };
         let got = answers(&mut guest, header, &[]);
         assert_eq!(got, [header.reset()]);
         assert_eq!(got[0].kind, kind);
@@ -262,9 +262,9 @@ fn unknown_socket_types_are_reset_in_kind() {
 fn unknown_operations_are_reset_with_or_without_a_connection() {
     let mut guest = guest();
     let mut stream = accepted(&mut guest);
-    let header = Header { op: 99, ..guest.header(PORTS, Op::Rw) };
+    let header = PacketHeader { op: 99, ..guest.header(PORTS, Op::Rw) };
     for op in [0, 8, u16::MAX] {
-        let elsewhere = Header { op, dst_port: 1, ..header };
+        let elsewhere = PacketHeader { op, dst_port: 1, ..header };
         assert_eq!(answers(&mut guest, elsewhere, &[]), [elsewhere.reset()]);
     }
     assert_eq!(answers(&mut guest, header, &[]), [header.reset()]);
@@ -352,7 +352,7 @@ fn nothing_but_an_answer_is_taken_before_the_answer() {
 fn a_guest_that_claims_to_have_read_more_than_it_got_gets_nothing() {
     let mut guest = guest();
     let (mut stream, ports) = connected(&mut guest);
-    let header = Header { fwd_cnt: 1, ..guest.header(ports, Op::CreditUpdate) };
+    let header = PacketHeader { fwd_cnt: 1, ..guest.header(ports, Op::CreditUpdate) };
     guest.send_raw(header, &[]);
     stream.write_all(b"data").unwrap();
     let ops: Vec<u16> = guest.collect().iter().map(|(h, _)| h.op).collect();

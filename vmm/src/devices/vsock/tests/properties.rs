@@ -12,14 +12,14 @@ use crate::devices::vsock::connection::BUFFER_BYTES;
 use crate::devices::vsock::connection::Ports;
 use crate::devices::vsock::limits::MAX_CONNECTIONS;
 use crate::devices::vsock::limits::MAX_PENDING_RST;
-use crate::devices::vsock::packet::Header;
+use crate::devices::vsock::packet::PacketHeader;
 use crate::devices::vsock::queue::{RECEIVE, TRANSMIT};
 use crate::devices::vsock::{VsockListener, VsockStream};
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
 enum Event {
-    Packet(Header, usize),
+    Packet(PacketHeader, usize),
     TakePackets(bool),
     Accept,
     Connect,
@@ -30,7 +30,7 @@ enum Event {
     Restore,
 }
 
-fn header() -> impl Strategy<Value = Header> {
+fn header() -> impl Strategy<Value = PacketHeader> {
     let cid = prop_oneof![20 => Just(CID), 1 => any::<u64>()];
     let to = prop_oneof![20 => Just(2_u64), 1 => any::<u64>()];
     let kind = prop_oneof![20 => Just(1_u16), 1 => any::<u16>()];
@@ -40,7 +40,7 @@ fn header() -> impl Strategy<Value = Header> {
     let credit = prop_oneof![4 => Just(BUFFER_BYTES), 1 => any::<u32>()];
     let forwarded = prop_oneof![4 => Just(0_u32), 1 => any::<u32>()];
     ((cid, to, kind, op), (5..8_u32, host_port, 0..5_u32), (credit, forwarded)).prop_map(
-        |((src_cid, dst_cid, kind, op), ports, credit)| Header {
+        |((src_cid, dst_cid, kind, op), ports, credit)| PacketHeader {
             src_cid,
             dst_cid,
             src_port: ports.0,
@@ -60,7 +60,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         10 => (header(), length.clone()).prop_map(|(header, length)| {
             let length = if header.op == 5 { length } else { 0 };
-            Event::Packet(Header { len: length as u32, ..header }, length)
+            Event::Packet(PacketHeader { len: length as u32, ..header }, length)
         }),
         3 => any::<bool>().prop_map(Event::TakePackets),
         2 => Just(Event::Accept),

@@ -159,7 +159,7 @@ fn another_device_can_go_on_from_a_state() {
 }
 
 #[test]
-fn unaccepted_connections_come_back_if_somebody_still_listens() {
+fn unaccepted_connections_come_back_if_their_port_is_still_listened_on() {
     let mut guest = Guest::start(Behaviour::default());
     let listener = guest.host.listen(HOST_PORT).unwrap();
     let kept = Ports { guest: 1, host: HOST_PORT };

@@ -160,8 +160,9 @@ fn the_host_stops_at_the_credit_of_the_guest_and_asks_once() {
     }
     assert_eq!(guest.peers[&ports].received, &data[..10_000]);
     let asked = |guest: &Guest| {
-        let ask =
-            |header: &&crate::devices::vsock::packet::Header| header.op == Op::CreditRequest as u16;
+        let ask = |header: &&crate::devices::vsock::packet::PacketHeader| {
+            header.op == Op::CreditRequest as u16
+        };
         guest.log.iter().filter(ask).count()
     };
     assert_eq!(asked(&guest), 1);
@@ -278,7 +279,7 @@ fn header_and_payload_can_be_cut_anywhere() {
     let payload = pattern(100);
     for sizes in [&[][..], &[1], &[43], &[44, 1], &[45], &[10, 20, 30], &[0, 44, 0], &[143]] {
         let header =
-            crate::devices::vsock::packet::Header { len: 100, ..guest.header(PORTS, Op::Rw) };
+            crate::devices::vsock::packet::PacketHeader { len: 100, ..guest.header(PORTS, Op::Rw) };
         let bytes = [&header.to_bytes()[..], &payload].concat();
         guest.transmit_bytes(&bytes, sizes);
         guest.kick(crate::devices::vsock::queue::TRANSMIT);

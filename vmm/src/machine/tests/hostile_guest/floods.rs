@@ -67,7 +67,7 @@ fn a_flood_without_end_stops_when_it_is_told_to_and_holds_nobody_up() {
     stage.come_back("a flood");
 }
 
-/// What a device was at when the machine was put back must not reach into the state after it.
+/// What a device was at when the machine was reset must not reach into the state after it.
 #[test]
 fn resets_with_requests_on_their_way_leave_nothing_of_them() {
     let stage = Stage::new();

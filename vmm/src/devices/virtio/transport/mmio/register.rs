@@ -1,8 +1,8 @@
-//! Register offsets (virtio 1.2, section 4.2.2, table 4.1).
+//! MmioRegister offsets (virtio 1.2, section 4.2.2, table 4.1).
 
 /// A 32-bit register of the transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Register {
+pub enum MmioRegister {
     Magic,
     Version,
     DeviceId,
@@ -33,7 +33,7 @@ pub enum Register {
     ConfigGeneration,
 }
 
-impl Register {
+impl MmioRegister {
     /// The register at `offset`, if there is one.
     pub fn at(offset: u64) -> Option<Self> {
         Some(match offset {

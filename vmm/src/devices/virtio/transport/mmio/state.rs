@@ -40,7 +40,7 @@ impl MmioState {
 }
 
 impl MmioTransport {
-    /// What [`Self::restore`] puts back. No vCPU may run. A device that has stopped is in no state
+    /// What [`Self::restore`] restores. No vCPU may run. A device that has stopped is in no state
     /// worth going back to.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl MmioTransport {
 
     /// Puts every register back and makes the device active, or not, as it was. No vCPU may run.
     ///
-    /// A device that is active and was so keeps the queues it has: its own state, put back after
+    /// A device that is active and was so keeps the queues it has: its own state, restored after
     /// this, replaces them. One that has to be activated, as in a fork, begins where the captured
     /// one stood, so guest RAM has to be back before this, and interrupt controllers after it.
     /// On an error nothing has changed, unless the device itself refused its queues.

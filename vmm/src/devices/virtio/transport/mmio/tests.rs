@@ -259,7 +259,7 @@ fn registers_go_back_with_everything_the_driver_selected() {
     assert_eq!(driver.request(&[(0x1_0000, 8, true)]), Some(8));
 }
 
-/// Register offsets, mostly, and values a driver might write.
+/// MmioRegister offsets, mostly, and values a driver might write.
 fn accesses() -> impl Strategy<Value = Vec<(u64, u32, bool)>> {
     let offset = prop_oneof![
         4 => prop_oneof![Just(0x070_u64), Just(0x050), Just(0x064), Just(0x020), Just(0x024)],
