@@ -66,6 +66,11 @@ pub struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Whether the machine has no other vCPU, which could send this one anything.
+    pub fn alone(&self) -> bool {
+        self.tsc_offset.is_none()
+    }
+
     /// False for an application processor that the guest had not started. Such a processor does not
     /// look at staged registers until it has been started, and must not then.
     pub fn started(&self) -> bool {

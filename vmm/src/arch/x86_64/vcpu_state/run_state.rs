@@ -27,11 +27,15 @@ pub const GROUP: VcpuGroup = VcpuGroup {
 };
 
 fn write(writer: &mut Writer<'_>) -> Result<(), KvmError> {
+    let captured = writer.state.mp_state.mp_state;
+    if captured == KVM_MP_STATE_RUNNABLE && writer.alone() {
+        // An INIT on its way goes with the events, and a processor that runs ignores a SIPI.
+        return set(writer, captured);
+    }
     // Reading takes in an INIT or SIPI that is on its way, and the groups that follow undo what it
     // does. It also shows a halted processor with a wake-up on its way (`pv_unhalted`), which a guest
     // causes with a remote read, as one that runs.
     let now = get(writer)?;
-    let captured = writer.state.mp_state.mp_state;
     if captured == KVM_MP_STATE_HALTED {
         if now == KVM_MP_STATE_HALTED {
             return Ok(());

@@ -74,7 +74,10 @@ impl MmioTransport {
     ///
     /// The state has registers or queues that this device cannot have.
     pub fn restore(&mut self, state: &MmioState) -> Result<(), StateError> {
-        let queues = self.queues_from(&state.queues)?;
+        // All of them or none: what cannot be restored must not change the first ones.
+        if !self.could_have(&state.queues) {
+            return Err(StateError::Queue);
+        }
         if state.active && state.accepted & !self.offered != 0 {
             return Err(StateError::Registers);
         }
@@ -96,7 +99,10 @@ impl MmioTransport {
             (false, true) => self.device().reset(),
             (true, true) | (false, false) => {}
         }
-        self.queues = queues;
+        // In place: a reset comes here for each device, and needs no memory.
+        for (queue, state) in self.queues.iter_mut().zip(&state.queues) {
+            *queue = Queue::try_from(*state).map_err(|_| StateError::Queue)?;
+        }
         self.active = state.active;
         self.status = state.status;
         self.accepted = state.accepted;
@@ -114,11 +120,17 @@ impl MmioTransport {
         self.queues.iter().map(Queue::state).collect()
     }
 
+    /// Whether this device's queues could be in these states.
+    fn could_have(&self, states: &[QueueState]) -> bool {
+        let fits = |(state, size): (&QueueState, &u16)| {
+            state.max_size == *size && Queue::try_from(*state).is_ok()
+        };
+        states.len() == self.queue_sizes.len() && states.iter().zip(&self.queue_sizes).all(fits)
+    }
+
     /// Queues with these states, if this device could have them.
     fn queues_from(&self, states: &[QueueState]) -> Result<Vec<Queue>, StateError> {
-        let fit = states.len() == self.queue_sizes.len()
-            && states.iter().zip(&self.queue_sizes).all(|(state, size)| state.max_size == *size);
-        if !fit {
+        if !self.could_have(states) {
             return Err(StateError::Queue);
         }
         states.iter().map(|s| Queue::try_from(*s).map_err(|_| StateError::Queue)).collect()
