@@ -25,6 +25,7 @@ mod threads;
 
 use serde::Serialize;
 use thiserror::Error;
+use tracing::warn;
 
 pub use files::{Files, Landlock, NEWEST_VERSION as NEWEST_LANDLOCK};
 pub use possible::{LandlockHere, Possible, possible};
@@ -47,6 +48,8 @@ pub struct InForce {
     pub capabilities: u64,
     /// How far files are out of reach.
     pub landlock: Landlock,
+    /// Checks of memory and disk can read this process's page tables, also as an ordinary user.
+    pub page_tables: bool,
     /// Dangerous system calls end the process.
     pub system_calls: bool,
     /// Threads of vCPUs have a filter of their own.
@@ -59,6 +62,15 @@ pub struct InForce {
 
 /// Gives up what a serving agent does not need. `files` are the only ones it will reach.
 pub fn confine(files: &Files) -> Result<InForce, ConfineError> {
+    // While the process still may: its checks of machines read them for as long as it runs.
+    let page_tables = vmm::open_page_tables();
+    if let Err(error) = &page_tables {
+        warn!(
+            %error,
+            "the page tables of this process cannot be read: a page that was written past every log \
+             is only found in the course of many resets"
+        );
+    }
     rights::limit()?;
     let landlock = files::restrict(files)?;
     let capabilities = rights::drop_capabilities()?;
@@ -70,6 +82,7 @@ pub fn confine(files: &Files) -> Result<InForce, ConfineError> {
         no_new_privileges: true,
         capabilities,
         landlock,
+        page_tables: page_tables.is_ok(),
         system_calls: true,
         vcpu_threads,
         store_threads: true,

@@ -147,7 +147,7 @@ pub use machine::{
     BootTimings, ConfigError, Machine, MachineConfig, MachineConfigBuilder, MachineError,
     MachineState, StopReason,
 };
-pub use memory::{MemoryError, PAGE_BYTES};
+pub use memory::{MemoryError, PAGE_BYTES, open_page_tables};
 pub use probe::{Capability, HostProbe, KvmKind, probe};
 pub use snapshot::file as snapshot_file;
 pub use snapshot::{

@@ -128,11 +128,13 @@ fn confinement(confinement: &Value) -> String {
     let files = confinement["landlock"].as_str().unwrap_or_default();
     let yes = |layer: &str| if confinement[layer] == true { "yes" } else { "no" };
     format!(
-        "system calls {}, threads of vCPUs {}, stores {}, machines {}, files (Landlock) {files}",
+        "system calls {}, threads of vCPUs {}, stores {}, machines {}, files (Landlock) {files}, page \
+         tables read by checks {}",
         yes("system_calls"),
         yes("vcpu_threads"),
         yes("store_threads"),
-        yes("machine_threads")
+        yes("machine_threads"),
+        yes("page_tables")
     )
 }
 

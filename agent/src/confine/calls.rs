@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use libc::{c_int, c_long};
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch,
+    SeccompFilter, SeccompRule, TargetArch, sock_filter,
 };
 
 use super::{ConfineError, step};
@@ -130,6 +130,7 @@ pub fn process() -> Result<Vec<BpfProgram>, ConfineError> {
         let newer = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let absent = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
         Ok(vec![
+            other_calling_conventions(),
             compile(newer, SeccompAction::Allow, absent)?,
             compile(never()?, SeccompAction::Allow, SeccompAction::KillProcess)?,
         ])
@@ -211,6 +212,24 @@ pub fn without(index: u8, bits: c_int) -> Result<SeccompRule, BackendError> {
 /// All ioctls of one type.
 pub fn ioctls_of(kind: u64) -> Result<SeccompRule, BackendError> {
     argument(1, SeccompCmpOp::MaskedEq(IOCTL_TYPE), kind)
+}
+
+/// Ends the process at a call of the x32 convention. Such a call has the number of another one with a
+/// bit beside it, so it would pass by every rule that names that number. The other filters end calls of
+/// the 32-bit convention, which has an architecture of its own.
+pub fn other_calling_conventions() -> BpfProgram {
+    /// `__X32_SYSCALL_BIT`, asm/unistd.h.
+    const X32_BIT: u32 = 0x4000_0000;
+    let kill = u32::from(SeccompAction::KillProcess);
+    let allow = u32::from(SeccompAction::Allow);
+    let filter = |code: u32, jf: u8, k: u32| sock_filter { code: code as u16, jt: 0, jf, k };
+    vec![
+        // Offset 0 of `struct seccomp_data`: the number of the call.
+        filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        filter(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 1, X32_BIT),
+        filter(libc::BPF_RET | libc::BPF_K, 0, kill),
+        filter(libc::BPF_RET | libc::BPF_K, 0, allow),
+    ]
 }
 
 pub fn compile(

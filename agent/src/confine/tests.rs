@@ -77,6 +77,51 @@ fn what_no_agent_does_ends_it() {
     assert_eq!(in_child(|| u8::from(call(libc::SYS_ptrace) == 0)), End::Said(0));
 }
 
+/// Kernels without the x32 convention refuse such a call, and the filter ends the process before.
+#[test]
+fn a_call_of_another_convention_ends_the_process() {
+    for number in [libc::SYS_getpid, libc::SYS_execve, libc::SYS_socket] {
+        let x32 = number | 0x4000_0000;
+        assert_eq!(confined(|| u8::from(call(x32) == 0)), End::Signal(libc::SIGSYS), "{number}");
+        let without = in_child(|| {
+            calls::install(&calls::process().unwrap()[1..]).unwrap();
+            u8::from(call(x32) == 0)
+        });
+        assert_eq!(without, End::Said(0), "the filter in front ends it");
+    }
+}
+
+/// A process that is not dumpable belongs to root in `/proc`.
+#[test]
+fn an_ordinary_user_reads_its_page_tables_after_it_was_confined() {
+    const NOBODY: u32 = 65534;
+    let become_user = || {
+        // SAFETY: change the user of this child alone.
+        unsafe {
+            libc::setresgid(NOBODY, NOBODY, NOBODY) == 0
+                && libc::setresuid(NOBODY, NOBODY, NOBODY) == 0
+        }
+    };
+    // SAFETY: asks for the user.
+    let root = unsafe { libc::geteuid() } == 0;
+    let dumpable =
+        || rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable);
+    let opened = in_child(|| {
+        assert!(!root || (become_user() && dumpable().is_ok()));
+        let in_force = confine(&Files::default()).unwrap();
+        u8::from(in_force.page_tables)
+            | u8::from(vmm::open_page_tables().is_ok()) << 1
+            | u8::from(File::open("/proc/self/pagemap").is_err()) << 2
+    });
+    assert_eq!(opened, End::Said(0b111));
+    let too_late = in_child(|| {
+        assert!(!root || become_user());
+        rights::limit().unwrap();
+        u8::from(confine(&Files::default()).unwrap().page_tables)
+    });
+    assert_eq!(too_late, End::Said(0), "what cannot be opened is reported");
+}
+
 #[test]
 fn a_process_is_refused_and_a_thread_is_not() {
     let process = confined(|| {

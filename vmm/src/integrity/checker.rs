@@ -9,7 +9,8 @@ use crate::memory::PageTable;
 /// One machine's checks: where each is on its way round, and room to work in.
 #[derive(Debug)]
 pub struct Checker {
-    /// Absent where `/proc` is: then content alone decides, in the course of a round.
+    /// Absent where this process cannot read it: then content alone decides, in the course of a round,
+    /// and reports say so.
     table: Option<PageTable>,
     pub(super) disk: ScrubCursor,
     pub(super) memory: ScrubCursor,
@@ -35,6 +36,17 @@ impl Checker {
             next_copy: 0,
             copies: Vec::new(),
         }
+    }
+
+    /// Whether the page tables can be read.
+    pub fn reads_page_tables(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// As in a process that cannot read its page tables.
+    #[cfg(test)]
+    pub fn forget_page_tables(&mut self) {
+        self.table = None;
     }
 
     /// True where the kernel searches page tables for us, which costs what is mapped and not what

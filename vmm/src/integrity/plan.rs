@@ -76,6 +76,10 @@ pub struct IntegrityReport {
     /// Root of the Merkle tree over what the guest would read from its disk, as far as it was read
     /// again: that of the golden disk unless a block was found to differ. `None` without a disk.
     pub disk_root: Option<[u8; 32]>,
+    /// False where this process cannot read its page tables: a page or block that was written past
+    /// every log is then only found by the parts that each check reads in turn. See
+    /// [`open_page_tables`](crate::open_page_tables).
+    pub page_tables: bool,
     /// Blocks that were read again.
     pub blocks: usize,
     /// Pages that were read again.

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, mem};
 
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
@@ -53,11 +54,38 @@ const REGIONS: usize = 128;
 /// Entries read in one go where there is no `PAGEMAP_SCAN`.
 const ENTRIES: usize = 4096;
 
+/// Opens the page tables of this process, for the checks of every machine that it makes from now on.
+/// Call it before the process gives up rights: an ordinary user cannot open them once the process is
+/// not dumpable (`PR_SET_DUMPABLE` in prctl(2)), and reads through the open descriptor all the same.
+/// Without them, [`IntegrityReport::page_tables`](crate::IntegrityReport::page_tables) is false.
+///
+/// # Errors
+///
+/// `/proc/self/pagemap` cannot be opened.
+pub fn open_page_tables() -> io::Result<()> {
+    of_this_process().map(drop)
+}
+
+/// The descriptor that all machines of this process share. A child process opens its own.
+fn of_this_process() -> io::Result<Arc<File>> {
+    static SHARED: Mutex<Option<(u32, Arc<File>)>> = Mutex::new(None);
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let process = std::process::id();
+    match &*shared {
+        Some((opener, file)) if *opener == process => Ok(Arc::clone(file)),
+        _ => {
+            let file = Arc::new(File::open("/proc/self/pagemap")?);
+            *shared = Some((process, Arc::clone(&file)));
+            Ok(file)
+        }
+    }
+}
+
 /// The page tables of this process. They are not KVM's, so they are a second opinion on what was
 /// written: a page that a private mapping has a copy of was written, by the guest or by the host.
 #[derive(Debug)]
 pub struct PageTable {
-    file: File,
+    file: Arc<File>,
     searches: bool,
     regions: Vec<Region>,
     entries: Vec<u8>,
@@ -67,7 +95,7 @@ impl PageTable {
     /// Opens them. Finds out whether the kernel can search them; if not, they are read entry by
     /// entry.
     pub fn open() -> io::Result<Self> {
-        let file = File::open("/proc/self/pagemap")?;
+        let file = of_this_process()?;
         let mut table = Self { file, searches: true, regions: Vec::new(), entries: Vec::new() };
         let page = [0_u8; 1];
         let address = page.as_ptr() as usize / PAGE_BYTES * PAGE_BYTES;

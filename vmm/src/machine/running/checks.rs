@@ -112,7 +112,8 @@ impl RunningMachine {
     pub fn scrub(&self, plan: &IntegrityPlan) -> Result<IntegrityReport, MachineError> {
         let golden = self.golden().ok_or(MachineError::NotCaptured)?;
         let mut checker = self.core.checker();
-        let mut report = IntegrityReport::default();
+        let page_tables = checker.reads_page_tables();
+        let mut report = IntegrityReport { page_tables, ..IntegrityReport::default() };
         let begun = Instant::now();
         if let Some(mut block) = self.core.devices.block() {
             let found = checker
@@ -231,7 +232,7 @@ impl StateFound {
 }
 
 impl MachineCore {
-    fn checker(&self) -> MutexGuard<'_, Checker> {
+    pub(in crate::machine) fn checker(&self) -> MutexGuard<'_, Checker> {
         self.checker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -262,9 +263,10 @@ impl MachineCore {
         steps: usize,
     ) -> Result<IntegrityReport, MachineError> {
         let devices = state::devices(golden, &self.devices)?;
-        let mut report = IntegrityReport::default();
-        report.findings.extend(devices.into_iter().map(finding));
         let mut checker = self.checker();
+        let page_tables = checker.reads_page_tables();
+        let mut report = IntegrityReport { page_tables, ..IntegrityReport::default() };
+        report.findings.extend(devices.into_iter().map(finding));
         let begun = Instant::now();
         let most = (plan.copies_at_once(), steps);
         let found = checker

@@ -460,3 +460,18 @@ fn the_plan_says_when_everything_was_read() {
     let never = IntegrityPlan { blocks: 0, pages: 0, ..plan };
     assert_eq!(never.resets_for_all(&golden), (usize::MAX, usize::MAX));
 }
+
+/// A check that cannot be made is reported.
+#[test]
+fn a_report_says_whether_page_tables_were_read() {
+    let machine = captured(config(&SPIN));
+    assert!(check(&machine).page_tables);
+    assert!(machine.scrub(&IntegrityPlan::default()).unwrap().page_tables);
+    {
+        let phase = machine.lock();
+        let Phase::Paused(live) = &*phase else { panic!("not paused") };
+        live.core.checker().forget_page_tables();
+    }
+    assert!(!check(&machine).page_tables);
+    assert!(!machine.scrub(&IntegrityPlan::default()).unwrap().page_tables);
+}
