@@ -7,7 +7,8 @@
 //! - *rights*: no new privileges, no capabilities, no core dump, no dump by a debugger.
 //! - *files*: Landlock, where the kernel has it: the state directory may be written, the image and
 //!   the system's configuration read, and nothing else exists.
-//! - *calls*: system calls that a serving agent never makes end the process.
+//! - *calls*: only the system calls of one list are made; those that no serving agent makes by mistake end
+//!   the process, others are refused.
 //! - *vCPU threads*: what runs beside a guest may call KVM, handle memory and wake threads; all else
 //!   is refused.
 //! - *other threads*: those of the stores have files and nothing else, those that look after machines
@@ -16,6 +17,7 @@
 //! Everything here holds for the calling thread and those it starts later: call [`confine`] before
 //! there are others.
 
+mod allowed;
 mod calls;
 mod files;
 mod links;
@@ -75,6 +77,7 @@ pub fn confine(files: &Files) -> Result<InForce, ConfineError> {
     let landlock = files::restrict(files)?;
     let capabilities = rights::drop_capabilities()?;
     calls::install(&calls::process()?)?;
+    calls::install(&[allowed::filter()?])?;
     // Compiled here, so that a thread has nothing left to fail at.
     let vcpu_threads = calls::guard_vcpu_threads()?;
     let machine_threads = threads::guard()?;

@@ -126,12 +126,8 @@ static VCPU_FILTER: OnceLock<BpfProgram> = OnceLock::new();
 /// those before.
 pub fn process() -> Result<Vec<BpfProgram>, ConfineError> {
     let programs = || {
-        // Its arguments lie in memory, where no filter sees them; `clone` is what callers use then.
-        let newer = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let absent = SeccompAction::Errno(libc::ENOSYS.cast_unsigned());
         Ok(vec![
             other_calling_conventions(),
-            compile(newer, SeccompAction::Allow, absent)?,
             compile(never()?, SeccompAction::Allow, SeccompAction::KillProcess)?,
         ])
     };

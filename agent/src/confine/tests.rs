@@ -77,6 +77,21 @@ fn what_no_agent_does_ends_it() {
     assert_eq!(in_child(|| u8::from(call(libc::SYS_ptrace) == 0)), End::Said(0));
 }
 
+/// What is in no list is refused, whatever it is, and the same call is made without the filter.
+#[test]
+fn a_call_that_is_not_in_the_list_is_refused() {
+    let errno = |number| move || u8::try_from(call(number)).unwrap();
+    for number in [
+        libc::SYS_clone3,
+        libc::SYS_inotify_init1,
+        libc::SYS_shmget,
+        libc::SYS_landlock_create_ruleset,
+    ] {
+        assert_eq!(confined(errno(number)), End::Said(libc::ENOSYS as u8), "{number}");
+        assert_ne!(in_child(errno(number)), End::Said(libc::ENOSYS as u8), "{number}");
+    }
+}
+
 /// Kernels without the x32 convention refuse such a call, and the filter ends the process before.
 #[test]
 fn a_call_of_another_convention_ends_the_process() {

@@ -23,7 +23,7 @@ pub enum ThreadKind {
 }
 
 /// Nothing of a machine or a store goes over these.
-const SOCKETS: &[c_long] = &[
+pub const SOCKETS: &[c_long] = &[
     libc::SYS_socket,
     libc::SYS_socketpair,
     libc::SYS_connect,
@@ -51,7 +51,7 @@ const NEVER_IN_STORES: &[c_long] = &[
 ];
 
 /// What SQLite does with a file and the log beside it, beside what every thread does.
-const OF_STORES: &[c_long] = &[
+pub const OF_STORES: &[c_long] = &[
     libc::SYS_access,
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
