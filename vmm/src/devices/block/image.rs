@@ -1,12 +1,14 @@
 //! The immutable base of a disk.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, SeekFrom};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
@@ -60,13 +62,12 @@ impl DiskImage {
         let read = |source| DiskError::Read { path: path.to_owned(), source };
         // Without waiting: opening a pipe would wait for a writer.
         let flags = OFlags::NONBLOCK.bits().cast_signed();
-        let mut file =
-            OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(read)?;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(read)?;
         let metadata = file.metadata().map_err(read)?;
         if !metadata.is_file() {
             return Err(DiskError::NotAFile(path.to_owned()));
         }
-        Self::seal(metadata.len(), |target| copy(&mut file, target, metadata.len()).map_err(read))
+        Self::seal(metadata.len(), |target| copy(&file, target, metadata.len()).map_err(read))
     }
 
     /// Copies `bytes` into sealed memory.
@@ -154,8 +155,44 @@ impl DiskImage {
     }
 }
 
-/// Copies exactly `length` bytes: a file that shrinks meanwhile is an error, one that grows is cut.
-fn copy(source: &mut File, mut target: &File, length: u64) -> io::Result<()> {
-    let copied = io::copy(&mut source.take(length), &mut target)?;
-    if copied == length { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+/// Copies exactly `length` bytes: a file that shrinks meanwhile is an error, one that grows is cut. Holes
+/// and pages of zeros take no room in `target`.
+fn copy(source: &File, target: &File, length: u64) -> io::Result<()> {
+    if source.metadata()?.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut at = 0;
+    while let Some(data) = next_data(source, at, length)? {
+        at = data.start;
+        while at < data.end {
+            let count = (data.end - at).min(COPY_BYTES as u64) as usize;
+            let piece = buffer.get_mut(..count).ok_or(io::ErrorKind::InvalidInput)?;
+            source.read_exact_at(piece, at)?;
+            for page in piece.chunks(PAGE_BYTES) {
+                if !is_zero(page) {
+                    target.write_all_at(page, at)?;
+                }
+                at += page.len() as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The next part of the first `length` bytes of a file that is no hole, from `at` on. File systems that
+/// know no holes say that all of it is data.
+fn next_data(file: &File, at: u64, length: u64) -> io::Result<Option<Range<u64>>> {
+    let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => length,
+        Err(Errno::INVAL) => at,
+        Err(error) => return Err(error.into()),
+    };
+    if start >= length {
+        return Ok(None);
+    }
+    // A hole that begins where the data does cannot be; the file has changed, and is read as it is.
+    let end = rustix::fs::seek(file, SeekFrom::Hole(start)).unwrap_or(length);
+    Ok(Some(start..if end > start { end.min(length) } else { length }))
 }

@@ -15,6 +15,28 @@ fn images_that_cannot_be_disks_are_refused() {
     assert!(matches!(DiskImage::open("/dev/null".as_ref()), Err(DiskError::NotAFile(_))));
 }
 
+/// A sparse image costs what it holds, and so does one whose zeros are written out.
+#[test]
+fn zeros_of_an_image_take_no_room() {
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    const LENGTH: u64 = 64 << 20;
+    let pieces = [(0, 100), (5 << 20, 4096), ((5 << 20) + 4096, 1), (LENGTH - 7, 7)];
+    for sparse in [true, false] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(LENGTH).unwrap();
+        if !sparse {
+            file.as_file().write_all_at(&vec![0; LENGTH as usize], 0).unwrap();
+        }
+        for (at, length) in pieces {
+            file.as_file().write_all_at(&vec![7; length], at).unwrap();
+        }
+        let image = DiskImage::open(file.path()).unwrap();
+        assert_eq!(image.read_all().unwrap(), std::fs::read(file.path()).unwrap());
+        let kept = image.memory().file().metadata().unwrap().blocks() * 512;
+        assert!(kept < 1 << 20, "{kept} bytes");
+    }
+}
+
 #[test]
 fn the_hash_is_of_the_content() {
     use sha2::{Digest, Sha256};
