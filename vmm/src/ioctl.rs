@@ -64,6 +64,28 @@ impl KvmError {
     }
 }
 
+/// Tries of a call that a signal interrupts.
+const MAX_TRIES: u32 = 100;
+
+/// Makes a call of KVM that a signal can interrupt, again until it is not interrupted: a stop signal, a
+/// freezer or a debugger is enough (`KVM_CREATE_VM` takes all locks of this process's memory).
+///
+/// # Errors
+///
+/// KVM refused the call, or each of many tries was interrupted.
+pub(crate) fn retried<T>(
+    ioctl: &'static str,
+    mut call: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, KvmError> {
+    let mut tries = 1;
+    loop {
+        match call() {
+            Err(error) if error.errno() == libc::EINTR && tries < MAX_TRIES => tries += 1,
+            done => return done.map_err(KvmError::ioctl(ioctl)),
+        }
+    }
+}
+
 /// Makes a call of KVM, which a recording takes down under the name of the ioctl.
 ///
 /// # Errors
@@ -74,4 +96,29 @@ pub(crate) fn call<T>(
     call: impl FnOnce() -> Result<T, kvm_ioctls::Error>,
 ) -> Result<T, KvmError> {
     kernel_call::timed(ioctl, call).map_err(KvmError::ioctl(ioctl))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn an_interrupted_call_is_made_again_but_not_for_ever() {
+        let calls = Cell::new(0);
+        let interrupted = |until: u32, errno: i32| {
+            calls.set(0);
+            retried("KVM_CREATE_VM", || {
+                calls.set(calls.get() + 1);
+                if calls.get() > until { Ok(()) } else { Err(kvm_ioctls::Error::new(errno)) }
+            })
+        };
+        assert!(interrupted(3, libc::EINTR).is_ok());
+        assert_eq!(calls.get(), 4);
+        assert!(interrupted(u32::MAX, libc::EINTR).is_err());
+        assert_eq!(calls.get(), MAX_TRIES);
+        assert!(interrupted(1, libc::ENOMEM).is_err(), "no other error is one to try again");
+        assert_eq!(calls.get(), 1);
+    }
 }

@@ -75,17 +75,31 @@ pub fn run_once(vcpu: &mut Vcpu, bus: &impl GuestBus) -> ExitOutcome {
         Ok(VcpuExit::InternalError) => ExitOutcome::Error(String::new()),
         Ok(other) => ExitOutcome::Error(format!("unexpected exit {other:?}")),
         Err(e) => match e.errno() {
-            // EAGAIN: an application processor was woken without being started yet.
-            libc::EINTR | libc::EAGAIN => ExitOutcome::Kicked,
-            errno => ExitOutcome::Error(format!(
-                "KVM_RUN failed: {}",
-                std::io::Error::from_raw_os_error(errno)
-            )),
+            libc::EINTR => ExitOutcome::Kicked,
+            errno => run_failed(errno, vcpu.is_bootstrap),
         },
     };
     match outcome {
         ExitOutcome::Error(reason) if reason.is_empty() => ExitOutcome::Error(internal_error(vcpu)),
         outcome => outcome,
+    }
+}
+
+/// What an error of `KVM_RUN` means.
+fn run_failed(errno: i32, is_bootstrap: bool) -> ExitOutcome {
+    match errno {
+        // An application processor was woken without being started yet.
+        libc::EAGAIN if !is_bootstrap => ExitOutcome::Kicked,
+        // With its first entry a VM gets a thread of the kernel that counts as one of this process.
+        libc::EAGAIN => ExitOutcome::Error(
+            "KVM could not start a thread of its own; raise the limit of threads (TasksMax of the \
+             service, pids.max of the cgroup, RLIMIT_NPROC)"
+                .to_owned(),
+        ),
+        errno => {
+            let error = std::io::Error::from_raw_os_error(errno);
+            ExitOutcome::Error(format!("KVM_RUN failed: {error}"))
+        }
     }
 }
 
@@ -104,5 +118,20 @@ fn internal_error(vcpu: &mut Vcpu) -> String {
         2 => format!("KVM met simultaneous exceptions at {rip:#x}"),
         3 => format!("KVM failed to deliver an event at {rip:#x}"),
         other => format!("KVM internal error {other} at {rip:#x}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A loop that enters again and again would use a processor up until the boot's limit.
+    #[test]
+    fn only_a_processor_that_waits_to_be_started_is_entered_again() {
+        assert_eq!(run_failed(libc::EAGAIN, false), ExitOutcome::Kicked);
+        for (errno, says) in [(libc::EAGAIN, "TasksMax"), (libc::ENOMEM, "memory")] {
+            let ExitOutcome::Error(reason) = run_failed(errno, true) else { panic!("{errno}") };
+            assert!(reason.contains(says), "{reason}");
+        }
     }
 }

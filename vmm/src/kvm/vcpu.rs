@@ -11,6 +11,8 @@ use crate::arch::{ArchVcpu, CpuidTemplate};
 pub struct Vcpu {
     pub(super) arch: ArchVcpu,
     pub(super) ring: Option<DirtyRing>,
+    /// The processor that starts the guest's kernel. The others wait for it to start them.
+    pub(super) is_bootstrap: bool,
 }
 
 impl Vcpu {
@@ -25,7 +27,7 @@ impl Vcpu {
             DirtyTracking::Ring => Some(DirtyRing::of(Arc::clone(vm.fd()), &arch.fd)?),
             DirtyTracking::Log => None,
         };
-        Ok(Self { arch, ring })
+        Ok(Self { arch, ring, is_bootstrap: index == 0 })
     }
 
     /// Moves the pages in this vCPU's dirty ring, if it has one, to `pages`. The vCPU must be out

@@ -8,6 +8,7 @@ use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::{KvmError, dirty_ring};
 use crate::arch::{self, VcpuImage, VmState};
+use crate::ioctl;
 use crate::memory::{self, GuestRam};
 
 /// Most vCPUs of one machine.
@@ -51,7 +52,7 @@ impl Vm {
     /// KVM refuses the VM, the way dirty pages are found, the MSR filter, a memory slot or an
     /// interrupt controller.
     pub fn create(kvm: &Kvm, ram: Arc<GuestRam>, options: VmOptions<'_>) -> Result<Self, KvmError> {
-        let fd = kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
+        let fd = ioctl::retried("KVM_CREATE_VM", || kvm.create_vm())?;
         arch::reserve_pages(&fd)?;
         arch::close_side_doors(&fd)?;
         if options.tracking == DirtyTracking::Ring {

@@ -7,7 +7,7 @@ use kvm_ioctls::Kvm;
 use serde::{Deserialize, Serialize};
 
 use super::{msrs, tsc};
-use crate::ioctl::KvmError;
+use crate::ioctl::{self, KvmError};
 
 /// Revision of the microcode (Intel SDM volume 4, `IA32_BIOS_SIGN_ID`; AMD's patch level).
 const MICROCODE: u32 = 0x8b;
@@ -44,7 +44,7 @@ impl HostIdentity {
     }
 
     fn ask(kvm: &Kvm) -> Result<Self, KvmError> {
-        let vm = kvm.create_vm().map_err(KvmError::ioctl("KVM_CREATE_VM"))?;
+        let vm = ioctl::retried("KVM_CREATE_VM", || kvm.create_vm())?;
         let vcpu = vm.create_vcpu(0).map_err(KvmError::ioctl("KVM_CREATE_VCPU"))?;
         let khz = vcpu.get_tsc_khz().map_err(KvmError::ioctl("KVM_GET_TSC_KHZ"))?;
         Ok(Self {
