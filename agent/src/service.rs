@@ -5,6 +5,7 @@ mod control;
 mod http;
 pub mod metrics;
 mod notify;
+mod signals;
 mod status;
 
 use std::io;
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -39,7 +39,10 @@ use protocol::timestamp::Timestamp;
 
 pub use clearing::ClearAnswer;
 pub use control::{ControlError, ask, ask_to_clear};
+pub use signals::bear_during_start;
 pub use status::Status;
+
+use signals::{Asked, Signals};
 
 /// Time between two removals of old commands from the journal.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
@@ -151,6 +154,9 @@ impl Prerequisites {
         observer: Option<Box<dyn Observer>>,
     ) -> Result<(), ServiceError> {
         let begun = Instant::now();
+        // Before the stores are opened and checked, which takes long.
+        let mut signals = Signals::new()
+            .map_err(|source| ServiceError::Host { what: "wait for signals", source })?;
         let metrics = Arc::new(Metrics::new());
         let commands = self.commands(executor, &metrics, observer).await?;
         let connector = Arc::new(Connector::new(ConnectorConfig::from_environment(
@@ -159,14 +165,6 @@ impl Prerequisites {
 
         let (stop, stopped) = watch::channel(false);
         let (link_status, link_seen) = watch::channel(LinkStatus::Connecting);
-        let mut link = tokio::spawn(run_link(
-            self.link.clone(),
-            connector,
-            Arc::clone(&self.key_holder),
-            RelayAdapter::new(Arc::clone(&commands)),
-            stopped,
-            link_status,
-        ));
         let public = self.key_holder.public();
         let view = status::StatusSource {
             begun,
@@ -182,6 +180,15 @@ impl Prerequisites {
         if let Some(address) = self.config.metrics_listen {
             http::listen(address, Arc::clone(&view)).await?;
         }
+        // Only now: an address that is taken has to be known before the relay sends commands.
+        let mut link = tokio::spawn(run_link(
+            self.link.clone(),
+            connector,
+            Arc::clone(&self.key_holder),
+            RelayAdapter::new(Arc::clone(&commands)),
+            stopped,
+            link_status,
+        ));
         let minder = Arc::clone(&commands);
         tokio::spawn(async move { minder.watch_kill_switch().await });
         let minder = Arc::clone(&commands);
@@ -198,7 +205,7 @@ impl Prerequisites {
         tokio::spawn(notify::keep_watchdog_calm(Arc::clone(&view)));
 
         tokio::select! {
-            end = wait_for_the_end(&commands) => end?,
+            () = until_stopped(&mut signals, &commands) => {}
             end = &mut link => {
                 // The service manager starts the agent again, and with it the process with the key.
                 commands.drain(Duration::ZERO).await;
@@ -208,11 +215,17 @@ impl Prerequisites {
 
         info!("stopping");
         notify::stopping();
-        commands.drain(self.config.stop_patience).await;
-        // Only now: the results of what was in flight go out first.
-        let _ = stop.send(true);
-        if tokio::time::timeout(Duration::from_secs(10), link).await.is_err() {
-            warn!("the connection did not close in time");
+        let orderly = async {
+            commands.drain(self.config.stop_patience).await;
+            // Only now: the results of what was in flight go out first.
+            let _ = stop.send(true);
+            if tokio::time::timeout(Duration::from_secs(10), link).await.is_err() {
+                warn!("the connection did not close in time");
+            }
+        };
+        tokio::select! {
+            () = orderly => {}
+            () = signals.stop() => warn!("told to stop again: what is in flight is not waited for"),
         }
         commands.note_in_audit("AgentStopped");
         if let Err(error) = commands.audit().flush().await {
@@ -283,23 +296,10 @@ fn nonces(config: &RunConfig, path: &Path) -> Result<NonceStore, StoreError> {
 }
 
 /// Until a signal ends it. SIGHUP has keys and policy read again.
-async fn wait_for_the_end(commands: &Commands) -> Result<(), ServiceError> {
-    let on = |kind| {
-        signal(kind).map_err(|source| ServiceError::Host { what: "wait for signals", source })
-    };
-    let (mut term, mut int) = (on(SignalKind::terminate())?, on(SignalKind::interrupt())?);
-    let mut hup = on(SignalKind::hangup())?;
-    // A file that may not grow (setrlimit(2)) is an error of that write, not the end of the agent.
-    let _too_large = on(SignalKind::from_raw(libc::SIGXFSZ))?;
-    loop {
-        tokio::select! {
-            _ = term.recv() => return Ok(()),
-            _ = int.recv() => return Ok(()),
-            _ = hup.recv() => {
-                info!("reading keys and policy again");
-                commands.reload();
-            }
-        }
+async fn until_stopped(signals: &mut Signals, commands: &Commands) {
+    while signals.next().await == Asked::Reload {
+        info!("reading keys and policy again");
+        commands.reload();
     }
 }
 

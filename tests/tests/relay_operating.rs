@@ -202,3 +202,40 @@ async fn metrics_are_served_on_this_machine_when_asked_for() {
     std::fs::write(agent.state().join("KILL"), "").unwrap();
     assert!(get("/healthz").starts_with("HTTP/1.1 503"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_listened_on_is_known_before_the_relay_is_called() {
+    let relay = relay().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut agent = ServedAgent::enrolled(&relay, AGENT);
+    let address = taken.local_addr().unwrap();
+    agent.configure(&format!("[run]\nmetrics_listen = '{address}'\n"));
+    agent.start();
+    assert!(!agent.ended().success());
+    assert!(agent.log().contains("listen for questions about metrics"), "{}", agent.log());
+    assert_eq!(relay.connections(), 0);
+
+    // The same agent with an address that is free.
+    drop(taken);
+    agent.start();
+    agent.session(&relay).await;
+    assert_clean(&relay);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_an_agent_that_waits_for_what_is_in_flight() {
+    let relay = relay().await;
+    let mut agent = ServedAgent::serving(&relay, AGENT).await;
+    let params = json!({"message": "never", "ms": 600_000});
+    let mut command =
+        relay.dispatch(agent.id(), "echo", &params, &DispatchOptions::default()).unwrap();
+    command.acked(LIMIT).await.unwrap();
+    agent.signal(Signal::TERM);
+    while !agent.log().contains("stopping") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!agent.processes().is_empty(), "it waits for the command");
+    agent.signal(Signal::INT);
+    assert!(agent.ended().success(), "{}", agent.log());
+    assert!(agent.log().contains("told to stop again"), "{}", agent.log());
+}

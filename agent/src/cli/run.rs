@@ -7,7 +7,7 @@ use clap::Args;
 use super::{Exit, terminal};
 use crate::app::{App, AppError};
 use crate::config::Config;
-use crate::service::ServiceError;
+use crate::service::{ServiceError, bear_during_start};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -34,6 +34,7 @@ impl Arguments {
 }
 
 pub fn run(config: Config) -> ExitCode {
+    bear_during_start();
     match App::build(config).and_then(App::serve) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
