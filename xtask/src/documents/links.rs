@@ -1,4 +1,5 @@
-//! Relative links lead to files and anchors that exist.
+//! Relative links lead to files and anchors that exist, and a name that a document places in a source file
+//! is there.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -13,8 +14,27 @@ pub fn check(workspace: &Path, documents: &[Document]) -> Vec<String> {
                 findings.push(format!("{}:{line}: link {target}: {why}", document.path.display()));
             }
         }
+        for (target, name, line) in &document.names {
+            if let Some(file) = source_without(workspace, document, target, name) {
+                let at = document.path.display();
+                findings.push(format!("{at}:{line}: there is no {name} in {}", file.display()));
+            }
+        }
     }
     findings
+}
+
+/// The source file that a link leads to, where a word of this name does not occur in it.
+fn source_without(workspace: &Path, from: &Document, target: &str, name: &str) -> Option<PathBuf> {
+    let directory = from.path.parent().unwrap_or(Path::new(""));
+    let path = inside(&directory.join(target))
+        .filter(|path| path.extension().is_some_and(|e| e == "rs"))?;
+    let text = std::fs::read_to_string(workspace.join(&path)).ok()?;
+    let mut words =
+        name.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
+    let has =
+        |word: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').any(|w| w == word);
+    (!words.all(has)).then_some(path)
 }
 
 fn problem(
@@ -94,5 +114,18 @@ mod tests {
         for (finding, part) in findings.iter().zip(["a.md:3", "b.md", "#b", "out of", "out of"]) {
             assert!(finding.contains(part), "{finding}");
         }
+    }
+
+    #[test]
+    fn a_name_that_has_moved_to_another_file_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a.rs"), "fn kept() { Step::ALL }").unwrap();
+        let text = "| [a](a.rs) (`kept`) | `Step::ALL` in [a](a.rs), `other` and [a](a.rs) (see `x`) |\n\n\
+                    `moved` in [a](a.rs)\n\n[a](a.rs) (`gone`) `kep` in [a](a.rs)\n";
+        let documents = [Document::parse("README.md".into(), text)];
+        let findings = check(directory.path(), &documents);
+        let names: Vec<_> =
+            findings.iter().map(|f| f.split(' ').nth(4).unwrap_or_default()).collect();
+        assert_eq!(names, ["moved", "gone", "kep"], "{findings:?}");
     }
 }

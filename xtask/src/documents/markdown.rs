@@ -12,6 +12,8 @@ pub struct Document {
     pub path: PathBuf,
     /// Targets of links and images, each with its line.
     pub links: Vec<(String, usize)>,
+    /// Names that a text says are in a file it links to: the file, the name, the line.
+    pub names: Vec<(String, String, usize)>,
     /// Names that links can lead to: one for each heading, and those that HTML declares.
     pub anchors: BTreeSet<String>,
     /// Fenced blocks.
@@ -31,8 +33,14 @@ pub struct Fenced {
 impl Document {
     /// Reads the file's text.
     pub fn parse(path: PathBuf, text: &str) -> Self {
-        let mut document =
-            Self { path, links: Vec::new(), anchors: BTreeSet::new(), blocks: Vec::new() };
+        let mut document = Self {
+            path,
+            links: Vec::new(),
+            names: Vec::new(),
+            anchors: BTreeSet::new(),
+            blocks: Vec::new(),
+        };
+        let mut named = Named::default();
         let mut used = BTreeMap::new();
         let mut heading: Option<String> = None;
         let mut fenced: Option<Fenced> = None;
@@ -40,6 +48,7 @@ impl Document {
         for (event, range) in Parser::new_ext(text, options).into_offset_iter() {
             let line =
                 text[..range.start].lines().count() + usize::from(at_line_start(text, range.start));
+            document.names.extend(named.take(&event).map(|(file, name)| (file, name, line)));
             match event {
                 Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
                     document.links.push((dest_url.into_string(), line));
@@ -68,6 +77,51 @@ impl Document {
             }
         }
         document
+    }
+}
+
+/// Finds names that stand beside the link to their file, as in "`name` in \[file](file)" and
+/// "\[file](file) (`name`)".
+#[derive(Default)]
+struct Named {
+    /// A name, and whether ` in ` came after it.
+    name: Option<(String, bool)>,
+    /// The file of a link, and whether ` (` came after it.
+    file: Option<(String, bool)>,
+}
+
+impl Named {
+    fn take(&mut self, event: &Event<'_>) -> Option<(String, String)> {
+        match event {
+            Event::Code(name) => {
+                self.name = Some((name.to_string(), false));
+                self.file
+                    .take()
+                    .filter(|(_, opened)| *opened)
+                    .map(|(file, _)| (file, name.to_string()))
+            }
+            Event::Start(Tag::Link { dest_url, .. }) => {
+                self.file = Some((dest_url.to_string(), false));
+                self.name
+                    .take()
+                    .filter(|(_, in_it)| *in_it)
+                    .map(|(name, _)| (dest_url.to_string(), name))
+            }
+            Event::Text(text) => {
+                self.name =
+                    self.name.take().filter(|_| &**text == " in ").map(|(name, _)| (name, true));
+                // The text of the link itself comes first.
+                if let Some((_, opened)) = &mut self.file {
+                    *opened = &**text == " (";
+                }
+                None
+            }
+            Event::End(TagEnd::Link) => None,
+            _ => {
+                *self = Self::default();
+                None
+            }
+        }
     }
 }
 
