@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use brainstorm_agent::commands::executor::{Executor, ToolFacts};
+use brainstorm_agent::commands::executor::{Executor, MayBegin, ToolFacts};
 use brainstorm_agent::config::{Config, Overrides};
 use brainstorm_agent::keyholder;
 use brainstorm_agent::service::Prerequisites;
@@ -46,9 +46,11 @@ impl Executor for Shout {
         16
     }
 
-    fn execute(&self, _: &str, call: ToolCall, started: Box<dyn FnOnce() + Send>) -> Executed {
+    fn execute(&self, _: &str, call: ToolCall, may_begin: MayBegin) -> Executed {
+        if let Err(refused) = may_begin() {
+            return Executed::refused(refused);
+        }
         let begun = Instant::now();
-        started();
         let message = call.params.get("message").and_then(Value::as_str).unwrap_or_default();
         let stdout = format!("{}\n", message.to_uppercase()).into_bytes();
         let outcome = ToolOutcome {

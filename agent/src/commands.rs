@@ -13,7 +13,8 @@
 //!    process if this one dies;
 //! 5. the acknowledgement is written to the caller; a command whose acknowledgement cannot be written
 //!    is not run;
-//! 6. the tool runs on a clean machine, which is reset and verified;
+//! 6. a clean machine is taken for it, if kill switch, policy, keys and degraded mode still let it begin;
+//!    the tool runs there, and the machine is reset and verified;
 //! 7. the result is on disk, then delivered, and owed until the caller has shown that it read it. A
 //!    result that the disk does not take is delivered all the same, and offered to the disk until it
 //!    does.
@@ -27,6 +28,7 @@ mod cut;
 pub mod deadline;
 mod delivery;
 pub mod executor;
+mod gate;
 mod incidents;
 pub mod milestone;
 mod outcome;

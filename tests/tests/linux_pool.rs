@@ -108,7 +108,7 @@ fn a_call_can_wait_for_the_reset_of_its_machine() {
     let options = CallOptions { wait_for_reset: true, ..CallOptions::default() };
     for _ in 0..20 {
         let call = shell("ls -A /work; echo secret > /work/secret");
-        let outcome = pool.execute_with("tenant", call, options, |_| ()).unwrap();
+        let outcome = pool.execute_with("tenant", call, options, |_| Ok(())).unwrap();
         assert_eq!(outcome.result.unwrap().stdout, b"");
         assert!(outcome.reset.unwrap().unwrap().dirty_pages > 0);
         assert_eq!(pool.metrics().machines.clean, MACHINES);

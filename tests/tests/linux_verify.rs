@@ -271,7 +271,7 @@ fn machines_of_a_pool_are_verified_with_one_baseline() {
     let mut baselines = std::collections::HashSet::new();
     for _ in 0..10 {
         let call = shell("ls -A /work; echo secret > /work/secret");
-        let outcome = pool.execute_with("tenant", call, options, |_| ()).unwrap();
+        let outcome = pool.execute_with("tenant", call, options, |_| Ok(())).unwrap();
         assert_eq!(outcome.result.unwrap().stdout, b"");
         let found = outcome.verification.unwrap().unwrap();
         assert!(found.passed() && outcome.reset.unwrap().is_ok(), "{found:?}");
@@ -282,7 +282,7 @@ fn machines_of_a_pool_are_verified_with_one_baseline() {
     assert_eq!((counters.verified, counters.failed_verifications), (10, 0));
     // Both machines, used or not.
     assert!(flip_bits_on_disk() >= 2);
-    let outcome = pool.execute_with("tenant", echo(), options, |_| ()).unwrap();
+    let outcome = pool.execute_with("tenant", echo(), options, |_| Ok(())).unwrap();
     assert!(outcome.result.is_ok());
     assert!(!outcome.verification.unwrap().unwrap().disk_matches());
     assert_eq!(pool.metrics().counters.failed_verifications, 1);
@@ -290,7 +290,7 @@ fn machines_of_a_pool_are_verified_with_one_baseline() {
     let refused = pool.execute("tenant", echo()).unwrap_err();
     assert_eq!(refused.code(), "ENDPOINT_INTEGRITY_MONITOR_TRIPPED");
     pool.resume();
-    let outcome = pool.execute_with("tenant", echo(), options, |_| ()).unwrap();
+    let outcome = pool.execute_with("tenant", echo(), options, |_| Ok(())).unwrap();
     let found = outcome.verification.unwrap().unwrap();
     assert!(found.passed(), "{found:?}");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::pool::PoolError;
+use super::pool::{PoolError, Refused};
 use super::{PartialOutput, SandboxError, ToolOutcome, Verification};
 
 /// What became of a command.
@@ -17,6 +17,14 @@ pub struct Executed {
     pub execute: Duration,
     /// Time the machine took to be reset and verified.
     pub reset_took: Duration,
+}
+
+impl Executed {
+    /// Of a command that no machine has seen.
+    pub fn refused(failure: impl Into<Failure>) -> Self {
+        let (execute, reset_took) = (Duration::ZERO, Duration::ZERO);
+        Self { result: Err(failure.into()), reset: None, execute, reset_took }
+    }
 }
 
 /// Why there is no outcome of a tool.
@@ -44,5 +52,11 @@ impl From<SandboxError> for Failure {
 impl From<PoolError> for Failure {
     fn from(error: PoolError) -> Self {
         Self { code: error.code(), message: error.to_string(), partial: PartialOutput::default() }
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        PoolError::from(refused).into()
     }
 }

@@ -24,7 +24,7 @@ use super::{
 use state::State;
 use worker::Shared;
 
-pub use error::PoolError;
+pub use error::{PoolError, Refused};
 pub use limits::{LimitError, MAX_MACHINES, OnFault, PoolConfig};
 pub use metrics::{MachineCounts, PoolCounters, PoolMetrics, WaitMetrics};
 pub use pressure::{MemoryPressure, Pressure, PressureLevel};
@@ -135,22 +135,22 @@ impl Pool {
     ///
     /// No machine has seen the call, for the reasons of [`Self::execute_with`].
     pub fn execute(&self, tenant: &str, call: ToolCall) -> Result<PooledOutcome, PoolError> {
-        self.execute_with(tenant, call, CallOptions::default(), |_| ())
+        self.execute_with(tenant, call, CallOptions::default(), |_| Ok(()))
     }
 
-    /// Runs a call with options. `started` is told when the call has its machine, and which one,
-    /// numbered from zero: after it the machine sees the call. It holds up this call only.
+    /// Runs a call with options. `may_begin` is asked when the call has its machine, and told which one,
+    /// numbered from zero: when it agrees, the machine sees the call. It holds up this call only.
     ///
     /// # Errors
     ///
-    /// No machine has seen the call: too many calls wait, the deadline passed, the pool is halted, has shut
-    /// down, or can make no machine.
+    /// No machine has seen the call: too many calls wait, the deadline passed, `may_begin` refused, the pool is
+    /// halted, has shut down, or can make no machine.
     pub fn execute_with(
         &self,
         tenant: &str,
         mut call: ToolCall,
         options: CallOptions,
-        started: impl FnOnce(usize),
+        may_begin: impl FnOnce(usize) -> Result<(), Refused>,
     ) -> Result<PooledOutcome, PoolError> {
         let begun = Instant::now();
         let lease = self.shared.acquire(tenant, call.deadline_ms, begun)?;
@@ -167,7 +167,11 @@ impl Pool {
         }
         call.deadline_ms = left;
         let machine = lease.index();
-        started(machine);
+        if let Err(refused) = may_begin(machine) {
+            // It has seen nothing of the call, and goes back like any other.
+            drop(lease);
+            return Err(refused.into());
+        }
         let result = lease.machine().execute_tool(call);
         let (reset, verification) = if options.verify {
             match lease.reset_and_verify() {

@@ -138,17 +138,7 @@ impl Commands {
 
     /// Whether this machine's owner, the image and the queue take the command.
     fn is_wanted(&self, envelope: &CommandEnvelope) -> Result<ToolFacts, (ErrorCode, String)> {
-        if !self.accepting.load(Ordering::SeqCst) {
-            let message = "the agent is stopping: send the command again later";
-            return Err((ErrorCode::SandboxNotReady, message.to_owned()));
-        }
-        if let Some(message) = self.refusal_while_degraded() {
-            return Err((ErrorCode::IntegrityMonitorTripped, message));
-        }
-        if self.kill_switch_is_on() {
-            let message = "the kill switch of this endpoint is on";
-            return Err((ErrorCode::PolicyDenied, message.to_owned()));
-        }
+        self.takes_commands()?;
         let checked = self.parts.executor.check(&envelope.tool, &envelope.params);
         let tool = checked.map_err(|error| match error {
             CallError::InvalidParams { .. } => (ErrorCode::SchemaInvalid, error.to_string()),

@@ -6,12 +6,16 @@ mod tools;
 use guest::manifest::ImageManifest;
 use guest::registry::{CallError, Track};
 use protocol::message::WireState;
-use sandbox::pool::PoolMetrics;
+use sandbox::pool::{PoolMetrics, Refused};
 use sandbox::{Executed, ToolCall};
 use serde_json::{Map, Value};
 
 pub use pool::PoolExecutor;
 pub use tools::Tools;
+
+/// Asked when a command has its machine, before the machine sees it: whether it may begin. What it answers
+/// otherwise becomes of the command, and the machine is used for another one.
+pub type MayBegin = Box<dyn FnOnce() -> Result<(), Refused> + Send>;
 
 /// Runs commands, each on a clean machine.
 pub trait Executor: Send + Sync + 'static {
@@ -27,8 +31,9 @@ pub trait Executor: Send + Sync + 'static {
     fn capacity(&self) -> usize;
 
     /// Runs one command to its end, reset and verification of its machine included. Blocks.
-    /// `started` is called when the command has its machine.
-    fn execute(&self, tenant: &str, call: ToolCall, started: Box<dyn FnOnce() + Send>) -> Executed;
+    /// `may_begin` is asked when the command has its machine. When it refuses, the result is its answer, with
+    /// [`Executed::refused`], and nothing has run.
+    fn execute(&self, tenant: &str, call: ToolCall, may_begin: MayBegin) -> Executed;
 
     /// The state of the machines, in the protocol's words.
     fn state(&self) -> WireState;

@@ -71,16 +71,11 @@ impl Commands {
 
     /// In place of running a command.
     pub(super) fn not_run_while_degraded(message: String) -> Executed {
-        Executed {
-            result: Err(Failure {
-                code: ErrorCode::IntegrityMonitorTripped.as_str(),
-                message,
-                partial: PartialOutput::default(),
-            }),
-            reset: None,
-            execute: std::time::Duration::ZERO,
-            reset_took: std::time::Duration::ZERO,
-        }
+        Executed::refused(Failure {
+            code: ErrorCode::IntegrityMonitorTripped.as_str(),
+            message,
+            partial: PartialOutput::default(),
+        })
     }
 
     /// Halts when the machine of a command is not what it should be. Degraded mode is on disk, and

@@ -11,6 +11,7 @@ use tracing::{debug, error, info, warn};
 use super::Commands;
 use super::admission::Admitted;
 use super::answers::{Answer, Caller};
+use super::executor::ToolFacts;
 use super::milestone::{Milestone, Trace};
 use super::outcome::Outcome;
 use crate::evidence::EvidenceRecord;
@@ -67,6 +68,7 @@ impl Commands {
         acked: tokio::sync::oneshot::Sender<()>,
     ) {
         let Admitted { envelope, tool, deadline_ms, permit, room, mut trace } = admitted;
+        let envelope = Arc::new(envelope);
         self.audit_command(caller, &envelope, "CommandEnvelope", None, envelope.canonical.clone());
         let ack = CommandAck {
             command_id: envelope.command_id.clone(),
@@ -95,7 +97,7 @@ impl Commands {
         self.parts.journal.note(&envelope.command_id, CommandState::Acked);
         self.reach(&mut trace, Milestone::Acked);
 
-        let (executed, mut trace) = self.execute(caller, &envelope, deadline_ms, trace).await;
+        let (executed, mut trace) = self.execute(caller, &envelope, tool, deadline_ms, trace).await;
         trace.execute = executed.execute;
         trace.reset = executed.reset_took;
         self.reach(&mut trace, Milestone::Executed);
@@ -106,7 +108,8 @@ impl Commands {
     async fn execute(
         self: &Arc<Self>,
         caller: &dyn Caller,
-        envelope: &CommandEnvelope,
+        envelope: &Arc<CommandEnvelope>,
+        tool: ToolFacts,
         deadline_ms: i64,
         mut trace: Trace,
     ) -> (Executed, Trace) {
@@ -114,6 +117,9 @@ impl Commands {
         if let Some(message) = self.refusal_while_degraded() {
             return (Self::not_run_while_degraded(message), trace);
         }
+        // Its time runs since it came, not since the disk and the caller were done with it.
+        let spent = i64::try_from(trace.received().elapsed().as_millis()).unwrap_or(i64::MAX);
+        let deadline_ms = deadline_ms.saturating_sub(spent);
         let call = ToolCall {
             command_id: envelope.command_id.clone(),
             tool: envelope.tool.clone(),
@@ -124,12 +130,10 @@ impl Commands {
         let executor = Arc::clone(&self.parts.executor);
         let (started, mut start) = tokio::sync::oneshot::channel();
         let begun = Instant::now();
-        let mut work = tokio::task::spawn_blocking(move || {
-            let started = Box::new(move || {
-                let _ = started.send(Instant::now());
-            });
-            executor.execute(&tenant, call, started)
+        let gate = self.gate(envelope, tool, move || {
+            let _ = started.send(Instant::now());
         });
+        let mut work = tokio::task::spawn_blocking(move || executor.execute(&tenant, call, gate));
         let mut running = false;
         let mut seq = 0;
         let mut beat = tokio::time::interval_at((begun + PROGRESS_EVERY).into(), PROGRESS_EVERY);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use brainstorm_agent::commands::executor::{Executor, ToolFacts};
+use brainstorm_agent::commands::executor::{Executor, MayBegin, ToolFacts};
 use brainstorm_agent::commands::milestone::{NoObserver, Observer};
 use brainstorm_agent::commands::policy::Policy;
 use brainstorm_agent::commands::watched::Watched;
@@ -26,7 +26,7 @@ use serde_json::{Map, Value, json};
 pub const ENDPOINT: &str = "22222222-2222-4222-8222-222222222222";
 pub const SESSION: &str = "11111111-1111-4111-8111-111111111111";
 const TENANT: &str = "local";
-const KEY_ID: &str = "local/key";
+pub const KEY_ID: &str = "local/key";
 
 /// Runs nothing: every command fails in the same way.
 pub struct NoMachines {
@@ -35,12 +35,19 @@ pub struct NoMachines {
     pub message: String,
     /// Commands do not end while this is so.
     pub hold: AtomicBool,
+    /// Commands wait for their machine while this is so.
+    pub wait: AtomicBool,
 }
 
 impl Default for NoMachines {
     fn default() -> Self {
         let message = "there is no machine".to_owned();
-        Self { ran: AtomicUsize::new(0), message, hold: AtomicBool::new(false) }
+        Self {
+            ran: AtomicUsize::new(0),
+            message,
+            hold: AtomicBool::new(false),
+            wait: AtomicBool::new(false),
+        }
     }
 }
 
@@ -57,9 +64,14 @@ impl Executor for NoMachines {
         4
     }
 
-    fn execute(&self, _: &str, _: ToolCall, started: Box<dyn FnOnce() + Send>) -> Executed {
+    fn execute(&self, _: &str, _: ToolCall, may_begin: MayBegin) -> Executed {
+        while self.wait.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Err(refused) = may_begin() {
+            return Executed::refused(refused);
+        }
         self.ran.fetch_add(1, Ordering::SeqCst);
-        started();
         while self.hold.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(1));
         }

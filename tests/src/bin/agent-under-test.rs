@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use brainstorm_agent::commands::executor::{Executor, ToolFacts};
+use brainstorm_agent::commands::executor::{Executor, MayBegin, ToolFacts};
 use brainstorm_agent::commands::milestone::{Milestone, Observer};
 use guest::registry::{CallError, Track};
 use integration_tests::agent_process::{acquire_prerequisites, begin, give_up};
@@ -93,12 +93,10 @@ impl Executor for Tools {
         300
     }
 
-    fn execute(
-        &self,
-        _tenant: &str,
-        call: ToolCall,
-        started: Box<dyn FnOnce() + Send>,
-    ) -> Executed {
+    fn execute(&self, _tenant: &str, call: ToolCall, may_begin: MayBegin) -> Executed {
+        if let Err(refused) = may_begin() {
+            return Executed::refused(refused);
+        }
         let begun = Instant::now();
         let mut log = fs::OpenOptions::new()
             .append(true)
@@ -107,7 +105,6 @@ impl Executor for Tools {
             .unwrap();
         // In one piece: others append at the same time.
         log.write_all(format!("{}\n", call.command_id).as_bytes()).unwrap();
-        started();
         let text = |name: &str| call.params.get(name).and_then(Value::as_str).unwrap_or_default();
         let ms = call.params.get("ms").and_then(Value::as_u64).unwrap_or_default();
         let until = begun + Duration::from_millis(ms);

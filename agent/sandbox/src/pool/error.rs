@@ -6,6 +6,16 @@ use thiserror::Error;
 
 use super::limits::LimitError;
 
+/// Why a call that has its machine does not begin after all.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct Refused {
+    /// The protocol's code.
+    pub code: &'static str,
+    /// In words.
+    pub message: String,
+}
+
 /// Why a pool did not run a call, or could not be set up. The call was not given to any machine,
 /// so it can be tried again elsewhere without being run twice.
 #[derive(Debug, Error)]
@@ -44,6 +54,9 @@ pub enum PoolError {
         /// What was wrong with it.
         reason: String,
     },
+    /// Who sent the call no longer wants it to begin.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// The pool was shut down.
     #[error("the pool was shut down")]
     ShutDown,
@@ -56,6 +69,7 @@ impl PoolError {
             Self::QueueFull { .. } => "ENDPOINT_SANDBOX_NOT_READY",
             Self::Halted { .. } => "ENDPOINT_INTEGRITY_MONITOR_TRIPPED",
             Self::DeadlinePassed { .. } => "SANDBOX_TOOL_TIMEOUT",
+            Self::Refused(refused) => refused.code,
             Self::Limits(_) | Self::Threads(_) | Self::NoMachine { .. } | Self::ShutDown => {
                 "SANDBOX_NOT_AVAILABLE"
             }

@@ -201,14 +201,14 @@ fn who_asks_for_it_gets_the_reset_of_the_machine_that_ran_the_call() {
     let world = World::new();
     let pool = pool(&world, PoolConfig::new(2));
     let options = CallOptions { wait_for_reset: true, ..CallOptions::default() };
-    let outcome = pool.execute_with("t", call("one"), options, |_| ()).unwrap();
+    let outcome = pool.execute_with("t", call("one"), options, |_| Ok(())).unwrap();
     assert_eq!(outcome.reset.unwrap().unwrap().dirty_pages, 1);
     assert_eq!((pool.metrics().machines.clean, pool.metrics().counters.resets), (2, 1));
     // A call that failed leaves a dirty machine like any other.
-    let outcome = pool.execute_with("t", call_of("fail", "two"), options, |_| ()).unwrap();
+    let outcome = pool.execute_with("t", call_of("fail", "two"), options, |_| Ok(())).unwrap();
     assert!(outcome.result.is_err() && outcome.reset.unwrap().is_ok());
     world.change(|facts| facts.failing_resets = 1);
-    let outcome = pool.execute_with("t", call("three"), options, |_| ()).unwrap();
+    let outcome = pool.execute_with("t", call("three"), options, |_| Ok(())).unwrap();
     assert!(outcome.result.is_ok());
     assert_eq!(outcome.reset.unwrap().unwrap_err().code(), "SANDBOX_RESET_FAILED");
     assert_eq!(until(&pool, |now| now.machines.clean == 2).counters.refills, 3);
@@ -223,7 +223,7 @@ fn who_waits_for_a_reset_does_not_keep_the_machine_from_the_next() {
     world.change(|facts| facts.hold_resets = true);
     let options = CallOptions { wait_for_reset: true, ..CallOptions::default() };
     scope(|scope| {
-        let first = scope.spawn(|| pool.execute_with("t", call("one"), options, |_| ()));
+        let first = scope.spawn(|| pool.execute_with("t", call("one"), options, |_| Ok(())));
         drop(world.until(|facts| facts.resetting == 1));
         let second = queued(scope, &pool, "t", call("two"));
         world.release_all();
@@ -243,11 +243,25 @@ fn a_call_is_told_of_its_machine_before_the_machine_sees_it() {
         // Not under the pool's lock, and not after the fact.
         assert_eq!((pool.metrics().machines.busy, order(&world).len()), (1, 0));
         told = Some(machine);
+        Ok(())
     });
     assert_eq!(told, Some(outcome.unwrap().machine));
     let late = ToolCall { deadline_ms: 0, ..call("two") };
     let refused = pool.execute_with("t", late, CallOptions::default(), |_| panic!("no machine"));
     assert_eq!(refused.unwrap_err().code(), "SANDBOX_TOOL_TIMEOUT");
+}
+
+#[test]
+fn a_call_that_may_not_begin_is_seen_by_no_machine() {
+    let world = World::new();
+    let pool = pool(&world, PoolConfig::new(1));
+    let no = || Refused { code: "ENDPOINT_POLICY_DENIED", message: "not today".to_owned() };
+    let refused = pool.execute_with("t", call("one"), CallOptions::default(), |_| Err(no()));
+    assert!(matches!(refused, Err(PoolError::Refused(refused)) if refused == no()));
+    // The machine is another call's.
+    pool.execute("t", call("two")).unwrap();
+    assert_eq!(order(&world), ["two"]);
+    world.assert_clean();
 }
 
 #[test]

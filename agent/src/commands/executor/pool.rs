@@ -1,6 +1,6 @@
 //! Commands on the machines of a pool.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use guest::manifest::ImageManifest;
 use guest::registry::CallError;
@@ -9,7 +9,7 @@ use sandbox::pool::{CallOptions, Pool, PoolMetrics};
 use sandbox::{Executed, Failure, SandboxError, ToolCall};
 use serde_json::{Map, Value};
 
-use super::{Executor, ToolFacts, Tools};
+use super::{Executor, MayBegin, ToolFacts, Tools};
 
 /// Runs commands on the machines of a pool.
 pub struct PoolExecutor {
@@ -42,23 +42,18 @@ impl Executor for PoolExecutor {
         self.pool.most_calls()
     }
 
-    fn execute(&self, tenant: &str, call: ToolCall, started: Box<dyn FnOnce() + Send>) -> Executed {
+    fn execute(&self, tenant: &str, call: ToolCall, may_begin: MayBegin) -> Executed {
         let options = CallOptions { wait_for_reset: true, verify: true };
         let mut begun = Instant::now();
         let ran = self.pool.execute_with(tenant, call, options, |_| {
             begun = Instant::now();
-            started();
+            may_begin()
         });
         let took = begun.elapsed();
         let ran = match ran {
             Ok(ran) => ran,
             Err(error) => {
-                return Executed {
-                    result: Err(error.into()),
-                    reset: None,
-                    execute: Duration::ZERO,
-                    reset_took: Duration::ZERO,
-                };
+                return Executed::refused(error);
             }
         };
         let execute = ran.result.as_ref().map_or(took, |outcome| outcome.round_trip.min(took));

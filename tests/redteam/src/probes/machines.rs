@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::signer::failed;
 use crate::{Guest, ProbeError, Testbed};
-use brainstorm_agent::commands::executor::{Executor, PoolExecutor, ToolFacts, Tools};
+use brainstorm_agent::commands::executor::{Executor, MayBegin, PoolExecutor, ToolFacts, Tools};
 use protocol::message::WireState;
 use sandbox::KvmSource;
 use sandbox::pool::{OnFault, Pool, PoolConfig};
@@ -65,12 +65,14 @@ impl Executor for Machines {
         }
     }
 
-    fn execute(&self, tenant: &str, call: ToolCall, started: Box<dyn FnOnce() + Send>) -> Executed {
+    fn execute(&self, tenant: &str, call: ToolCall, may_begin: MayBegin) -> Executed {
         let (sandbox, told) = match self {
-            Self::Pool(pool) => return pool.execute(tenant, call, started),
+            Self::Pool(pool) => return pool.execute(tenant, call, may_begin),
             Self::Unreset { sandbox, told, .. } => (sandbox, told),
         };
-        started();
+        if let Err(refused) = may_begin() {
+            return Executed::refused(refused);
+        }
         let begun = Instant::now();
         let result = sandbox.execute_tool(call).map_err(Failure::from);
         let (execute, reset_took) = (begun.elapsed(), Duration::ZERO);

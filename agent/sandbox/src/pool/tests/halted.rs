@@ -11,7 +11,7 @@ fn halting(machines: usize) -> PoolConfig {
 }
 
 fn verified(pool: &Pool, id: &str) -> PooledOutcome {
-    pool.execute_with("t", call(id), VERIFY, |_| ()).unwrap()
+    pool.execute_with("t", call(id), VERIFY, |_| Ok(())).unwrap()
 }
 
 fn verdict(outcome: &PooledOutcome) -> Verdict {
@@ -100,7 +100,7 @@ fn machines_that_are_taken_away_are_no_fault() {
     let pool = pool(&world, halting(1));
     scope(|scope| {
         world.hold(&["one"]);
-        let sent = scope.spawn(|| pool.execute_with("t", call("one"), VERIFY, |_| ()));
+        let sent = scope.spawn(|| pool.execute_with("t", call("one"), VERIFY, |_| Ok(())));
         drop(world.until(|facts| facts.running == 1));
         assert_eq!(pool.abort_calls(), 1);
         let outcome = sent.join().unwrap().unwrap();

@@ -6,7 +6,7 @@ use crate::Verdict;
 const VERIFY: CallOptions = CallOptions { wait_for_reset: false, verify: true };
 
 fn verified(pool: &Pool, id: &str) -> PooledOutcome {
-    pool.execute_with("t", call(id), VERIFY, |_| ()).unwrap()
+    pool.execute_with("t", call(id), VERIFY, |_| Ok(())).unwrap()
 }
 
 fn verdict(outcome: &PooledOutcome) -> Verdict {
@@ -110,7 +110,7 @@ fn a_shutdown_meets_a_verification() {
     let pool = pool(&world, PoolConfig::new(1));
     world.change(|facts| facts.hold_resets = true);
     scope(|scope| {
-        let sent = scope.spawn(|| pool.execute_with("t", call("one"), VERIFY, |_| ()));
+        let sent = scope.spawn(|| pool.execute_with("t", call("one"), VERIFY, |_| Ok(())));
         drop(world.until(|facts| facts.resetting == 1));
         pool.shutdown();
         let outcome = sent.join().unwrap().unwrap();
