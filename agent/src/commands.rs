@@ -160,6 +160,11 @@ impl Commands {
         if !self.stores_work.load(Ordering::Relaxed) {
             return Some("a store on disk failed; see the log".to_owned());
         }
+        if let Some(reason) = self.parts.executor.pool_metrics().and_then(|pool| pool.shortage) {
+            return Some(format!(
+                "machines are missing, and the last one could not be made: {reason}"
+            ));
+        }
         let keys = self.parts.keys.current().err();
         let policy = self.parts.policy.current().err();
         keys.or(policy).map(|error| error.to_string())

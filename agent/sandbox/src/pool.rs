@@ -205,14 +205,15 @@ impl Pool {
         Ok(state.slots.counts().clean)
     }
 
-    /// Tries again to make machines after the pool has given up, for instance because the reason
-    /// is gone. A pool that loses another machine tries by itself.
+    /// Tries again to make machines at once, for instance because the reason why none could be made is
+    /// gone. The pool tries by itself every now and then ([`PoolConfig::refill_every`]).
     pub fn refill(&self) {
         self.shared.lock().try_again();
         self.shared.wake_keeper();
     }
 
-    /// True when there is no machine and the pool has given up making one, or was shut down.
+    /// True when calls are refused: the pool was shut down or is halted, or there is no machine and the
+    /// next attempt to make one is some time ahead.
     pub fn has_given_up(&self) -> bool {
         self.shared.lock().usable().is_err()
     }

@@ -23,10 +23,13 @@ pub struct PoolConfig {
     /// Machines kept warm beyond those in use, as far as `machines` allows. Fewer save memory,
     /// and cost a call the time to make one.
     pub spare: usize,
-    /// How often the pool tries again when a machine cannot be made.
+    /// How often the pool tries again when a machine cannot be made, before callers without a machine are
+    /// told so. It goes on trying, every `refill_every`.
     pub refill_retries: u32,
     /// Pause before the first such attempt; every later one is twice as long.
     pub refill_backoff: Duration,
+    /// How often a machine is tried to be made after the retries, for as long as it takes.
+    pub refill_every: Duration,
     /// What follows when a machine cannot be reset or does not pass its verification.
     pub on_fault: OnFault,
     /// How often an idle machine is looked at for a millisecond ([`Sandbox::scrub`]); never with
@@ -63,6 +66,7 @@ impl PoolConfig {
             spare: machines,
             refill_retries: 5,
             refill_backoff: Duration::from_millis(100),
+            refill_every: MAX_BACKOFF,
             on_fault: OnFault::default(),
             scrub_every: None,
         }

@@ -14,6 +14,9 @@ pub struct PoolMetrics {
     pub queued: usize,
     /// Memory is short, so the pool keeps itself small.
     pub under_pressure: bool,
+    /// Why the last attempt to make a machine failed; `None` when it did not. More attempts follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shortage: Option<String>,
     /// Machines each tenant uses now.
     pub tenants: BTreeMap<String, usize>,
     /// What happened until now.

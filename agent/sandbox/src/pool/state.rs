@@ -50,8 +50,11 @@ struct Refill {
     failures: u32,
     /// Not before then.
     not_before: Option<Instant>,
-    /// Why nothing is tried any more.
+    /// Why there is no machine, since the retries are used up: callers are told instead of being left to
+    /// wait. Making one is tried all the same.
     gave_up: Option<String>,
+    /// What happened at the last attempt, if it failed.
+    failed: Option<String>,
 }
 
 /// What the keeper of a pool has to do.
@@ -106,7 +109,7 @@ impl<S: ?Sized> State<S> {
             return Err(PoolError::Halted { reason: reason.to_string() });
         }
         match &self.refill.gave_up {
-            Some(reason) if self.slots.existing() == 0 => {
+            Some(reason) if self.slots.existing() == 0 && !self.may_try_now() => {
                 Err(PoolError::NoMachine { reason: reason.clone() })
             }
             _ => Ok(()),
@@ -256,12 +259,18 @@ impl<S: ?Sized> State<S> {
     /// No machine could be made.
     pub fn not_made(&mut self, reason: String, now: Instant) {
         self.counters.failed_refills += 1;
-        self.refill.failures += 1;
-        if self.refill.failures > self.config.refill_retries {
+        self.refill.failures = self.refill.failures.saturating_add(1);
+        self.refill.failed = Some(reason.clone());
+        let is_used_up = self.refill.failures > self.config.refill_retries;
+        let pause = if is_used_up {
+            self.config.refill_every
+        } else {
+            self.config.backoff(self.refill.failures)
+        };
+        self.refill.not_before = now.checked_add(pause);
+        if is_used_up {
             self.refill.gave_up = Some(reason);
             self.tell_if_unusable();
-        } else {
-            self.refill.not_before = now.checked_add(self.config.backoff(self.refill.failures));
         }
     }
 
@@ -271,7 +280,12 @@ impl<S: ?Sized> State<S> {
         }
     }
 
-    /// Tries to make machines again, also after giving up.
+    /// Whether the next attempt to make a machine need not wait.
+    fn may_try_now(&self) -> bool {
+        self.refill.not_before.is_none_or(|moment| moment <= Instant::now())
+    }
+
+    /// Tries to make machines again, without waiting for the next attempt.
     pub fn try_again(&mut self) {
         self.refill = Refill::default();
     }
@@ -299,7 +313,7 @@ impl<S: ?Sized> State<S> {
             return Chore::End(index, machine);
         }
         let mut next = None;
-        if self.wants_machine() && self.refill.gave_up.is_none() {
+        if self.wants_machine() {
             match self.refill.not_before.filter(|moment| *moment > now) {
                 None => return Chore::Make,
                 later => next = later,
@@ -342,6 +356,7 @@ impl<S: ?Sized> State<S> {
             machines: self.slots.counts(),
             queued: self.queue.len(),
             under_pressure: self.under_pressure,
+            shortage: self.refill.failed.clone(),
             tenants: tenants.iter().map(|(name, busy)| (name.to_string(), *busy)).collect(),
             counters: self.counters,
         }

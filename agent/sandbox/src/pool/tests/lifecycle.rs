@@ -78,6 +78,37 @@ fn without_any_machine_a_call_is_told_why_until_it_can_be_made() {
     assert_eq!(stdout(&pool.execute("t", call("two"))), "two");
 }
 
+/// A shortage that lasts longer than the retries costs no machine for good.
+#[test]
+fn making_is_tried_for_as_long_as_it_takes() {
+    for (failing, spare) in [(9, 1), (40, 1), (9, 0)] {
+        let world = World::new();
+        world.change(|facts| facts.failing_makes = failing);
+        let config = PoolConfig { refill_every: SOON, spare, ..patient(1, 2) };
+        let pool = cold(&world, config);
+        // No call to `refill`, and nothing else that happens.
+        let deadline = Instant::now() + LIMIT;
+        while pool.execute("t", call("one")).is_err() {
+            assert!(Instant::now() < deadline, "{:?}", pool.metrics());
+        }
+        assert_eq!(pool.metrics().shortage, None);
+        assert_eq!(world.facts().tried, failing + 1);
+        world.assert_clean();
+    }
+}
+
+#[test]
+fn a_shortage_is_told_with_its_reason() {
+    let world = World::new();
+    let pool = pool(&world, patient(2, 0));
+    assert_eq!(pool.metrics().shortage, None);
+    world.change(|facts| (facts.failing_resets, facts.failing_makes) = (1, usize::MAX));
+    pool.execute("t", call("one")).unwrap();
+    let metrics = until(&pool, |now| now.counters.failed_refills == 1);
+    assert!(metrics.shortage.unwrap().contains("no machine today"));
+    assert!(!pool.has_given_up(), "there is another one");
+}
+
 #[test]
 fn a_pool_with_fewer_machines_goes_on_until_the_last_is_lost() {
     let world = World::new();
