@@ -22,12 +22,25 @@ enum Slot<S: ?Sized> {
     Ending(Arc<S>),
 }
 
+/// One use of a machine, from when it is taken until it is clean again or gone. Whoever wants to change what
+/// becomes of the machine has to show it: a call whose machine was taken away must not speak for the one
+/// that took its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// The place of the machine.
+    pub index: usize,
+    /// Different for each turn of a place.
+    ticket: u64,
+}
+
 /// All places for machines.
 pub struct Slots<S: ?Sized> {
     places: Vec<Slot<S>>,
     counts: MachineCounts,
     /// Busy machines of each tenant that has any.
     tenants: BTreeMap<Arc<str>, usize>,
+    /// Number of the turn that each place is in, or had last.
+    tickets: Vec<u64>,
     /// Places whose machines are not to be used again after the present call.
     distrusted: Vec<bool>,
 }
@@ -36,9 +49,9 @@ impl<S: ?Sized> Slots<S> {
     /// Empty places.
     pub fn new(places: usize) -> Self {
         let counts = MachineCounts { gone: places, ..MachineCounts::default() };
-        let distrusted = vec![false; places];
+        let (distrusted, tickets) = (vec![false; places], vec![0; places]);
         let places = (0..places).map(|_| Slot::Gone).collect();
-        Self { places, counts, tenants: BTreeMap::new(), distrusted }
+        Self { places, counts, tenants: BTreeMap::new(), tickets, distrusted }
     }
 
     /// Machines by state.
@@ -63,10 +76,22 @@ impl<S: ?Sized> Slots<S> {
 
     /// Gives a clean machine to a tenant. The first ones are preferred: with little to do, the
     /// same few machines stay warm in the caches.
-    pub fn take(&mut self, tenant: &Arc<str>) -> Option<(usize, Arc<S>)> {
+    pub fn take(&mut self, tenant: &Arc<str>) -> Option<(Turn, Arc<S>)> {
         let index = self.places.iter().position(|slot| matches!(slot, Slot::Clean(_)))?;
         let machine = self.take_at(index, tenant)?;
-        Some((index, machine))
+        Some((self.next_turn(index)?, machine))
+    }
+
+    fn next_turn(&mut self, index: usize) -> Option<Turn> {
+        let ticket = self.tickets.get_mut(index)?;
+        *ticket = ticket.wrapping_add(1);
+        Some(Turn { index, ticket: *ticket })
+    }
+
+    /// The place of a turn that is not over.
+    fn place(&mut self, turn: Turn) -> Option<&mut Slot<S>> {
+        let is_current = self.tickets.get(turn.index) == Some(&turn.ticket);
+        if is_current { self.places.get_mut(turn.index) } else { None }
     }
 
     /// Gives one machine to a tenant, if it is clean.
@@ -85,8 +110,8 @@ impl<S: ?Sized> Slots<S> {
 
     /// The call is over: the machine is dirty, and its tenant no longer has it. False when the
     /// machine has been taken away in the meantime.
-    pub fn begin_reset(&mut self, index: usize) -> bool {
-        let Some(slot) = self.places.get_mut(index) else { return false };
+    pub fn begin_reset(&mut self, turn: Turn) -> bool {
+        let Some(slot) = self.place(turn) else { return false };
         match std::mem::replace(slot, Slot::Gone) {
             Slot::Busy { tenant, machine } => {
                 *slot = Slot::Resetting(machine);
@@ -104,7 +129,7 @@ impl<S: ?Sized> Slots<S> {
 
     /// Takes an idle machine out of use to look at it: the next one behind `after`, round and round.
     /// It comes back like one that was reset.
-    pub fn take_for_scrub(&mut self, after: usize) -> Option<(usize, Arc<S>)> {
+    pub fn take_for_scrub(&mut self, after: usize) -> Option<(Turn, Arc<S>)> {
         let count = self.places.len();
         let index = (1..=count)
             .map(|step| after.wrapping_add(step) % count)
@@ -115,20 +140,20 @@ impl<S: ?Sized> Slots<S> {
         *slot = Slot::Resetting(Arc::clone(&machine));
         self.counts.clean -= 1;
         self.counts.resetting += 1;
-        Some((index, machine))
+        Some((self.next_turn(index)?, machine))
     }
 
     /// The machine that is to be reset.
-    pub fn resetting(&self, index: usize) -> Option<Arc<S>> {
-        match self.places.get(index) {
+    pub fn resetting(&mut self, turn: Turn) -> Option<Arc<S>> {
+        match self.place(turn) {
             Some(Slot::Resetting(machine)) => Some(Arc::clone(machine)),
             _ => None,
         }
     }
 
     /// The reset succeeded. A machine that was not being reset stays what it is, and this says no.
-    pub fn finish_reset(&mut self, index: usize) -> bool {
-        let Some(slot) = self.places.get_mut(index) else { return false };
+    pub fn finish_reset(&mut self, turn: Turn) -> bool {
+        let Some(slot) = self.place(turn) else { return false };
         match std::mem::replace(slot, Slot::Gone) {
             Slot::Resetting(machine) => {
                 *slot = Slot::Clean(machine);
@@ -144,8 +169,8 @@ impl<S: ?Sized> Slots<S> {
     }
 
     /// The reset failed: the machine is never handed out again.
-    pub fn fail_reset(&mut self, index: usize) -> Option<Arc<S>> {
-        let slot = self.places.get_mut(index)?;
+    pub fn fail_reset(&mut self, turn: Turn) -> Option<Arc<S>> {
+        let slot = self.place(turn)?;
         let Slot::Resetting(machine) = slot else { return None };
         let machine = Arc::clone(machine);
         *slot = Slot::Ending(Arc::clone(&machine));
@@ -281,15 +306,16 @@ mod tests {
     #[test]
     fn only_a_clean_machine_can_be_taken() {
         let (mut slots, tenant) = one();
-        drop(slots.take(&tenant).unwrap());
+        let (turn, machine) = slots.take(&tenant).unwrap();
+        drop(machine);
         let refused = |slots: &mut Slots<u8>, state: &str| {
             assert!(slots.take(&tenant).is_none(), "{state}");
             assert!(slots.take_at(0, &tenant).is_none(), "{state}");
         };
         refused(&mut slots, "busy");
-        assert!(slots.begin_reset(0));
+        assert!(slots.begin_reset(turn));
         refused(&mut slots, "resetting");
-        drop(slots.fail_reset(0).unwrap());
+        drop(slots.fail_reset(turn).unwrap());
         refused(&mut slots, "ending");
         slots.ended(0);
         refused(&mut slots, "gone");
@@ -299,16 +325,36 @@ mod tests {
     #[test]
     fn nothing_but_a_reset_makes_a_machine_clean() {
         let (mut slots, tenant) = one();
-        drop(slots.take(&tenant).unwrap());
-        assert!(!slots.finish_reset(0), "it was never reset");
+        let (turn, machine) = slots.take(&tenant).unwrap();
+        drop(machine);
+        assert!(!slots.finish_reset(turn), "it was never reset");
         assert!(slots.end_clean().is_none());
         slots.ended(0);
         assert_eq!(slots.install(Arc::new(8)), Err(Arc::new(8)));
         assert_eq!(slots.counts().busy, 1);
-        assert!(slots.begin_reset(0));
-        assert!(!slots.begin_reset(0), "twice");
-        assert!(slots.finish_reset(0));
+        assert!(slots.begin_reset(turn));
+        assert!(!slots.begin_reset(turn), "twice");
+        assert!(slots.finish_reset(turn));
         assert!(slots.take(&tenant).is_some());
+    }
+
+    /// The place is the same, the machine and the call are not.
+    #[test]
+    fn a_call_that_lost_its_machine_does_not_speak_for_the_next_one() {
+        let (mut slots, tenant) = one();
+        let (lost, machine) = slots.take(&tenant).unwrap();
+        drop(machine);
+        assert_eq!(slots.end_busy().len(), 1);
+        slots.ended(0);
+        slots.install(Arc::new(8)).unwrap();
+        let (turn, machine) = slots.take(&tenant).unwrap();
+        drop(machine);
+        assert_eq!(lost.index, turn.index);
+        assert!(!slots.begin_reset(lost), "the machine is another call's");
+        assert!(slots.begin_reset(turn));
+        assert!(slots.resetting(lost).is_none() && slots.fail_reset(lost).is_none());
+        assert!(!slots.finish_reset(lost));
+        assert!(slots.finish_reset(turn));
     }
 
     #[test]
@@ -316,9 +362,9 @@ mod tests {
     #[should_panic(expected = "another thread still has the machine")]
     fn a_machine_that_is_still_held_is_noticed() {
         let (mut slots, tenant) = one();
-        let (index, _kept) = slots.take(&tenant).unwrap();
-        slots.begin_reset(index);
-        slots.finish_reset(index);
+        let (turn, _kept) = slots.take(&tenant).unwrap();
+        slots.begin_reset(turn);
+        slots.finish_reset(turn);
         let _ = slots.take(&tenant);
     }
 }

@@ -9,7 +9,7 @@ use super::limits::{OnFault, PoolConfig};
 use super::metrics::{PoolCounters, PoolMetrics};
 use super::pressure::PressureLevel;
 use super::queue::{Queue, Waiter};
-use super::slots::Slots;
+use super::slots::{Slots, Turn};
 
 /// Shortest time between two looks at the host's memory.
 const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ pub struct State<S: ?Sized> {
     pub queue: Queue,
     pub counters: PoolCounters,
     /// Dirty machines whose reset has not begun.
-    pub dirty: VecDeque<usize>,
+    pub dirty: VecDeque<Turn>,
     /// The pool was shut down.
     pub closed: bool,
     /// Why no machine is used any more.
@@ -31,7 +31,7 @@ pub struct State<S: ?Sized> {
     /// How often the pool has begun anew.
     pub generation: u64,
     /// Machines for calls that have not come to take them yet, by the number of the call.
-    granted: HashMap<u64, (usize, Arc<S>)>,
+    granted: HashMap<u64, (Turn, Arc<S>)>,
     refill: Refill,
     under_pressure: bool,
     looked_at_memory: Option<Instant>,
@@ -72,7 +72,7 @@ pub enum Chore<S: ?Sized> {
 /// What an idle worker may look at.
 pub enum Scrub<S: ?Sized> {
     /// This machine, for a moment.
-    Now(usize, Arc<S>),
+    Now(Turn, Arc<S>),
     /// Nothing before that moment.
     At(Option<Instant>),
 }
@@ -118,7 +118,7 @@ impl<S: ?Sized> State<S> {
 
     /// A clean machine for a tenant who is below the limit. A call that waits already could not be
     /// served, or would have been.
-    pub fn take(&mut self, tenant: &Arc<str>) -> Option<(usize, Arc<S>)> {
+    pub fn take(&mut self, tenant: &Arc<str>) -> Option<(Turn, Arc<S>)> {
         if self.may_have(tenant) { self.slots.take(tenant) } else { None }
     }
 
@@ -132,7 +132,7 @@ impl<S: ?Sized> State<S> {
     }
 
     /// The machine that was put aside for a call.
-    pub fn collect(&mut self, id: u64) -> Option<(usize, Arc<S>)> {
+    pub fn collect(&mut self, id: u64) -> Option<(Turn, Arc<S>)> {
         self.granted.remove(&id)
     }
 
@@ -154,8 +154,8 @@ impl<S: ?Sized> State<S> {
     }
 
     /// A call is over. False when its machine is no longer the pool's.
-    pub fn begin_reset(&mut self, index: usize) -> bool {
-        let begun = self.slots.begin_reset(index);
+    pub fn begin_reset(&mut self, turn: Turn) -> bool {
+        let begun = self.slots.begin_reset(turn);
         self.serve();
         begun
     }
@@ -174,12 +174,12 @@ impl<S: ?Sized> State<S> {
         if self.halted.is_some() || self.is_wanted() {
             return Scrub::At(Some(next));
         }
-        let Some((index, machine)) = self.slots.take_for_scrub(self.scrubbed) else {
+        let Some((turn, machine)) = self.slots.take_for_scrub(self.scrubbed) else {
             return Scrub::At(Some(next));
         };
-        self.scrubbed = index;
+        self.scrubbed = turn.index;
         self.counters.scrubs += 1;
-        Scrub::Now(index, machine)
+        Scrub::Now(turn, machine)
     }
 
     /// A call waits for a machine, or a machine for its reset.
@@ -188,17 +188,17 @@ impl<S: ?Sized> State<S> {
     }
 
     /// The look at a machine is over. Given back when it is not to be used again.
-    pub fn finish_scrub(&mut self, index: usize) -> Option<Arc<S>> {
-        let unwanted = self.slots.is_distrusted(index).then(|| self.slots.fail_reset(index));
-        self.slots.finish_reset(index);
+    pub fn finish_scrub(&mut self, turn: Turn) -> Option<Arc<S>> {
+        let unwanted = self.slots.is_distrusted(turn.index).then(|| self.slots.fail_reset(turn));
+        self.slots.finish_reset(turn);
         self.serve();
         unwanted.flatten()
     }
 
     /// A machine is back in its golden state. Given back when it is not to be used again.
-    pub fn finish_reset(&mut self, index: usize, now: Instant) -> Option<Arc<S>> {
+    pub fn finish_reset(&mut self, turn: Turn, now: Instant) -> Option<Arc<S>> {
         self.counters.resets += 1;
-        let unwanted = self.finish_scrub(index);
+        let unwanted = self.finish_scrub(turn);
         let looked = self.looked_at_memory;
         if looked.is_none_or(|then| now.saturating_duration_since(then) >= PRESSURE_INTERVAL) {
             self.look_at_memory = true;
@@ -208,8 +208,8 @@ impl<S: ?Sized> State<S> {
 
     /// A machine could not be reset, or did not pass. Either it gets a successor, whatever
     /// happened to earlier ones, or no machine is used any more.
-    pub fn fail_reset(&mut self, index: usize, reason: &str) -> Option<Arc<S>> {
-        let lost = self.slots.fail_reset(index)?;
+    pub fn fail_reset(&mut self, turn: Turn, reason: &str) -> Option<Arc<S>> {
+        let lost = self.slots.fail_reset(turn)?;
         self.refill = Refill::default();
         if self.config.on_fault == OnFault::Halt {
             self.halt(reason);
@@ -235,6 +235,14 @@ impl<S: ?Sized> State<S> {
         self.generation += 1;
         self.slots.distrust();
         std::iter::from_fn(|| self.slots.end_clean()).collect()
+    }
+
+    /// Takes every machine away from the call that has it. A tenant who had as many as one may have can have
+    /// another one then.
+    pub fn abort(&mut self) -> Vec<(usize, Arc<S>)> {
+        let taken = self.slots.end_busy();
+        self.serve();
+        taken
     }
 
     /// The shutdown of a machine is over.

@@ -11,6 +11,7 @@ use super::SandboxSource;
 use super::error::PoolError;
 use super::metrics::PoolCounters;
 use super::pressure::{Pressure, PressureLevel};
+use super::slots::Turn;
 use super::state::{Chore, Scrub, State};
 use crate::{ResetOutcome, Sandbox, SandboxError, VerifiedReset};
 
@@ -108,12 +109,12 @@ impl Shared {
     }
 
     /// Marks a used machine as dirty. False when it is no longer the pool's.
-    fn begin_reset(&self, index: usize, leave_it_to_a_worker: bool) -> bool {
+    fn begin_reset(&self, turn: Turn, leave_it_to_a_worker: bool) -> bool {
         let mut state = self.lock();
-        let begun = state.begin_reset(index);
+        let begun = state.begin_reset(turn);
         let starved = state.needs_keeper();
         if begun && leave_it_to_a_worker {
-            state.dirty.push_back(index);
+            state.dirty.push_back(turn);
         }
         drop(state);
         if leave_it_to_a_worker {
@@ -126,8 +127,8 @@ impl Shared {
     }
 
     /// Resets a machine that is marked as dirty. It is clean afterwards, or gone.
-    fn reset(&self, index: usize) -> Result<ResetOutcome, SandboxError> {
-        let machine = self.lock().slots.resetting(index).ok_or_else(taken_away)?;
+    fn reset(&self, turn: Turn) -> Result<ResetOutcome, SandboxError> {
+        let machine = self.lock().slots.resetting(turn).ok_or_else(taken_away)?;
         let result = shielded(|| machine.reset())
             .unwrap_or_else(|reason| Err(SandboxError::ResetFailed { reason }));
         // The next one to have it must be the only one.
@@ -135,15 +136,15 @@ impl Shared {
         match &result {
             Ok(_) => {
                 let mut state = self.lock();
-                let unwanted = state.finish_reset(index, Instant::now());
+                let unwanted = state.finish_reset(turn, Instant::now());
                 self.tell_all(state);
                 if let Some(machine) = unwanted {
-                    self.end_at(index, machine);
+                    self.end_at(turn.index, machine);
                 }
             }
             Err(error) => {
                 warn!(code = error.code(), %error, "a machine of the pool could not be reset");
-                self.evict(index, &error.to_string(), |counters| counters.failed_resets += 1);
+                self.evict(turn, &error.to_string(), |counters| counters.failed_resets += 1);
             }
         }
         result
@@ -151,8 +152,8 @@ impl Shared {
 
     /// Resets and verifies a machine that is marked as dirty. It is dirty still: a worker resets it
     /// once more. One that does not pass is gone.
-    fn reset_and_verify(&self, index: usize) -> Result<VerifiedReset, SandboxError> {
-        let machine = self.lock().slots.resetting(index).ok_or_else(taken_away)?;
+    fn reset_and_verify(&self, turn: Turn) -> Result<VerifiedReset, SandboxError> {
+        let machine = self.lock().slots.resetting(turn).ok_or_else(taken_away)?;
         let result = shielded(|| machine.reset_and_verify())
             .unwrap_or_else(|reason| Err(SandboxError::ResetFailed { reason }));
         // The next one to have it must be the only one.
@@ -161,17 +162,17 @@ impl Shared {
             Ok(verified) if verified.verification.passed() => {
                 let mut state = self.lock();
                 state.counters.verified += 1;
-                state.dirty.push_back(index);
+                state.dirty.push_back(turn);
                 drop(state);
                 self.dirty.notify_one();
             }
             Ok(verified) => {
                 let reason = verified.verification.failure().unwrap_or_default();
-                self.evict(index, &reason, |counters| counters.failed_verifications += 1);
+                self.evict(turn, &reason, |counters| counters.failed_verifications += 1);
             }
             Err(error) => {
                 warn!(code = error.code(), %error, "a machine of the pool could not be verified");
-                self.evict(index, &error.to_string(), |counters| counters.failed_resets += 1);
+                self.evict(turn, &error.to_string(), |counters| counters.failed_resets += 1);
             }
         }
         self.unless_taken_away(result)
@@ -189,15 +190,15 @@ impl Shared {
 
     /// Ends a machine that was being reset. A reader that sees it counted sees what follows from it, a
     /// halted pool above all.
-    fn evict(&self, index: usize, reason: &str, count: fn(&mut PoolCounters)) {
+    fn evict(&self, turn: Turn, reason: &str, count: fn(&mut PoolCounters)) {
         let mut state = self.lock();
         count(&mut state.counters);
-        let lost = state.fail_reset(index, reason);
+        let lost = state.fail_reset(turn, reason);
         drop(state);
         // There may be room for another one before this one has ended.
         self.wake_keeper();
         match lost {
-            Some(machine) => self.end_at(index, machine),
+            Some(machine) => self.end_at(turn.index, machine),
             None => self.tell_all(self.lock()),
         }
     }
@@ -238,7 +239,7 @@ impl Shared {
 
     /// Ends the machines of all calls under way.
     pub fn abort_calls(&self) -> usize {
-        let taken = self.lock().slots.end_busy();
+        let taken = self.lock().abort();
         let count = taken.len();
         for (index, machine) in taken {
             end(&*machine);
@@ -257,16 +258,16 @@ impl Shared {
             if state.closed {
                 return;
             }
-            if let Some(index) = state.dirty.pop_front() {
+            if let Some(turn) = state.dirty.pop_front() {
                 drop(state);
                 // A failure has been dealt with.
-                let _ = self.reset(index);
+                let _ = self.reset(turn);
                 continue;
             }
             match state.scrub(Instant::now()) {
-                Scrub::Now(index, machine) => {
+                Scrub::Now(turn, machine) => {
                     drop(state);
-                    self.scrub(index, machine);
+                    self.scrub(turn, machine);
                 }
                 Scrub::At(moment) => drop(wait(&self.dirty, state, moment)),
             }
@@ -274,7 +275,7 @@ impl Shared {
     }
 
     /// Looks at a machine until its time is over or a call wants one.
-    fn scrub(&self, index: usize, machine: Arc<dyn Sandbox>) {
+    fn scrub(&self, turn: Turn, machine: Arc<dyn Sandbox>) {
         let until = Instant::now() + SCRUB_FOR;
         let found = loop {
             let found = shielded(|| machine.scrub());
@@ -288,17 +289,17 @@ impl Shared {
         match found {
             Ok(None) => {
                 let mut state = self.lock();
-                let unwanted = state.finish_scrub(index);
+                let unwanted = state.finish_scrub(turn);
                 self.tell_all(state);
                 if let Some(machine) = unwanted {
-                    self.end_at(index, machine);
+                    self.end_at(turn.index, machine);
                 }
             }
             Ok(Some(verification)) => {
                 let reason = verification.failure().unwrap_or_default();
-                self.evict(index, &reason, |counters| counters.failed_verifications += 1);
+                self.evict(turn, &reason, |counters| counters.failed_verifications += 1);
             }
-            Err(reason) => self.evict(index, &reason, |_| ()),
+            Err(reason) => self.evict(turn, &reason, |_| ()),
         }
     }
 
@@ -405,8 +406,8 @@ pub struct Lease<'a> {
 }
 
 impl<'a> Lease<'a> {
-    fn new(shared: &'a Shared, (index, machine): (usize, Arc<dyn Sandbox>)) -> Self {
-        Self { machine, slot: SlotGuard { shared, index, given_back: false } }
+    fn new(shared: &'a Shared, (turn, machine): (Turn, Arc<dyn Sandbox>)) -> Self {
+        Self { machine, slot: SlotGuard { shared, turn, given_back: false } }
     }
 
     pub fn machine(&self) -> &dyn Sandbox {
@@ -415,28 +416,28 @@ impl<'a> Lease<'a> {
 
     /// Which slot of the pool the machine is in.
     pub fn index(&self) -> usize {
-        self.slot.index
+        self.slot.turn.index
     }
 
     /// Resets the machine on this thread. A lease that is dropped leaves that to a worker.
     pub fn reset(self) -> Result<ResetOutcome, SandboxError> {
-        let (shared, index) = self.give_back()?;
-        shared.reset(index)
+        let (shared, turn) = self.give_back()?;
+        shared.reset(turn)
     }
 
     /// Resets and verifies the machine on this thread. What is left to do is a worker's.
     pub fn reset_and_verify(self) -> Result<VerifiedReset, SandboxError> {
-        let (shared, index) = self.give_back()?;
-        shared.reset_and_verify(index)
+        let (shared, turn) = self.give_back()?;
+        shared.reset_and_verify(turn)
     }
 
     /// Gives the machine back as one that this thread is about to reset.
-    fn give_back(self) -> Result<(&'a Shared, usize), SandboxError> {
+    fn give_back(self) -> Result<(&'a Shared, Turn), SandboxError> {
         let Self { machine, mut slot } = self;
         drop(machine);
         slot.given_back = true;
-        if slot.shared.begin_reset(slot.index, false) {
-            Ok((slot.shared, slot.index))
+        if slot.shared.begin_reset(slot.turn, false) {
+            Ok((slot.shared, slot.turn))
         } else {
             Err(taken_away())
         }
@@ -446,14 +447,14 @@ impl<'a> Lease<'a> {
 /// Gives the slot of a call's machine back when it is dropped.
 struct SlotGuard<'a> {
     shared: &'a Shared,
-    index: usize,
+    turn: Turn,
     given_back: bool,
 }
 
 impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
         if !self.given_back {
-            self.shared.begin_reset(self.index, true);
+            self.shared.begin_reset(self.turn, true);
         }
     }
 }

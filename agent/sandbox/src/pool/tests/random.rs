@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::queue::Waiter;
+use super::super::slots::Turn;
 use super::super::state::{Chore, State};
 use super::*;
 
@@ -19,6 +20,10 @@ enum Event {
         which: usize,
         succeeds: bool,
     },
+    /// Every machine is taken away from the call that has it.
+    Abort,
+    /// A call whose machine was taken away comes to its end.
+    ReturnLate(usize),
     Ended(usize),
     Keep {
         make_succeeds: bool,
@@ -39,6 +44,8 @@ fn event() -> impl Strategy<Value = Event> {
         4 => any::<usize>().prop_map(Return),
         5 => (any::<usize>(), prop::bool::weighted(0.85))
             .prop_map(|(which, succeeds)| Reset { which, succeeds }),
+        1 => Just(Abort),
+        3 => any::<usize>().prop_map(ReturnLate),
         2 => any::<usize>().prop_map(Ended),
         6 => prop::bool::weighted(0.8).prop_map(|make_succeeds| Keep { make_succeeds }),
         1 => (0u8..3).prop_map(Pressure),
@@ -55,8 +62,10 @@ struct Model {
     state: State<Fake>,
     now: Instant,
     waiting: Vec<Waiter>,
-    busy: Vec<(usize, Arc<Fake>)>,
-    resetting: Vec<usize>,
+    busy: Vec<(Turn, Arc<Fake>)>,
+    resetting: Vec<Turn>,
+    /// Calls whose machine was taken away, and that do not know.
+    late: Vec<Turn>,
     ending: Vec<(usize, Arc<Fake>)>,
 }
 
@@ -68,12 +77,13 @@ impl Model {
     fn new(config: PoolConfig) -> Self {
         let (waiting, busy, resetting) = (Vec::new(), Vec::new(), Vec::new());
         let (world, state, now) = (World::new(), State::new(config), Instant::now());
-        Self { world, state, now, waiting, busy, resetting, ending: Vec::new() }
+        let (late, ending) = (Vec::new(), Vec::new());
+        Self { world, state, now, waiting, busy, resetting, late, ending }
     }
 
-    fn given(&mut self, (index, machine): (usize, Arc<Fake>)) {
+    fn given(&mut self, (turn, machine): (Turn, Arc<Fake>)) {
         machine.touch();
-        self.busy.push((index, machine));
+        self.busy.push((turn, machine));
     }
 
     fn happen(&mut self, event: &Event) {
@@ -103,23 +113,44 @@ impl Model {
                 }
             }
             Event::Return(which) => {
-                let Some((index, machine)) = pick(&mut self.busy, which) else { return };
+                let Some((turn, machine)) = pick(&mut self.busy, which) else { return };
                 drop(machine);
-                assert!(self.state.begin_reset(index));
-                self.resetting.push(index);
+                assert!(self.state.begin_reset(turn));
+                self.resetting.push(turn);
             }
             Event::Reset { which, succeeds } => {
-                let Some(index) = pick(&mut self.resetting, which) else { return };
+                let Some(turn) = pick(&mut self.resetting, which) else { return };
                 if succeeds {
-                    let machine = self.state.slots.resetting(index).unwrap();
+                    let machine = self.state.slots.resetting(turn).unwrap();
                     machine.reset().unwrap();
                     drop(machine);
-                    let unwanted = self.state.finish_reset(index, self.now);
-                    self.ending.extend(unwanted.map(|machine| (index, machine)));
+                    let unwanted = self.state.finish_reset(turn, self.now);
+                    self.ending.extend(unwanted.map(|machine| (turn.index, machine)));
                 } else {
-                    let machine = self.state.fail_reset(index, "no").unwrap();
-                    self.ending.push((index, machine));
+                    let machine = self.state.fail_reset(turn, "no").unwrap();
+                    self.ending.push((turn.index, machine));
                 }
+            }
+            Event::Abort => {
+                // What was put aside is taken first: its caller may be on the way.
+                for waiter in std::mem::take(&mut self.waiting) {
+                    match self.state.collect(waiter.id) {
+                        Some(taken) => self.given(taken),
+                        None => self.waiting.push(waiter),
+                    }
+                }
+                let taken = self.state.abort();
+                assert_eq!(taken.len(), self.busy.len());
+                self.ending.extend(taken);
+                self.late.extend(self.busy.drain(..).map(|(turn, _)| turn));
+            }
+            Event::ReturnLate(which) => {
+                let Some(turn) = pick(&mut self.late, which) else { return };
+                // Whatever stands in its place by now belongs to another call.
+                assert!(!self.state.begin_reset(turn));
+                assert!(self.state.slots.resetting(turn).is_none());
+                assert!(self.state.finish_reset(turn, self.now).is_none());
+                assert!(self.state.fail_reset(turn, "late").is_none());
             }
             Event::Ended(which) => {
                 let Some((index, machine)) = pick(&mut self.ending, which) else { return };
