@@ -32,7 +32,7 @@ const DIRECTORIES: &[&str] = &[
 
 /// Names under which busybox is reachable: tools of the registry and what a person wants in a
 /// shell. Nothing for network, modules, users or terminals: the kernel has none of these.
-const APPLETS: &[&str] = &[
+const BUSYBOX_APPLETS: &[&str] = &[
     "[",
     "ash",
     "awk",
@@ -199,7 +199,7 @@ pub fn tools(registry: &str) -> Result<Vec<ToolSpec>> {
 
 /// Those of our applets that this busybox was built with.
 fn applets(list: &str) -> impl Iterator<Item = &'static str> {
-    APPLETS.iter().copied().filter(move |name| list.lines().any(|line| line == *name))
+    BUSYBOX_APPLETS.iter().copied().filter(move |name| list.lines().any(|line| line == *name))
 }
 
 fn check_program(tree: &Tree, tool: &ToolSpec) -> Result<()> {
@@ -208,8 +208,9 @@ fn check_program(tree: &Tree, tool: &ToolSpec) -> Result<()> {
     };
     ensure!(
         tree.has_program(program),
-        "tool {} needs {program}, which the image does not have: add it to the root file system \
-         or correct guest/registry/tools.json",
+        "tool {} needs {program}, which the image does not have: add an applet of busybox to \
+         BUSYBOX_APPLETS of xtask/src/image/rootfs.rs, or a program to guest/src/applets, or correct \
+         guest/registry/tools.json",
         tool.name
     );
     Ok(())
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn every_tool_of_the_registry_has_its_program() {
-        let tree = build(&APPLETS.join("\n"), REGISTRY).unwrap();
+        let tree = build(&BUSYBOX_APPLETS.join("\n"), REGISTRY).unwrap();
         assert!(tree.has_program("/bin/sh"));
         let node = |path: &str| tree.iter().find(|(p, _)| *p == path).unwrap().1.clone();
         assert_eq!(node("/work"), Node { kind: Kind::Directory, mode: 0o755, owner: 1000 });
@@ -238,13 +239,14 @@ mod tests {
 
     #[test]
     fn a_tool_without_its_program_is_refused() {
-        let list: Vec<&str> = APPLETS.iter().copied().filter(|name| *name != "df").collect();
+        let list: Vec<&str> =
+            BUSYBOX_APPLETS.iter().copied().filter(|name| *name != "df").collect();
         let error = build(&list.join("\n"), REGISTRY).unwrap_err();
         assert!(error.to_string().contains("disk_usage needs /bin/df"), "{error}");
     }
 
     #[test]
     fn applets_are_named_once_and_in_order() {
-        assert!(APPLETS.is_sorted_by(|a, b| a < b));
+        assert!(BUSYBOX_APPLETS.is_sorted_by(|a, b| a < b));
     }
 }
