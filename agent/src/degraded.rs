@@ -3,12 +3,14 @@
 //!
 //! The file `degraded.json` in the state directory is the latch: as long as it is there, also
 //! damaged, also after a restart, every command is refused. It is on disk before it is reported
-//! of what happened. What was saved of the machine lies in a directory under `forensics`, named in
-//! the file; [`explain`] puts both into words.
+//! of what happened, also where the disk is full: room for it is reserved while the agent serves. What
+//! was saved of the machine lies in a directory under `forensics`, named in the file; [`explain`] puts
+//! both into words.
 
 pub mod explain;
 mod forensics;
 mod record;
+mod reserve;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
-use crate::store::{StoreError, remove_durably, replace_durably};
+use crate::store::{StoreError, remove_durably};
 use sandbox::{Incident, IncidentHandler};
 
 pub use forensics::{MAX_BUNDLES, MAX_BYTES};
@@ -54,16 +56,20 @@ struct Latch {
     untold: Vec<Arc<IncidentRecord>>,
     /// The latch could not be written.
     unsaved: bool,
+    /// There is no room reserved for the latch.
+    unreserved: bool,
 }
 
 impl DegradedMode {
-    /// Reads the latch of a state directory. What cannot be read counts as degraded.
+    /// Reads the latch of a state directory. What cannot be read counts as degraded. Where there is none,
+    /// room for one is reserved.
     pub fn open(state_dir: &Path) -> Self {
         let current = IncidentRecord::load(state_dir).map(Arc::new);
         if let Some(record) = &current {
             warn!(since = %record.since, reason = record.reason, "degraded: no command will run");
         }
-        let state = Latch { current, ..Latch::default() };
+        let mut state = Latch { current, ..Latch::default() };
+        reserve(state_dir, &mut state);
         Self { state_dir: state_dir.to_owned(), state: Mutex::new(state), news: Notify::new() }
     }
 
@@ -131,6 +137,7 @@ impl DegradedMode {
         remove_durably(&IncidentRecord::path(&self.state_dir))?;
         state.current = None;
         state.unsaved = false;
+        reserve(&self.state_dir, &mut state);
         Ok(())
     }
 
@@ -139,6 +146,9 @@ impl DegradedMode {
         let mut state = self.lock();
         if state.unsaved {
             self.save(&mut state);
+        }
+        if state.unreserved {
+            reserve(&self.state_dir, &mut state);
         }
         std::mem::take(&mut state.untold)
     }
@@ -150,15 +160,31 @@ impl DegradedMode {
 
     fn save(&self, state: &mut Latch) {
         let Some(record) = &state.current else { return };
-        let written = replace_durably(&IncidentRecord::path(&self.state_dir), &record.to_bytes());
+        let written = reserve::latch(&self.state_dir, &record.to_bytes());
         state.unsaved = written.is_err();
         if let Err(error) = written {
-            error!(%error, "degraded mode is not on disk: it would not survive a restart");
+            if IncidentRecord::load(&self.state_dir).is_some() {
+                error!(%error, "degraded mode is on disk, the latest of what led to it is not");
+            } else {
+                error!(%error, "degraded mode is not on disk: it would not survive a restart");
+            }
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Latch> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reserves room for the latch. A degraded agent needs none.
+fn reserve(state_dir: &Path, state: &mut Latch) {
+    state.unreserved = false;
+    if state.current.is_some() {
+        return;
+    }
+    if let Err(error) = reserve::make(state_dir) {
+        state.unreserved = true;
+        error!(%error, "no room is reserved for degraded mode: on a full disk it would not survive a restart");
     }
 }
 
@@ -168,5 +194,7 @@ impl IncidentHandler for DegradedMode {
     }
 }
 
+#[cfg(test)]
+mod reserve_tests;
 #[cfg(test)]
 mod tests;

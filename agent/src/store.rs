@@ -28,7 +28,7 @@ pub use audit::{
 };
 pub use directory::{StateDir, StateDirError};
 pub use error::StoreError;
-pub(crate) use file::{directory_of, remove_durably, replace_durably};
+pub(crate) use file::{directory_of, remove_durably, rename_durably, replace_durably};
 pub use journal::{
     CommandState, Journal, JournalCounts, JournalEntry, JournalError, JournalRoom,
     MAX_RESULT_BYTES, NewCommand,

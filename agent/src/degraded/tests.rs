@@ -19,7 +19,7 @@ fn verification() -> Verification {
     }
 }
 
-fn incident(second: u64, command_id: Option<&str>) -> Incident {
+pub(super) fn incident(second: u64, command_id: Option<&str>) -> Incident {
     Incident {
         at: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
         command_id: command_id.map(str::to_owned),
@@ -116,7 +116,7 @@ fn only_what_was_seen_is_cleared() {
     assert!(DegradedMode::open(dir.path()).current().is_some());
     degraded.clear(&degraded.current().unwrap()).unwrap();
     assert!(degraded.current().is_none());
-    assert_eq!(names(dir.path()), ["forensics"]);
+    assert_eq!(names(dir.path()), ["degraded.reserve", "forensics"]);
     // And it can happen again.
     degraded.halt(&incident(3, None));
     assert!(DegradedMode::open(dir.path()).current().is_some());

@@ -89,6 +89,11 @@ pub fn remove_durably(path: &Path) -> Result<(), StoreError> {
         .map_err(|error| StoreError::of_io(path, &error))
 }
 
+/// [`rename_into_place`], with an error that says what to do.
+pub fn rename_durably(from: &Path, to: &Path) -> Result<(), StoreError> {
+    rename_into_place(from, to).map_err(|error| StoreError::of_io(to, &error))
+}
+
 /// Renames a file that is on disk already; the new name is on disk afterwards.
 pub(super) fn rename_into_place(aside: &Path, path: &Path) -> io::Result<()> {
     fs::rename(aside, path)?;
