@@ -69,6 +69,7 @@ async fn a_clean_stop_finishes_what_is_in_flight() {
     let params = json!({"message": "last words", "ms": 1000});
     let mut command = relay.dispatch(agent.id(), "echo", &params, &options).unwrap();
     command.acked(LIMIT).await.unwrap();
+    agent.has_run(1);
     agent.signal(Signal::TERM);
     // What arrives before the agent has seen the signal still runs.
     let late = loop {

@@ -64,8 +64,10 @@ async fn the_owner_of_the_machine_has_the_last_word() {
 
     // What runs when the kill switch is pulled is ended, and nothing new begins.
     let options = DispatchOptions::default();
+    let before = agent.runs().len();
     let mut long = relay.dispatch(agent.id(), "sleep", &json!({"ms": 15_000}), &options).unwrap();
     long.acked(LIMIT).await.unwrap();
+    agent.has_run(before + 1);
     std::fs::write(agent.state().join("KILL"), "").unwrap();
     assert_eq!(long.outcome(LIMIT).await.unwrap().code(), Some("SANDBOX_VSOCK_CLOSED"));
     let denied = run(&relay, &agent, "echo", json!({"message": "x"})).await;
@@ -230,6 +232,7 @@ async fn a_second_signal_ends_an_agent_that_waits_for_what_is_in_flight() {
     let mut command =
         relay.dispatch(agent.id(), "echo", &params, &DispatchOptions::default()).unwrap();
     command.acked(LIMIT).await.unwrap();
+    agent.has_run(1);
     agent.signal(Signal::TERM);
     while !agent.log().contains("stopping") {
         tokio::time::sleep(Duration::from_millis(20)).await;

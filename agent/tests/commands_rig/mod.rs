@@ -14,7 +14,7 @@ use brainstorm_agent::commands::watched::Watched;
 use brainstorm_agent::commands::{Commands, Endpoint, Parts};
 use brainstorm_agent::degraded::DegradedMode;
 use brainstorm_agent::evidence::{EvidenceStore, Retention};
-use brainstorm_agent::store::{AuditLog, Journal, NonceStore};
+use brainstorm_agent::store::{AuditLog, Journal, NonceStore, StoreError};
 use ed25519_dalek::SigningKey;
 use guest::registry::{CallError, Track};
 use protocol::message::{DEFAULT_FRAME_BYTES, WireState};
@@ -123,10 +123,10 @@ pub async fn observed_commands(
             Policy::parse(text).map_err(|error| error.to_string())
         }),
         kill_switch: dir.join("kill"),
-        nonces: NonceStore::open_anywhere(&dir.join("nonces.db"), 1024).unwrap(),
-        journal: Journal::open(&dir.join("journal.db")).unwrap(),
+        nonces: once_free(|| NonceStore::open_anywhere(&dir.join("nonces.db"), 1024)).await,
+        journal: once_free(|| Journal::open(&dir.join("journal.db"))).await,
         degraded: Arc::new(DegradedMode::open(dir)),
-        audit: AuditLog::open(&dir.join("audit.db")).unwrap(),
+        audit: once_free(|| AuditLog::open(&dir.join("audit.db"))).await,
         evidence: EvidenceStore::new(evidence, Retention::default(), None),
         executor: Arc::clone(executor) as Arc<dyn Executor>,
         frame_bytes: DEFAULT_FRAME_BYTES,
@@ -134,6 +134,19 @@ pub async fn observed_commands(
         clock: Arc::new(Timestamp::now),
     };
     Commands::start(parts).await.unwrap()
+}
+
+/// Opens a store, also one that the commands before have not let go of yet.
+async fn once_free<T>(open: impl Fn() -> Result<T, StoreError>) -> T {
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        match open() {
+            Err(StoreError::Busy { .. }) if std::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 pub fn envelope(tool: &str) -> String {

@@ -155,6 +155,15 @@ impl ServedAgent {
         text.lines().map(str::to_owned).collect()
     }
 
+    /// Waits until that many commands have begun, in all.
+    pub fn has_run(&self, count: usize) {
+        let until = Instant::now() + LIMIT;
+        while self.runs().len() < count {
+            assert!(Instant::now() < until, "{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// What it said.
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
