@@ -161,6 +161,11 @@ mod tests {
         assert!(used > Some(0) && used < total, "{answer}");
     }
 
+    /// Whether a process has become `sleep` and waits, as proc_pid_stat(5) tells.
+    fn sleeps(pid: u32) -> bool {
+        fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().contains("(sleep) S ")
+    }
+
     /// Runs in a process of its own: no other test opens or closes its descriptors.
     #[test]
     fn sockets_do_not_count_and_files_do() {
@@ -170,8 +175,9 @@ mod tests {
             let mut sleep = std::process::Command::new("sleep");
             let mut child =
                 sleep.arg("1000").stdin(extra).stdout(std::process::Stdio::null()).spawn().unwrap();
-            // The descriptors of this process are gone once the other program runs.
-            while fs::read_to_string(format!("/proc/{}/comm", child.id())).unwrap() != "sleep\n" {
+            // The descriptors of this process are gone once the other program runs, and those of its
+            // libraries once it sleeps.
+            while !sleeps(child.id()) {
                 std::thread::yield_now();
             }
             let count = open_descriptors(child.id(), directories_are_sized());
